@@ -1,0 +1,5 @@
+"""Backbones, registered in :data:`mmsec.registry.MODELS`."""
+
+from mmsec.models.secvit import SecViT
+
+__all__ = ['SecViT']

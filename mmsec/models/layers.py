@@ -1,0 +1,174 @@
+"""The parts SecViT is made of.
+
+Maps travel between layers as NCHW tensors in channels-last memory, so that the NHWC view the linear layers and
+norms work on costs nothing.
+"""
+
+import torch
+from mmcv.cnn import build_norm_layer
+from mmcv.cnn.bricks import DropPath
+from torch import Tensor, nn
+
+from mmsec.ops import apply_rotary, cluster_attention, semantic_grouping
+
+
+class Stem(nn.Module):
+    """Four 3x3 convolutions with BatchNorm that bring an image to stride 4.
+
+    Args:
+        in_channels (int): Channels of the image.
+        embed_dims (int): Channels of the output.
+        norm_cfg (dict): Norm after each convolution.
+    """
+
+    def __init__(self, in_channels: int, embed_dims: int, norm_cfg: dict) -> None:
+        super().__init__()
+        hidden = embed_dims // 2
+        channels = [in_channels, hidden, hidden, hidden, embed_dims]
+        layers: list[nn.Module] = []
+        for i, stride in enumerate((2, 1, 1, 2)):
+            layers += [
+                nn.Conv2d(channels[i], channels[i + 1], 3, stride, padding=1),
+                build_norm_layer(norm_cfg, channels[i + 1])[1],
+            ]
+            if i < 3:
+                layers.append(nn.GELU())
+        self.proj = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, embed_dims, ceil(H/4), ceil(W/4))."""
+        return self.proj(x)
+
+
+class PatchMerging(nn.Module):
+    """Halve a map with a strided 3x3 convolution and a norm.
+
+    Args:
+        in_channels (int): Channels of the input.
+        out_channels (int): Channels of the output.
+        norm_cfg (dict): The norm.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, norm_cfg: dict) -> None:
+        super().__init__()
+        self.reduction = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
+        self.norm = build_norm_layer(norm_cfg, out_channels)[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', ceil(H/2), ceil(W/2))."""
+        return self.norm(self.reduction(x))
+
+
+class DepthwiseConv(nn.Conv2d):
+    """Same-size depthwise convolution; NHWC in and out, computed in channels-last memory."""
+
+    def __init__(self, channels: int, kernel_size: int) -> None:
+        super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class ClusterAttention(nn.Module):
+    """Attention inside semantic clusters, with a depthwise position term (LePE) of the values.
+
+    Args:
+        embed_dims (int): Channels C.
+        num_heads (int): Heads h; C / h must be a multiple of 4.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
+        self.lepe = DepthwiseConv(embed_dims, 5)
+        self.out_proj = nn.Linear(embed_dims, embed_dims)
+
+    def forward(self, x: Tensor, rotary: Tensor, num_clusters: int) -> Tensor:
+        """Attend inside clusters.
+
+        Args:
+            x (Tensor): (B, H, W, C), normalised.
+            rotary (Tensor): (2, H*W, d/2) from :func:`mmsec.ops.rotary_table`.
+            num_clusters (int): Clusters M, 1 <= M <= H*W; 1 is global attention.
+
+        Returns:
+            Tensor: (B, H, W, C).
+        """
+        qkv = self.qkv(x)  # (B, H, W, 3C)
+        lepe = self.lepe(qkv.chunk(3, dim=-1)[2])  # (B, H, W, C)
+        qkv = qkv.flatten(1, 2).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, h, d)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, h, N, d) each
+        q, k = apply_rotary(q, rotary), apply_rotary(k, rotary)
+        grouping = semantic_grouping(k, num_clusters) if num_clusters > 1 else None
+        out = cluster_attention(q, k, v, grouping)  # (B, h, N, d)
+        out = out.transpose(1, 2).reshape(x.shape)  # (B, H, W, C)
+        return self.out_proj(out + lepe)
+
+
+class FFN(nn.Module):
+    """Feed-forward network with a residual depthwise convolution between its linear layers.
+
+    Args:
+        embed_dims (int): Channels C.
+        hidden_dims (int): Channels between the linear layers.
+    """
+
+    def __init__(self, embed_dims: int, hidden_dims: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dims, hidden_dims)
+        self.act = nn.GELU()
+        self.dwconv = DepthwiseConv(hidden_dims, 3)
+        self.fc2 = nn.Linear(hidden_dims, embed_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        x = self.act(self.fc1(x))
+        return self.fc2(x + self.dwconv(x))
+
+
+class LayerScale(nn.Module):
+    """Learned factor per channel.
+
+    Args:
+        embed_dims (int): Channels.
+        init_value (float): What every factor starts from. Default: 1e-6.
+    """
+
+    def __init__(self, embed_dims: int, init_value: float = 1e-6) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((embed_dims,), init_value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        return x * self.gamma
+
+
+class Block(nn.Module):
+    """Depthwise position encoding, cluster attention and FFN, each with a residual.
+
+    Args:
+        embed_dims (int): Channels C.
+        num_heads (int): Attention heads.
+        mlp_ratio (float): Hidden channels of the FFN over C.
+        drop_path (float): Probability of dropping the attention and the FFN branch.
+        layer_scale (bool): Whether both branches end in a :class:`LayerScale`.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int, mlp_ratio: float, drop_path: float, layer_scale: bool) -> None:
+        super().__init__()
+        self.pos = DepthwiseConv(embed_dims, 3)
+        self.norm1 = nn.LayerNorm(embed_dims, eps=1e-6)
+        self.attn = ClusterAttention(embed_dims, num_heads)
+        self.norm2 = nn.LayerNorm(embed_dims, eps=1e-6)
+        self.ffn = FFN(embed_dims, int(embed_dims * mlp_ratio))
+        self.scale1 = LayerScale(embed_dims) if layer_scale else nn.Identity()
+        self.scale2 = LayerScale(embed_dims) if layer_scale else nn.Identity()
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, rotary: Tensor, num_clusters: int) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C); see :meth:`ClusterAttention.forward`."""
+        x = x + self.pos(x)
+        x = x + self.drop_path(self.scale1(self.attn(self.norm1(x), rotary, num_clusters)))
+        return x + self.drop_path(self.scale2(self.ffn(self.norm2(x))))

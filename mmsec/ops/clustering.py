@@ -1,0 +1,87 @@
+"""Semantic equitable clustering: which tokens attend to each other.
+
+A grouping is a permutation of the tokens, its inverse, and the number of clusters the permuted list is cut into.
+Another way of grouping is another function here that returns a :class:`Grouping`.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Grouping(NamedTuple):
+    """Tokens sorted into contiguous clusters of equal size.
+
+    Attributes:
+        order (Tensor): (B, h, N) int64; ``order[b, h, i]`` is the raster index of the token at sorted place ``i``.
+        inverse (Tensor): (B, h, N) int64; ``inverse[b, h, n]`` is the sorted place of raster token ``n``.
+        num_clusters (int): Clusters M, 1 <= M <= N; their sizes are ``cluster_sizes(N, M)``.
+    """
+
+    order: Tensor
+    inverse: Tensor
+    num_clusters: int
+
+
+def cluster_sizes(num_tokens: int, num_clusters: int) -> tuple[int, int, int]:
+    """Sizes of the clusters, equal to within one token.
+
+    Sorted places are dealt out in runs: first ``num_long`` clusters of ``length + 1`` tokens, then the others of
+    ``length`` tokens. No token is padded, dropped or shared.
+
+    Args:
+        num_tokens (int): Tokens N.
+        num_clusters (int): Clusters M, 1 <= M <= N.
+
+    Returns:
+        tuple[int, int, int]: ``(num_long, num_short, length)`` with
+        ``num_long * (length + 1) + num_short * length == num_tokens``.
+
+    Raises:
+        ValueError: If ``num_clusters`` is not in [1, N].
+    """
+    if not 1 <= num_clusters <= num_tokens:
+        raise ValueError(f'num_clusters must be in [1, {num_tokens}] for {num_tokens} tokens, got {num_clusters}')
+    length, num_long = divmod(num_tokens, num_clusters)
+    return num_long, num_clusters - num_long, length
+
+
+def semantic_scores(k: Tensor) -> Tensor:
+    """Cosine similarity of each key with the mean key of its image and head.
+
+    Computed in float32, or in float64 for float64 keys, whatever autocast says.
+
+    Args:
+        k (Tensor): (B, h, N, d) keys.
+
+    Returns:
+        Tensor: (B, h, N) scores in [-1, 1], without gradient. An all-zero key scores 0.
+
+    Source: Semantic Equitable Clustering (arXiv 2405.13337), section 3.2.
+    """
+    k = k.detach()
+    k = k.to(torch.promote_types(k.dtype, torch.float32))
+    center = k.mean(dim=2, keepdim=True)  # (B, h, 1, d)
+    dot = (k * center).sum(dim=-1)  # (B, h, N)
+    norm = torch.linalg.vector_norm(k, dim=-1) * torch.linalg.vector_norm(center, dim=-1)
+    return dot / norm.clamp_min(torch.finfo(k.dtype).tiny)
+
+
+def semantic_grouping(k: Tensor, num_clusters: int) -> Grouping:
+    """Group tokens of similar score, in one pass, into clusters of equal size.
+
+    Args:
+        k (Tensor): (B, h, N, d) keys, as attention will use them (rotated; a positive scale changes nothing).
+        num_clusters (int): Clusters M, 1 <= M <= N.
+
+    Returns:
+        Grouping: Tokens in ascending order of :func:`semantic_scores`. The sort is stable, so equal keys keep their
+        raster order and equal inputs give equal groupings.
+
+    Source: Semantic Equitable Clustering (arXiv 2405.13337), section 3.2.
+    """
+    order = semantic_scores(k).argsort(dim=-1, stable=True)  # (B, h, N)
+    places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    inverse = torch.empty_like(order).scatter_(-1, order, places)
+    return Grouping(order, inverse, num_clusters)

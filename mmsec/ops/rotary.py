@@ -1,0 +1,53 @@
+"""Two-dimensional rotary position embedding."""
+
+import torch
+from torch import Tensor
+
+
+def rotary_table(height: int, width: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Cosines and sines of the rotation angles of every token.
+
+    The first half of the channel pairs turns with the row index, the second half with the column index, both counted
+    from 0 and never rescaled. Frequencies fall from 1 to 1/10000, both ends included.
+
+    Args:
+        height (int): Rows H of the map.
+        width (int): Columns W of the map.
+        head_dim (int): Channels d of a head, a multiple of 4.
+        dtype (torch.dtype): Type of the result; angles are computed in at least float32.
+        device (torch.device): Where the result lives.
+
+    Returns:
+        Tensor: (2, H*W, d/2); cosines, then sines, of one angle per channel pair.
+
+    Raises:
+        ValueError: If ``head_dim`` is not a multiple of 4.
+
+    Source: Semantic Equitable Clustering, public code (qhfan/SecViT), class RoPE.
+    """
+    if head_dim % 4:
+        raise ValueError(f'head_dim must be a multiple of 4 for 2-D rotary embedding, got {head_dim}')
+    exponents = torch.linspace(0, 1, head_dim // 4, dtype=torch.float32, device=device)
+    # The published frequencies are float32 numbers; a wider dtype keeps them as they are.
+    frequencies = (1.0 / 10000**exponents).to(torch.promote_types(dtype, torch.float32))  # (d/4,)
+    rows = torch.arange(height, device=device)[:, None] * frequencies  # (H, d/4)
+    columns = torch.arange(width, device=device)[:, None] * frequencies  # (W, d/4)
+    angles = torch.cat(
+        [rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)], dim=-1
+    )  # (H, W, d/2)
+    return torch.stack([angles.cos(), angles.sin()]).flatten(1, 2).to(dtype)
+
+
+def apply_rotary(x: Tensor, table: Tensor) -> Tensor:
+    """Rotate interleaved channel pairs: (x0, x1) -> (x0 cos - x1 sin, x1 cos + x0 sin).
+
+    Args:
+        x (Tensor): (..., N, d) queries or keys.
+        table (Tensor): (2, N, d/2) from :func:`rotary_table`, cast to ``x``'s dtype.
+
+    Returns:
+        Tensor: (..., N, d), same dtype as ``x``.
+    """
+    cos, sin = table.to(x.dtype)
+    x0, x1 = x.unflatten(-1, (-1, 2)).unbind(-1)  # (..., N, d/2) each
+    return torch.stack([x0 * cos - x1 * sin, x1 * cos + x0 * sin], dim=-1).flatten(-2)

@@ -1,0 +1,12 @@
+"""Registries of mmsec, children of MMEngine's, so that every OpenMMLab host finds ``mmsec.<name>``."""
+
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
+from mmengine.registry import Registry
+
+MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmsec', locations=['mmsec.models'])
+OPTIM_WRAPPERS = Registry(
+    'optim_wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope='mmsec', locations=['mmsec.optim_wrapper']
+)
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmsec', locations=['mmsec.hooks'])
