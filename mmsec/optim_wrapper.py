@@ -19,8 +19,10 @@ class BFloat16OptimWrapper(OptimWrapper):
     :class:`mmengine.optim.OptimWrapper`.
     """
 
+    cast_dtype = torch.bfloat16
+
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Enable autocast for the forward pass of ``model``."""
-        with super().optim_context(model), autocast(dtype=torch.bfloat16):
+        with super().optim_context(model), autocast(dtype=self.cast_dtype):
             yield

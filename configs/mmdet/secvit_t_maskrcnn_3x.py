@@ -1,8 +1,7 @@
 # Mask R-CNN with SecViT-T, 36 epochs at multiple scales with crops.
 _base_ = [
-    './_base_/fpn_rpn.py',
     './_base_/mask_rcnn.py',
-    './_base_/coco_instance.py',
+    './_base_/coco_instance_ms.py',
     './_base_/schedule_3x.py',
     './_base_/default_runtime.py',
 ]

@@ -1,5 +1,6 @@
 """Checkpoints that hold tensors and plain values alone."""
 
+import numpy as np
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import Runner
@@ -9,9 +10,9 @@ from mmsec.registry import HOOKS
 
 @HOOKS.register_module()
 class PlainCheckpointHook(Hook):
-    """Keep the log history in checkpoints as plain lists.
+    """Keep the run's state in checkpoints as plain values.
 
-    MMEngine pickles its own ``HistoryBuffer`` objects, which ``torch.load(weights_only=True)``, the default since torch
+    MMEngine pickles its own ``HistoryBuffer`` objects and NumPy numbers, which ``torch.load(weights_only=True)``, the default since torch
     2.6, refuses. With this hook a checkpoint can be read without trusting whoever made it, and stock mmengine 0.10.7
     can resume on a recent torch.
     """
@@ -19,7 +20,11 @@ class PlainCheckpointHook(Hook):
     priority = 'LOWEST'
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Replace each history buffer in the checkpoint by its lists."""
+        """Replace each history buffer in the checkpoint by its lists, and NumPy numbers by Python's."""
+        info = checkpoint['message_hub']['runtime_info']
+        for name, value in info.items():
+            if isinstance(value, np.generic):
+                info[name] = value.item()
         scalars = checkpoint['message_hub']['log_scalars']
         for name, buffer in scalars.items():
             values, counts = buffer.data

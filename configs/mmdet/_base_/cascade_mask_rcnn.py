@@ -1,6 +1,5 @@
 # Three stages; each asks for a higher overlap and regresses with finer deltas than the one before.
-_overlaps = (0.5, 0.6, 0.7)
-_stds = ([0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [0.033, 0.033, 0.067, 0.067])
+_base_ = './fpn_rpn.py'
 
 model = dict(
     type='CascadeRCNN',
@@ -26,7 +25,7 @@ model = dict(
                 loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
                 loss_bbox=dict(type='SmoothL1Loss', beta=1.0, loss_weight=1.0),
             )
-            for stds in _stds
+            for stds in ([0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [0.033, 0.033, 0.067, 0.067])
         ],
         mask_roi_extractor=dict(
             type='SingleRoIExtractor',
@@ -60,7 +59,7 @@ model = dict(
                 pos_weight=-1,
                 debug=False,
             )
-            for overlap in _overlaps
+            for overlap in (0.5, 0.6, 0.7)
         ],
     ),
 )

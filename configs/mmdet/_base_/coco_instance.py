@@ -48,6 +48,7 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-# Without an ann_file the evaluator reads the truth from the data set it is given.
-val_evaluator = dict(type='CocoMetric', metric=['bbox', 'segm'])
+val_evaluator = dict(
+    type='CocoMetric', ann_file=data_root + 'annotations/instances_val2017.json', metric=['bbox', 'segm']
+)
 test_evaluator = val_evaluator

@@ -1,3 +1,5 @@
+_base_ = './fpn_rpn.py'
+
 model = dict(
     type='MaskRCNN',
     roi_head=dict(

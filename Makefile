@@ -1,0 +1,33 @@
+# make demo   the main job on generated data        make test   lint and tests
+# VENV=DIR    where the environment is made (.venv)   PYTHON=EXE  use an environment that exists instead
+VENV ?= .venv
+
+ifdef PYTHON
+python := $(PYTHON)
+else
+python := $(abspath $(VENV))/bin/python
+ready := $(VENV)/.ready
+endif
+
+.PHONY: help demo test setup
+
+help:
+	@echo 'make demo   train and evaluate SecViT on generated data, on the CPU'
+	@echo 'make test   lint and tests'
+	@echo 'make setup  only make the environment that the two need'
+	@echo 'VENV=DIR    where the environment is made (default .venv)'
+	@echo 'PYTHON=EXE  use the environment of this interpreter, which has OpenMMLab and mmsec[dev] already'
+
+demo: $(ready)
+	$(python) tools/demo.py
+
+test: $(ready)
+	$(python) -m ruff format --check .
+	$(python) -m ruff check .
+	$(python) -m pytest -rs
+
+setup: $(ready)
+
+$(VENV)/.ready: tools/setup_env.sh requirements/constraints.txt pyproject.toml setup.py
+	tools/setup_env.sh $(VENV)
+	@touch $@

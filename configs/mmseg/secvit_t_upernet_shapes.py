@@ -1,0 +1,58 @@
+# The demo: UperNet with SecViT-T on generated shapes (tools/make_shapes.py), from random weights, on a CPU.
+_base_ = './secvit_t_upernet.py'
+
+data_root = 'data/shapes/ade'
+metainfo = dict(
+    classes=('ground', 'disc', 'square', 'triangle', 'star'),
+    palette=[(96, 96, 96), (220, 20, 60), (30, 144, 255), (50, 205, 50), (255, 165, 0)],
+)
+
+# A narrower head for small images and five classes.
+model = dict(
+    data_preprocessor=dict(size=(160, 160)),
+    backbone=dict(drop_path_rate=0.0, init_cfg=None),
+    decode_head=dict(channels=96, num_classes=5),
+    auxiliary_head=dict(channels=96, num_classes=5),
+)
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='RandomFlip', prob=[0.3, 0.3], direction=['horizontal', 'vertical']),
+    dict(type='PackSegInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='PackSegInputs'),
+]
+# BaseSegDataset reads any ADE20K-style folder; ADE20KDataset would insist on ADE20K's 150 classes.
+dataset = dict(
+    type='BaseSegDataset',
+    img_suffix='.jpg',
+    seg_map_suffix='.png',
+    reduce_zero_label=True,
+    data_root=data_root,
+    metainfo=metainfo,
+)
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(pipeline=train_pipeline, **dataset),
+)
+val_dataloader = dict(
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(pipeline=test_pipeline, **dataset),
+)
+test_dataloader = val_dataloader
+
+max_iters = 500
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(type='CosineAnnealingLR', begin=0, end=max_iters, by_epoch=False),
+]
+optim_wrapper = dict(optimizer=dict(lr=4e-4), clip_grad=dict(max_norm=5.0))
+default_hooks = dict(checkpoint=dict(interval=max_iters, max_keep_ckpts=1))

@@ -1,0 +1,182 @@
+"""A config file -> a config that can start: what tools/train.py and tools/test.py share.
+
+Everything a user can get wrong is looked at before a model is built, and reported as one
+:class:`mmsec.errors.InputError`.
+"""
+
+import inspect
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from mmsec.errors import InputError
+from mmsec.models.checkpoint import read_checkpoint
+
+HOSTS = ('mmdet', 'mmseg')
+
+
+def load_config(path: str, options: dict | None = None) -> Config:
+    """Read a config and merge command-line options into it.
+
+    Args:
+        path (str): Config file of mmdetection or mmsegmentation.
+        options (dict, optional): Dotted keys to values, as ``--cfg-options`` gives them.
+
+    Returns:
+        Config: Merged, its host's default scope in force.
+
+    Raises:
+        InputError: If the file is missing or cannot be read, an option names nothing in it, or its ``default_scope``
+            is neither mmdet nor mmseg.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"config '{path}' not found")
+    try:
+        cfg = Config.fromfile(path)
+    except (SyntaxError, FileNotFoundError, KeyError, ImportError) as error:
+        raise InputError(f"config '{path}' cannot be read: {error}") from error
+    for key in options or {}:
+        _check_option(cfg, key)
+    cfg.merge_from_dict(options or {})
+    if cfg.get('default_scope') not in HOSTS:
+        raise InputError(f"config '{path}': default_scope must be one of {HOSTS}, got {cfg.get('default_scope')!r}")
+    init_default_scope(cfg.default_scope)
+    return cfg
+
+
+def _check_option(cfg: Config, key: str) -> None:
+    """Refuse an option that would be merged into a place nobody reads."""
+    *parents, _ = key.split('.')
+    node: Any = cfg._cfg_dict
+    if not parents and key not in node and key not in inspect.signature(Runner.__init__).parameters:
+        raise InputError(f"--cfg-options {key}: no '{key}' in the config")
+    for i, name in enumerate(parents):
+        try:
+            node = node[int(name)] if isinstance(node, list | tuple) else node[name]
+        except (KeyError, IndexError, ValueError, TypeError) as error:
+            where = '.'.join(parents[:i]) or 'the config'
+            raise InputError(f"--cfg-options {key}: no '{name}' in {where}") from error
+
+
+def check_data(cfg: Config, *splits: str) -> None:
+    """Check that the data sets' folders and annotation files exist.
+
+    Args:
+        cfg (Config): The config.
+        splits (str): Which of 'train', 'val' and 'test' will be read.
+
+    Raises:
+        InputError: Names the first path that is missing and the option that moves it.
+    """
+    for split in splits:
+        for dataset in _datasets((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
+            root = Path(dataset.get('data_root') or '')
+            prefixes = dataset.get('data_prefix') or {}
+            for wanted in (root, *(root / name for name in (dataset.get('ann_file'), *prefixes.values()) if name)):
+                if not wanted.exists():
+                    raise InputError(
+                        f"{split} data: '{wanted}' not found. Put the data set there, link it, or change "
+                        'data_root in the config (README, "Training on COCO and ADE20K")'
+                    )
+
+
+def _datasets(dataset: ConfigDict | None) -> Iterator[ConfigDict]:
+    """The data sets inside wrappers such as RepeatDataset and ConcatDataset."""
+    if dataset is None:
+        return
+    inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
+    if inner is None:
+        yield dataset
+    else:
+        for one in inner:
+            yield from _datasets(one)
+
+
+def check_weights(cfg: Config) -> None:
+    """Check that the files which ``init_cfg`` and ``load_from`` name can be read, before data is.
+
+    Raises:
+        InputError: If one is missing or damaged; see :func:`mmsec.models.checkpoint.read_checkpoint`.
+    """
+    init_cfg = cfg.model.get('backbone', {}).get('init_cfg')
+    if isinstance(init_cfg, dict) and 'checkpoint' in init_cfg:
+        read_checkpoint(init_cfg['checkpoint'])
+    load_from = cfg.get('load_from')
+    if load_from is None and cfg.get('resume'):
+        load_from = find_latest_checkpoint(cfg.work_dir)
+    if load_from and '://' not in load_from:
+        read_checkpoint(load_from)
+
+
+@contextmanager
+def naming_broken_annotations(cfg: Config) -> Iterator[None]:
+    """Turn a JSON error inside into one that names the annotation file, which hosts do not.
+
+    Raises:
+        InputError: If an annotation file of ``cfg`` is not JSON.
+    """
+    try:
+        yield
+    except json.JSONDecodeError as error:
+        raise _broken_annotations(cfg, error) from error
+
+
+def _broken_annotations(cfg: Config, error: json.JSONDecodeError) -> InputError:
+    """The error for the first annotation file of ``cfg`` that is not JSON."""
+    for split in ('train', 'val', 'test'):
+        for dataset in _datasets((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
+            path = Path(dataset.get('data_root') or '') / (dataset.get('ann_file') or '')
+            if path.is_file():
+                try:
+                    json.loads(path.read_bytes())
+                except ValueError as found:
+                    return InputError(f"annotation file '{path}' is not JSON: {found}")
+    return InputError(f'an annotation file is not JSON: {error}')
+
+
+def revert_sync_bn(cfg: Config, launcher: str) -> None:
+    """Turn SyncBN into BN where it cannot run: on the CPU and in a run of one process."""
+    if launcher != 'none' and torch.cuda.is_available():
+        return
+    if _replace_sync_bn(cfg.model):
+        print_log('one process or no GPU: SyncBN in the config runs as BN', logger='current')
+
+
+def _replace_sync_bn(node: Any) -> bool:
+    """Replace ``type='SyncBN'`` everywhere below ``node``; whether there was one."""
+    found = False
+    if isinstance(node, dict):
+        if node.get('type') == 'SyncBN':
+            node['type'] = 'BN'
+            found = True
+        found |= any(list(map(_replace_sync_bn, node.values())))
+    elif isinstance(node, list | tuple):
+        found |= any(list(map(_replace_sync_bn, node)))
+    return found
+
+
+def load_trained(runner: Runner, path: str) -> None:
+    """Load a trained checkpoint into a runner's model, every weight of it.
+
+    Args:
+        runner (Runner): Its model is loaded in place.
+        path (str): A checkpoint of the same config.
+
+    Raises:
+        InputError: If weights are missing, unknown or misshapen.
+    """
+    read_checkpoint(path)
+    try:
+        runner.load_checkpoint(path, strict=True)
+    except RuntimeError as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        shown = '\n'.join(lines[:8] + (['...'] if len(lines) > 8 else []))
+        raise InputError(f"checkpoint '{path}' does not fit the config:\n{shown}") from error

@@ -1,0 +1,93 @@
+"""What several tests share: a small backbone, a small generated data set, shrunk configs, and running a tool."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+ROOT = Path(__file__).parents[1]
+DATA = Path(__file__).parent / 'data'
+SMALL_ARCH = dict(
+    embed_dims=(16, 32, 64, 96),
+    depths=(1, 2, 2, 1),
+    num_heads=(1, 2, 4, 6),
+    mlp_ratio=3,
+    layer_scale=(False, False, True, True),
+)
+OFFICIAL = DATA / 'secvit_official_tiny.pth'
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope='session')
+def shapes(tmp_path_factory):
+    """A generated data set of 8 training and 4 validation images of 64 pixels."""
+    from mmsec.datasets.shapes import write_shapes
+
+    root = tmp_path_factory.mktemp('shapes')
+    write_shapes(root, train=8, val=4, seed=3, size=64)
+    return root
+
+
+def shrink_model(cfg: Config) -> None:
+    """Make a config's model small enough to run many of them, and leave its structure as it is."""
+    backbone = cfg.model.backbone
+    backbone.arch = SMALL_ARCH
+    backbone.init_cfg = None
+    dims = list(SMALL_ARCH['embed_dims'])
+    if cfg.default_scope == 'mmseg':
+        cfg.model.data_preprocessor.size = (64, 64)
+        cfg.model.decode_head.update(in_channels=dims, channels=16)
+        cfg.model.auxiliary_head.update(in_channels=dims[2], channels=16)
+        return
+    cfg.model.neck.update(in_channels=dims, out_channels=16)
+    cfg.model.rpn_head.update(in_channels=16, feat_channels=16)
+    roi = cfg.model.roi_head
+    roi.bbox_roi_extractor.out_channels = roi.mask_roi_extractor.out_channels = 16
+    for head in roi.bbox_head if isinstance(roi.bbox_head, list) else [roi.bbox_head]:
+        head.update(in_channels=16, fc_out_channels=32)
+    roi.mask_head.update(in_channels=16, conv_out_channels=16)
+    cfg.model.test_cfg.rcnn.max_per_img = 5
+
+
+def small_run(name: str, data: Path, folder: Path, **changes) -> Path:
+    """Write a config that trains ``configs/<name>``, shrunk, on ``data`` for two short epochs."""
+    cfg = Config.fromfile(ROOT / 'configs' / name)
+    shrink_model(cfg)
+    cfg.log_level = 'WARNING' if changes.pop('quiet', False) else 'INFO'
+    cfg.default_hooks.logger.interval = 1
+    for split in ('train', 'val', 'test'):
+        cfg[f'{split}_dataloader'].dataset.data_root = str(data / ('coco' if cfg.default_scope == 'mmdet' else 'ade'))
+        cfg[f'{split}_dataloader'].update(num_workers=0, persistent_workers=False)
+    if cfg.default_scope == 'mmdet':
+        cfg.train_cfg.update(max_epochs=2, val_interval=1)
+    else:
+        cfg.train_cfg.update(max_iters=4, val_interval=2)
+        cfg.default_hooks.checkpoint.interval = 2
+    cfg.merge_from_dict(changes)
+    path = folder / 'config.py'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cfg.dump(path)
+    return path
+
+
+def run_tool(tool: str, *args: object, check: bool = True) -> subprocess.CompletedProcess:
+    """Run ``tools/<tool>`` as a user would; stdout and stderr come back as one text."""
+    result = subprocess.run(
+        [sys.executable, ROOT / 'tools' / tool, *map(str, args)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, 'OMP_NUM_THREADS': '2'},
+        timeout=600,
+    )
+    if check:
+        assert result.returncode == 0, result.stdout[-4000:]
+    return result

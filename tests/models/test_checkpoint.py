@@ -1,0 +1,176 @@
+import argparse
+import logging
+import os
+import re
+
+import pytest
+import torch
+from mmengine.logging import MMLogger
+
+from mmsec.errors import InputError
+from mmsec.models import SecViT
+from mmsec.models.checkpoint import backbone_state, load_pretrained, read_checkpoint
+from tests.conftest import OFFICIAL, SMALL_ARCH
+
+
+class Danger:
+    """A pickle that would run code."""
+
+    def __reduce__(self):
+        return os.system, ('touch DANGER',)
+
+
+@pytest.fixture
+def log(caplog):
+    """Lines logged through mmengine."""
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    caplog.set_level(logging.INFO)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+@pytest.fixture
+def published():
+    return read_checkpoint(OFFICIAL)
+
+
+def saved(content, folder):
+    path = folder / 'checkpoint.pth'
+    torch.save(content, path)
+    return path
+
+
+def small(**options):
+    return SecViT(SMALL_ARCH, **options)
+
+
+def test_the_average_is_preferred(published):
+    state, dropped = backbone_state(published)
+    weight = state['stages.0.blocks.0.attn.qkv.weight']
+    assert weight.shape == (48, 16)
+    assert torch.equal(weight, published['model_ema']['layers.0.blocks.0.attn.qkv.weight'][:, :, 0, 0])
+    assert {'head.weight', 'proj.bias', 'layers.0.RoPE.angle'} <= set(dropped)
+    del published['model_ema']
+    state, _ = backbone_state(published)
+    assert torch.equal(
+        state['stages.2.blocks.1.scale2.gamma'], published['model']['layers.2.blocks.1.gamma_2'].flatten()
+    )
+
+
+def test_a_bare_state_dict_loads(published, tmp_path):
+    backbone = small()
+    load_pretrained(backbone, saved(published['model'], tmp_path))
+    assert torch.equal(backbone.patch_embed.proj[0].weight, published['model']['patch_embed.proj.0.weight'])
+
+
+def test_a_published_file_says_what_is_left_out_and_what_is_new(log):
+    load_pretrained(small(), OFFICIAL)
+    assert 'not used from the checkpoint: layers.0.RoPE.angle' in log.text
+    assert 'head.weight' in log.text
+    assert 'start as identity: out_norms.0.weight' in log.text
+
+
+def test_output_norms_start_as_identity():
+    backbone = small()
+    load_pretrained(backbone, OFFICIAL)
+    assert torch.equal(backbone.out_norms['1'].weight, torch.ones(32))
+    assert not backbone.out_norms['1'].bias.any()
+
+
+def test_a_checkpoint_trained_here_loads_with_its_norms_and_both_ways(tmp_path, log):
+    trained, fresh = small(), small()
+    with torch.no_grad():
+        trained.out_norms['0'].weight.fill_(3)
+    state = {f'backbone.{key}': value for key, value in trained.state_dict().items()}
+    state['neck.conv.weight'] = torch.zeros(1)
+    load_pretrained(fresh, saved({'state_dict': state, 'meta': {'epoch': 1}}, tmp_path))
+    assert all(
+        torch.equal(a, b) for a, b in zip(trained.state_dict().values(), fresh.state_dict().values(), strict=True)
+    )
+    assert 'not used from the checkpoint: neck.conv.weight' in log.text
+
+
+def test_stages_beyond_out_indices_are_left_out(log):
+    load_pretrained(small(out_indices=(0, 1)), OFFICIAL)
+    assert re.search(r'not used from the checkpoint: .*stages\.3\.blocks', log.text)
+
+
+def test_a_missing_weight_is_an_error(published, tmp_path):
+    del published['model_ema']['layers.1.blocks.0.ffn.fc1.bias']
+    with pytest.raises(InputError, match=r'1 missing: stages\.1\.blocks\.0\.ffn\.fc1\.bias'):
+        load_pretrained(small(), saved(published, tmp_path))
+
+
+def test_an_unknown_weight_is_an_error(published, tmp_path):
+    published['model_ema']['layers.1.blocks.0.extra'] = torch.zeros(1)
+    with pytest.raises(InputError, match=r'1 unknown: stages\.1\.blocks\.0\.extra'):
+        load_pretrained(small(), saved(published, tmp_path))
+
+
+def test_a_checkpoint_of_another_size_is_an_error():
+    with pytest.raises(InputError, match=r'another size.*missing: .*of another shape: patch_embed') as error:
+        load_pretrained(SecViT('tiny'), OFFICIAL)
+    assert 'patch_embed.proj.0.weight: (8, 3, 3, 3) in the file, (32, 3, 3, 3) in the backbone' in str(error.value)
+
+
+def test_nothing_is_loaded_when_something_is_wrong(published, tmp_path):
+    backbone = small()
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    del published['model_ema']['patch_embed.proj.0.bias']
+    with pytest.raises(InputError):
+        load_pretrained(backbone, saved(published, tmp_path))
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+
+
+def test_other_rotary_frequencies_are_an_error(published, tmp_path):
+    published['model_ema']['layers.0.RoPE.angle'] *= 2
+    with pytest.raises(InputError, match=r'layers\.0\.RoPE\.angle holds other rotary frequencies'):
+        load_pretrained(small(), saved(published, tmp_path))
+
+
+def test_a_missing_file_says_where_to_get_it(tmp_path):
+    path = tmp_path / 'secvit_tiny.pth'
+    with pytest.raises(InputError) as error:
+        read_checkpoint(path)
+    for part in (str(path), 'github.com/qhfan/SecViT', '--cfg-options model.backbone.init_cfg=None'):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize('size', [0, 10, 5000])
+def test_a_truncated_file_is_an_error(tmp_path, size):
+    path = tmp_path / 'cut.pth'
+    path.write_bytes(OFFICIAL.read_bytes()[:size])
+    with pytest.raises(InputError, match=r'cut\.pth.*cannot be read: the file is damaged or no checkpoint'):
+        read_checkpoint(path)
+
+
+def test_a_file_that_would_run_code_does_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = saved({'model': Danger()}, tmp_path)
+    with pytest.raises(InputError, match=r'it holds a .*system, and only tensors and plain values are loaded'):
+        read_checkpoint(path)
+    assert not (tmp_path / 'DANGER').exists()
+
+
+def test_options_in_a_namespace_are_read(published):
+    assert isinstance(published['args'], argparse.Namespace)
+
+
+def test_a_file_without_a_dict_is_an_error(tmp_path):
+    with pytest.raises(InputError, match='holds a Tensor, expected a dict'):
+        read_checkpoint(saved(torch.zeros(1), tmp_path))
+
+
+def test_init_cfg_loads_and_refuses_keys_it_does_not_know():
+    backbone = small(init_cfg=dict(type='Pretrained', checkpoint=str(OFFICIAL)))
+    backbone.init_weights()
+    assert not backbone.patch_embed.proj[1].running_mean.eq(0).all()
+    with pytest.raises(ValueError, match=r"init_cfg keys type and checkpoint, got also \['prefix'\]"):
+        small(init_cfg=dict(type='Pretrained', checkpoint=str(OFFICIAL), prefix='backbone.')).init_weights()
+
+
+def test_other_initialisers_of_mmengine_work():
+    backbone = small(init_cfg=dict(type='Constant', layer='Linear', val=0.25))
+    backbone.init_weights()
+    assert torch.equal(backbone.stages[0].blocks[0].ffn.fc1.weight, torch.full((48, 16), 0.25))

@@ -1,0 +1,58 @@
+import torch
+from torch import nn
+
+from mmsec.models.layers import FFN, Block, ClusterAttention, DepthwiseConv, LayerScale, PatchMerging, Stem
+from mmsec.ops import rotary_table
+
+BN = dict(type='BN')
+
+
+def test_stem_and_merging_round_sizes_up():
+    assert Stem(3, 16, BN).eval()(torch.zeros(1, 3, 37, 53)).shape == (1, 16, 10, 14)
+    assert PatchMerging(16, 32, BN).eval()(torch.zeros(1, 16, 5, 7)).shape == (1, 32, 3, 4)
+
+
+def test_stem_has_no_activation_after_its_last_norm():
+    kinds = [type(layer) for layer in Stem(3, 16, BN).proj]
+    assert kinds == [nn.Conv2d, nn.BatchNorm2d, nn.GELU] * 3 + [nn.Conv2d, nn.BatchNorm2d]
+
+
+def test_depthwise_convolution_works_on_nhwc_maps():
+    conv = DepthwiseConv(4, 5)
+    x = torch.randn(2, 6, 7, 4)
+    expected = nn.functional.conv2d(x.permute(0, 3, 1, 2), conv.weight, conv.bias, padding=2, groups=4)
+    torch.testing.assert_close(conv(x), expected.permute(0, 2, 3, 1))
+
+
+def test_ffn_adds_its_depthwise_convolution():
+    ffn = FFN(4, 12)
+    x = torch.randn(1, 3, 3, 4)
+    hidden = nn.functional.gelu(ffn.fc1(x))
+    torch.testing.assert_close(ffn(x), ffn.fc2(hidden + ffn.dwconv(hidden)))
+
+
+def test_layer_scale_multiplies_channels():
+    scale = LayerScale(3, init_value=0.5)
+    assert torch.equal(scale(torch.ones(2, 3)), torch.full((2, 3), 0.5))
+
+
+def test_attention_adds_lepe_of_the_unsorted_values():
+    attention = ClusterAttention(8, 2)
+    with torch.no_grad():
+        attention.qkv.weight[:16] = 0  # equal keys: each token sees the mean of its cluster's values
+        attention.qkv.bias[:16] = 0
+    x = torch.randn(1, 2, 3, 8)
+    values = attention.qkv(x)[..., 16:]
+    expected = attention.out_proj(values.mean((1, 2), keepdim=True) + attention.lepe(values))
+    rotary = rotary_table(2, 3, 4, x.dtype, x.device)
+    torch.testing.assert_close(attention(x, rotary, 1), expected)
+
+
+def test_block_is_three_residuals():
+    block = Block(8, 2, mlp_ratio=3, drop_path=0.0, layer_scale=True)
+    x = torch.randn(1, 4, 4, 8)
+    rotary = rotary_table(4, 4, 4, x.dtype, x.device)
+    y = x + block.pos(x)
+    y = y + 1e-6 * block.attn(block.norm1(y), rotary, 4)
+    y = y + 1e-6 * block.ffn(block.norm2(y))
+    torch.testing.assert_close(block(x, rotary, 4), y)

@@ -1,0 +1,151 @@
+"""Every shipped config is parsed, built in its host, shrunk, trained one step, and asked for predictions."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import InstanceData, PixelData
+
+from mmsec.models import SecViT
+from tests.conftest import ROOT, shrink_model
+
+CONFIGS = sorted(path.relative_to(ROOT / 'configs') for path in (ROOT / 'configs').glob('*/secvit_*.py'))
+NAMES = {
+    'mmdet': {f'secvit_{size}_maskrcnn' for size in 'tsbl'}
+    | {f'secvit_{size}_{method}_3x' for size in 'tsb' for method in ('maskrcnn', 'cascade_maskrcnn')}
+    | {'secvit_t_maskrcnn_shapes'},
+    'mmseg': {f'secvit_{size}_upernet' for size in 'tsbl'} | {'secvit_t_upernet_shapes'},
+}
+ARCH = {'t': 'tiny', 's': 'small', 'b': 'base', 'l': 'large'}
+DROP_PATH = {'t': 0.1, 's': 0.15, 'b': 0.4, 'l': 0.5}
+
+
+def load(name: Path) -> Config:
+    cfg = Config.fromfile(ROOT / 'configs' / name)
+    init_default_scope(cfg.default_scope)
+    return cfg
+
+
+def batch(cfg: Config) -> dict:
+    """Two images with one object each, as the host's data loader would give them."""
+    images = [torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8) for _ in range(2)]
+    meta = dict(img_shape=(64, 64), ori_shape=(64, 64), scale_factor=(1.0, 1.0), img_id=0, pad_shape=(64, 64))
+    samples = []
+    if cfg.default_scope == 'mmseg':
+        from mmseg.structures import SegDataSample
+
+        for _ in images:
+            labels = torch.randint(0, cfg.model.decode_head.num_classes, (1, 64, 64))
+            samples.append(SegDataSample(gt_sem_seg=PixelData(data=labels), metainfo=meta))
+    else:
+        from mmdet.structures import DetDataSample
+        from mmdet.structures.mask import BitmapMasks
+
+        mask = np.zeros((1, 64, 64), np.uint8)
+        mask[:, 10:50, 8:40] = 1
+        for _ in images:
+            objects = InstanceData(
+                bboxes=torch.tensor([[8.0, 10.0, 40.0, 50.0]]),
+                labels=torch.tensor([2]),
+                masks=BitmapMasks(mask, 64, 64),
+            )
+            samples.append(DetDataSample(gt_instances=objects, metainfo=meta))
+    return dict(inputs=images, data_samples=samples)
+
+
+def test_the_folders_hold_what_the_readme_promises():
+    assert {host: {path.stem for path in CONFIGS if path.parts[0] == host} for host in NAMES} == NAMES
+
+
+@pytest.mark.parametrize('name', CONFIGS, ids=str)
+def test_trains_a_step_and_predicts(name):
+    cfg = load(name)
+    shrink_model(cfg)
+    cfg.merge_from_dict({'norm_cfg': dict(type='BN')})
+    for part in (cfg.model.backbone, cfg.model.get('decode_head'), cfg.model.get('auxiliary_head')):
+        if part and 'norm_cfg' in part:
+            part.norm_cfg = dict(type='BN', requires_grad=True)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    data = batch(cfg)
+    model.train()
+    losses = model(**model.data_preprocessor(copy.deepcopy(data), training=True), mode='loss')
+    loss, _ = model.parse_losses(losses)
+    loss.backward()
+    assert loss.isfinite()
+    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    assert any(p.grad.any() for p in model.backbone.patch_embed.parameters())
+    model.eval()
+    with torch.no_grad():
+        predictions = model.test_step(copy.deepcopy(data))
+    assert len(predictions) == 2
+    if cfg.default_scope == 'mmseg':
+        assert predictions[0].pred_sem_seg.data.shape == (1, 64, 64)
+    else:
+        assert predictions[0].pred_instances.masks.shape[1:] == (64, 64)
+
+
+@pytest.mark.parametrize('name', [n for n in CONFIGS if not n.stem.endswith('shapes')], ids=str)
+def test_sizes_weights_and_schedule_are_the_promised_ones(name):
+    cfg = load(name)
+    size = name.stem.split('_')[1]
+    backbone = cfg.model.backbone
+    assert (backbone.arch, backbone.drop_path_rate) == (ARCH[size], DROP_PATH[size])
+    assert backbone.init_cfg == dict(type='Pretrained', checkpoint=f'checkpoints/secvit_{ARCH[size]}.pth')
+    assert cfg.custom_imports == dict(imports=['mmsec.models', 'mmsec.hooks'], allow_failed_imports=False)
+    assert cfg.auto_scale_lr.base_batch_size == 16
+    assert cfg.optim_wrapper.paramwise_cfg == dict(norm_decay_mult=0.0)
+    optimizer = cfg.optim_wrapper.optimizer
+    dims = list(SecViT.arch_zoo[ARCH[size]]['embed_dims'])
+    if cfg.default_scope == 'mmdet':
+        assert backbone.norm_eval is True
+        assert cfg.model.neck.in_channels == dims
+        assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', 1e-4, 0.05)
+        epochs, steps = (36, [27, 33]) if name.stem.endswith('3x') else (12, [8, 11])
+        assert cfg.train_cfg.max_epochs == epochs
+        assert cfg.param_scheduler[-1].milestones == steps
+        assert cfg.param_scheduler[-1].end == epochs
+        crops = any(step['type'] == 'RandomChoice' for step in cfg.train_dataloader.dataset.pipeline)
+        assert crops == name.stem.endswith('3x')
+    else:
+        assert backbone.norm_cfg.type == cfg.model.decode_head.norm_cfg.type == 'SyncBN'
+        assert cfg.model.decode_head.in_channels == dims
+        assert cfg.model.auxiliary_head.in_channels == dims[2]
+        assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', 6e-5, 0.01)
+        assert cfg.train_cfg.max_iters == cfg.param_scheduler[-1].end == 160_000
+        assert cfg.model.test_cfg.mode == 'whole'
+        assert cfg.val_dataloader.batch_size == 1
+
+
+def test_weight_decay_spares_norms_in_sequentials():
+    cfg = load(Path('mmdet/secvit_t_maskrcnn.py'))
+    from mmengine.optim import build_optim_wrapper
+
+    cfg.model.backbone.init_cfg = None
+    model = MODELS.build(cfg.model)
+    decay = {
+        id(p): group['weight_decay']
+        for group in build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+        for p in group['params']
+    }
+    backbone = model.backbone
+    assert decay[id(backbone.patch_embed.proj[1].weight)] == 0
+    assert decay[id(backbone.stages[0].blocks[0].norm1.bias)] == 0
+    assert decay[id(backbone.downsamples[0].norm.weight)] == 0
+    assert decay[id(backbone.patch_embed.proj[0].weight)] == 0.05
+
+
+def test_a_misspelt_backbone_option_fails():
+    cfg = load(Path('mmdet/secvit_t_maskrcnn.py'))
+    cfg.model.backbone.cluster_sizes = 98
+    with pytest.raises(TypeError, match="unexpected keyword argument 'cluster_sizes'"):
+        MODELS.build(cfg.model)
+
+
+@pytest.mark.parametrize('name', [n for n in CONFIGS if n.stem.split('_')[1] != 't'], ids=str)
+def test_children_hold_differences_only(name):
+    assert len((ROOT / 'configs' / name).read_text().splitlines()) <= 15

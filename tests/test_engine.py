@@ -1,0 +1,116 @@
+import json
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmsec.engine import check_data, check_weights, load_config, naming_broken_annotations, revert_sync_bn
+from mmsec.errors import InputError
+from tests.conftest import ROOT
+
+DETECTOR = str(ROOT / 'configs/mmdet/secvit_t_maskrcnn.py')
+SEGMENTER = str(ROOT / 'configs/mmseg/secvit_t_upernet.py')
+
+
+def test_options_are_merged():
+    cfg = load_config(DETECTOR, {'model.backbone.init_cfg': None, 'model.backbone.cluster_size': 98, 'resume': True})
+    assert cfg.model.backbone.init_cfg is None
+    assert cfg.model.backbone.cluster_size == 98
+    assert cfg.resume is True
+
+
+@pytest.mark.parametrize(
+    ('option', 'message'),
+    [
+        ('model.backbne.arch', "no 'backbne' in model"),
+        ('modle.backbone.arch', "no 'modle' in the config"),
+        ('param_scheduler.7.end', "no '7' in param_scheduler"),
+        ('load_fom', "no 'load_fom' in the config"),
+    ],
+)
+def test_a_misspelt_option_is_named(option, message):
+    with pytest.raises(InputError, match=f'--cfg-options {option}: {message}'):
+        load_config(DETECTOR, {option: 1})
+
+
+def test_list_entries_can_be_overridden():
+    assert load_config(DETECTOR, {'param_scheduler.0.end': 5}).param_scheduler[0].end == 5
+
+
+def test_a_missing_config_is_named():
+    with pytest.raises(InputError, match=r"config 'nowhere\.py' not found"):
+        load_config('nowhere.py')
+
+
+@pytest.mark.parametrize('text', ['model = dict(', "_base_ = './absent.py'"])
+def test_a_broken_config_is_named(tmp_path, text):
+    path = tmp_path / 'broken.py'
+    path.write_text(text)
+    with pytest.raises(InputError, match=r'broken\.py. cannot be read'):
+        load_config(str(path))
+
+
+def test_a_config_of_another_host_is_refused(tmp_path):
+    path = tmp_path / 'other.py'
+    path.write_text("default_scope = 'mmpretrain'")
+    with pytest.raises(InputError, match=r"default_scope must be one of .*, got 'mmpretrain'"):
+        load_config(str(path))
+
+
+def test_the_first_missing_data_path_is_named(tmp_path, shapes):
+    cfg = load_config(DETECTOR, {'train_dataloader.dataset.data_root': str(tmp_path / 'absent')})
+    with pytest.raises(InputError, match=r"train data: '.*absent' not found"):
+        check_data(cfg, 'train')
+    cfg.train_dataloader.dataset.data_root = str(shapes / 'coco')
+    check_data(cfg, 'train')
+    cfg.train_dataloader.dataset.ann_file = 'annotations/other.json'
+    with pytest.raises(InputError, match=r"'.*other\.json' not found"):
+        check_data(cfg, 'train')
+    cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=2, dataset=cfg.train_dataloader.dataset)
+    with pytest.raises(InputError, match=r"'.*other\.json' not found"):
+        check_data(cfg, 'train')
+
+
+def test_missing_and_damaged_weights_are_named(tmp_path):
+    cfg = load_config(DETECTOR)
+    with pytest.raises(InputError, match=r"checkpoint 'checkpoints/secvit_tiny\.pth' not found"):
+        check_weights(cfg)
+    cfg.model.backbone.init_cfg = None
+    check_weights(cfg)
+    cfg.load_from = str(tmp_path / 'broken.pth')
+    (tmp_path / 'broken.pth').write_bytes(b'no checkpoint')
+    with pytest.raises(InputError, match=r'broken\.pth. cannot be read'):
+        check_weights(cfg)
+    cfg.load_from, cfg.resume, cfg.work_dir = None, True, str(tmp_path)
+    check_weights(cfg)
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'broken.pth'))
+    with pytest.raises(InputError, match=r'broken\.pth. cannot be read'):
+        check_weights(cfg)
+
+
+def test_an_annotation_file_that_is_no_json_is_named(tmp_path):
+    (tmp_path / 'annotations').mkdir()
+    path = tmp_path / 'annotations/instances_train2017.json'
+    path.write_text('{"images": [')
+    cfg = load_config(DETECTOR, {'train_dataloader.dataset.data_root': str(tmp_path)})
+    with (
+        pytest.raises(InputError, match=r"instances_train2017\.json' is not JSON: Expecting"),
+        naming_broken_annotations(cfg),
+    ):
+        json.loads(path.read_text())
+
+
+def test_sync_bn_runs_as_bn_in_one_process(monkeypatch):
+    cfg = load_config(SEGMENTER)
+    revert_sync_bn(cfg, 'none')
+    assert cfg.model.backbone.norm_cfg.type == cfg.model.decode_head.norm_cfg.type == 'BN'
+    cfg = load_config(SEGMENTER)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    revert_sync_bn(cfg, 'pytorch')
+    assert cfg.model.backbone.norm_cfg.type == 'SyncBN'
+
+
+def test_a_config_from_a_dump_loads(tmp_path):
+    path = tmp_path / 'dump.py'
+    Config.fromfile(SEGMENTER).dump(path)
+    assert load_config(str(path)).model.decode_head.type == 'UPerHead'

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Test on a Slurm cluster, one task a GPU.
+set -euo pipefail
+
+usage() {
+  cat <<EOF
+usage: $0 PARTITION JOB_NAME CONFIG CHECKPOINT [options of tools/test.py]
+
+Environment:
+  GPUS           GPUs in all (8)
+  GPUS_PER_NODE  GPUs a node (8, or GPUS if that is less); 0 runs on CPUs
+  CPUS_PER_TASK  CPU cores a task, for its data loaders (5)
+  SRUN_ARGS      further options of srun
+  MASTER_PORT    port of the first task (derived from the job's id)
+EOF
+}
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then usage; exit 0; fi
+if [[ $# -lt 4 ]]; then usage >&2; exit 2; fi
+
+partition=$1 name=$2 config=$3 checkpoint=$4
+shift 4
+. "$(dirname "$0")/slurm_run.sh"
+run_on_slurm "$partition" "$name" "$(dirname "$0")/test.py" "$config" "$checkpoint" "$@"

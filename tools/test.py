@@ -1,0 +1,76 @@
+"""Evaluate a checkpoint: COCO box and mask AP for mmdetection, mIoU for mmsegmentation."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.evaluator import DumpResults
+from mmengine.runner import Runner
+
+from mmsec.engine import check_data, load_config, load_trained, naming_broken_annotations, revert_sync_bn
+from mmsec.errors import InputError
+from mmsec.hooks import PredictionPicturesHook
+from mmsec.models.checkpoint import read_checkpoint
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint trained with it')
+    parser.add_argument('--work-dir', help='folder for logs (default: work_dirs/<config name>)')
+    parser.add_argument('--show-dir', metavar='DIR', help='draw truth beside prediction for every image into DIR')
+    parser.add_argument('--out', metavar='FILE', help='write the metrics to FILE.json or the predictions to FILE.pkl')
+    parser.add_argument('--tta', action='store_true', help='test at several scales and flipped (mmsegmentation)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='key=value pairs that override the config')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.out and Path(args.out).suffix not in ('.json', '.pkl'):
+        parser.error(f'--out must end in .json (metrics) or .pkl (predictions), got {args.out}')
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def configure(args: argparse.Namespace) -> Config:
+    """The config that the command line asks for, checked."""
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
+    cfg.load_from, cfg.resume = None, False
+    if args.tta:
+        if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+            raise InputError(f"--tta: config '{args.config}' has no tta_model and tta_pipeline")
+        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+        cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    check_data(cfg, 'test')
+    revert_sync_bn(cfg, args.launcher)
+    return cfg
+
+
+def main() -> None:
+    """Evaluate."""
+    args = parse_args()
+    cfg = configure(args)
+    read_checkpoint(args.checkpoint)
+    with naming_broken_annotations(cfg):
+        runner = Runner.from_cfg(cfg)
+        if args.show_dir:
+            runner.register_hook(PredictionPicturesHook(args.show_dir))
+        if args.out and args.out.endswith('.pkl'):
+            runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+        load_trained(runner, args.checkpoint)
+        metrics = runner.test()
+    if args.out and args.out.endswith('.json') and runner.rank == 0:
+        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+        Path(args.out).write_text(json.dumps(metrics, indent=2, default=float) + '\n')
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f'error: {error}')

@@ -1,0 +1,77 @@
+"""Train a detector or segmenter from a config of mmdetection or mmsegmentation."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
+
+from mmsec.engine import check_data, check_weights, load_config, naming_broken_annotations, revert_sync_bn
+from mmsec.errors import InputError
+from mmsec.hooks import RunSummaryHook
+
+AMP = {
+    'fp16': dict(type='AmpOptimWrapper', loss_scale='dynamic', dtype='float16'),
+    'bf16': dict(type='mmsec.BFloat16OptimWrapper'),
+}
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='folder for checkpoints and logs (default: work_dirs/<config name>)')
+    parser.add_argument('--amp', nargs='?', const='fp16', choices=AMP, help='mixed precision; fp16 if no type is given')
+    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='auto|PATH',
+        help='go on from PATH, or from the newest checkpoint in the work dir if no path is given',
+    )
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='key=value pairs that override the config')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def configure(args: argparse.Namespace) -> Config:
+    """The config that the command line asks for, checked."""
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
+    if args.amp:
+        kept = {key: value for key, value in cfg.optim_wrapper.items() if key not in ('type', 'dtype', 'loss_scale')}
+        cfg.optim_wrapper = AMP[args.amp] | kept
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise InputError(f"--auto-scale-lr: config '{args.config}' has no auto_scale_lr.base_batch_size")
+        cfg.auto_scale_lr.enable = True
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    check_data(cfg, 'train', 'val')
+    check_weights(cfg)
+    revert_sync_bn(cfg, args.launcher)
+    return cfg
+
+
+def main() -> None:
+    """Train."""
+    cfg = configure(parse_args())
+    with naming_broken_annotations(cfg):
+        runner = Runner.from_cfg(cfg)
+        runner.register_hook(RunSummaryHook())
+        runner.train()
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f'error: {error}')
