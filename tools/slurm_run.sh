@@ -11,6 +11,6 @@ run_on_slurm() {
   # shellcheck disable=SC2086,SC2016
   PYTHON=${PYTHON:-python} exec srun --partition="$partition" --job-name="$name" \
     --ntasks="$gpus" "${gres[@]}" --cpus-per-task="${CPUS_PER_TASK:-5}" --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
-    bash -c 'export MASTER_PORT=${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 20000))}; exec "$PYTHON" -u "$@"' \
+    bash -c 'export MASTER_PORT=${MASTER_PORT:-$((10000 + SLURM_JOB_ID % 20000))}; exec "$PYTHON" -u "$@"' \
     slurm_run "$@" --launcher slurm
 }

@@ -12,9 +12,9 @@ from mmsec.registry import HOOKS
 class PlainCheckpointHook(Hook):
     """Keep the run's state in checkpoints as plain values.
 
-    MMEngine pickles its own ``HistoryBuffer`` objects and NumPy numbers, which ``torch.load(weights_only=True)``, the default since torch
-    2.6, refuses. With this hook a checkpoint can be read without trusting whoever made it, and stock mmengine 0.10.7
-    can resume on a recent torch.
+    MMEngine pickles its own ``HistoryBuffer`` objects and NumPy numbers, which ``torch.load(weights_only=True)``, the
+    default since torch 2.6, refuses. With this hook a checkpoint can be read without trusting whoever made it, and
+    stock mmengine 0.10.7 can resume on a recent torch.
     """
 
     priority = 'LOWEST'
