@@ -146,21 +146,22 @@ def revert_sync_bn(cfg: Config, launcher: str) -> None:
     """Turn SyncBN into BN where it cannot run: on the CPU and in a run of one process."""
     if launcher != 'none' and torch.cuda.is_available():
         return
-    if _replace_sync_bn(cfg.model):
+    sync_norms = [node for node in _dicts(cfg.model) if node.get('type') == 'SyncBN']
+    for norm_cfg in sync_norms:
+        norm_cfg['type'] = 'BN'
+    if sync_norms:
         print_log('one process or no GPU: SyncBN in the config runs as BN', logger='current')
 
 
-def _replace_sync_bn(node: Any) -> bool:
-    """Replace ``type='SyncBN'`` everywhere below ``node``; whether there was one."""
-    found = False
+def _dicts(node: Any) -> Iterator[dict]:
+    """Every dict in a config, at any depth."""
     if isinstance(node, dict):
-        if node.get('type') == 'SyncBN':
-            node['type'] = 'BN'
-            found = True
-        found |= any(list(map(_replace_sync_bn, node.values())))
+        yield node
+        for value in node.values():
+            yield from _dicts(value)
     elif isinstance(node, list | tuple):
-        found |= any(list(map(_replace_sync_bn, node)))
-    return found
+        for value in node:
+            yield from _dicts(value)
 
 
 def load_trained(runner: Runner, path: str) -> None:

@@ -1,7 +1,7 @@
 """Generated scenes of overlapping, textured shapes, written as a COCO set and as an ADE20K-style set.
 
-The class of a shape is its outline alone: colours, textures, sizes and rotations are drawn from the same
-distribution for every class and for the ground.
+The class of a shape is its outline. As in photographs, texture hints at it: three shapes of four wear the texture of
+their class, the others any. Colours, sizes and rotations tell nothing.
 """
 
 import json
@@ -15,7 +15,10 @@ from pycocotools import mask as rle
 CLASSES = ('disc', 'square', 'triangle', 'star')
 SEGMENTATION_CLASSES = ('ground', *CLASSES)
 
+_TEXTURES = ('dots', 'checks', 'stripes', 'clouds')  # of the classes, in their order
+_OWN_TEXTURE = 0.75  # how often a shape wears the texture of its class
 _MIN_VISIBLE = 0.4
+_MIN_CONTRAST = 60  # between the mean colours of a shape and of the ground, as a distance in RGB
 
 
 class Scene(NamedTuple):
@@ -44,7 +47,8 @@ def make_scene(rng: np.random.Generator, size: int = 160) -> Scene:
     Returns:
         Scene: The image, labels and visible masks.
     """
-    image = _texture(rng, size)
+    image = _texture(rng, size, rng.choice(_TEXTURES), contrast=(0.1, 0.3))
+    ground = image.mean((0, 1))
     labels: list[int] = []
     outlines: list[np.ndarray] = []  # whole shapes, (S, S) bool
     visible: list[np.ndarray] = []
@@ -52,7 +56,10 @@ def make_scene(rng: np.random.Generator, size: int = 160) -> Scene:
     while len(labels) < wanted:
         label = int(rng.integers(len(CLASSES)))
         outline = _outline(rng, label, size)
-        texture = _texture(rng, size)
+        kind = _TEXTURES[label] if rng.random() < _OWN_TEXTURE else rng.choice(_TEXTURES)
+        texture = _texture(rng, size, kind, contrast=(0.5, 0.9))
+        if np.linalg.norm(texture.mean((0, 1)) - ground) < _MIN_CONTRAST:
+            continue
         left = [mask & ~outline for mask in visible]
         if any(mask.sum() < _MIN_VISIBLE * whole.sum() for mask, whole in zip(left, outlines, strict=True)):
             continue
@@ -66,7 +73,7 @@ def make_scene(rng: np.random.Generator, size: int = 160) -> Scene:
 
 def _outline(rng: np.random.Generator, label: int, size: int) -> np.ndarray:
     """A filled shape, wholly inside the image, as an (S, S) bool mask."""
-    radius = rng.uniform(0.1, 0.24) * size
+    radius = rng.uniform(0.12, 0.25) * size
     center = rng.uniform(radius, size - radius, 2)
     turn = rng.uniform(0, 2 * np.pi)
     corners, spokes = {
@@ -83,25 +90,23 @@ def _outline(rng: np.random.Generator, label: int, size: int) -> np.ndarray:
     return mask.astype(bool)
 
 
-def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
-    """An (S, S, 3) float image of two colours in stripes, checks, dots or clouds."""
+def _texture(rng: np.random.Generator, size: int, kind: str, contrast: tuple[float, float]) -> np.ndarray:
+    """An (S, S, 3) float image of two colours in one of :data:`_TEXTURES`; contrast is drawn from a range."""
     dark, light = rng.uniform(20, 235, (2, 3))
     y, x = np.mgrid[:size, :size].astype(np.float64)
     turn = rng.uniform(0, np.pi)
-    period = rng.uniform(6, 24)
+    period = rng.uniform(6, 14)
     u = 2 * np.pi / period * (x * np.cos(turn) + y * np.sin(turn))
     v = 2 * np.pi / period * (y * np.cos(turn) - x * np.sin(turn))
-    kind = rng.integers(4)
-    if kind == 0:
+    if kind == 'stripes':
         blend = np.sin(u) > 0
-    elif kind == 1:
+    elif kind == 'checks':
         blend = np.sin(u) * np.sin(v) > 0
-    elif kind == 2:
+    elif kind == 'dots':
         blend = np.cos(u) + np.cos(v) > 0.8
     else:
         blend = cv2.resize(rng.random((6, 6)), (size, size), interpolation=cv2.INTER_CUBIC).clip(0, 1)
-    contrast = rng.uniform(0.2, 0.6)
-    return dark + (light - dark) * contrast * blend.astype(np.float64)[..., None]
+    return dark + (light - dark) * rng.uniform(*contrast) * blend.astype(np.float64)[..., None]
 
 
 def write_shapes(out: str | Path, train: int, val: int, seed: int = 0, size: int = 160) -> None:

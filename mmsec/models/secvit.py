@@ -167,7 +167,7 @@ class SecViT(BaseModule):
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
 
-        rates = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
+        rates = [drop_path_rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths))]
         self.patch_embed = Stem(in_channels, dims[0], norm_cfg)
         self.stages = nn.ModuleList()
         self.downsamples = nn.ModuleList()

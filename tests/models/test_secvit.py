@@ -170,7 +170,7 @@ def test_checkpointing_gives_the_same_gradients(frozen_stages):
 def test_checkpointing_recomputes_blocks():
     calls = []
     backbone = small(with_cp=True).train()
-    backbone.stages[2].blocks[0].register_forward_hook(lambda *_: calls.append(1))
+    backbone.stages[2].blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
     sum(m.sum() for m in backbone(torch.randn(1, 3, 64, 64))).backward()
     assert len(calls) == 2
 
