@@ -55,8 +55,11 @@ def load_config(path: str, options: dict | None = None) -> Config:
 def _check_option(cfg: Config, key: str) -> None:
     """Refuse an option that would be merged into a place nobody reads."""
     *parents, _ = key.split('.')
+    first = key.split('.')[0]
     node: Any = cfg._cfg_dict
-    if not parents and key not in node and key not in inspect.signature(Runner.__init__).parameters:
+    if first not in node and first in inspect.signature(Runner.__init__).parameters:
+        return  # such as randomness.seed: a part of the run that the config leaves at its default
+    if not parents and key not in node:
         raise InputError(f"--cfg-options {key}: no '{key}' in the config")
     for i, name in enumerate(parents):
         try:

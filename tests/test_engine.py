@@ -13,7 +13,11 @@ SEGMENTER = str(ROOT / 'configs/mmseg/secvit_t_upernet.py')
 
 
 def test_options_are_merged():
-    cfg = load_config(DETECTOR, {'model.backbone.init_cfg': None, 'model.backbone.cluster_size': 98, 'resume': True})
+    cfg = load_config(
+        DETECTOR,
+        {'model.backbone.init_cfg': None, 'model.backbone.cluster_size': 98, 'resume': True, 'randomness.seed': 1},
+    )
+    assert cfg.randomness.seed == 1
     assert cfg.model.backbone.init_cfg is None
     assert cfg.model.backbone.cluster_size == 98
     assert cfg.resume is True

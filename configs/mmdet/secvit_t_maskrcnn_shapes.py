@@ -10,14 +10,26 @@ metainfo = dict(
 # Narrower heads and fewer proposals than for COCO, because images are small and hold five shapes at most. BatchNorm
 # estimates its own statistics, because there are no pre-trained ones to keep.
 model = dict(
-    backbone=dict(drop_path_rate=0.0, norm_eval=False, init_cfg=None),
-    neck=dict(out_channels=64, norm_cfg=dict(type='BN')),
+    backbone=dict(
+        drop_path_rate=0.0,
+        norm_eval=False,
+        init_cfg=dict(
+            _delete_=True,
+            type='Kaiming',
+            layer=['Conv2d', 'Linear'],
+            mode='fan_in',
+            a=5**0.5,
+            nonlinearity='leaky_relu',
+            distribution='uniform',
+        ),
+    ),
+    neck=dict(out_channels=64, norm_cfg=dict(type='GN', num_groups=8)),
     rpn_head=dict(in_channels=64, feat_channels=64),
     roi_head=dict(
         bbox_roi_extractor=dict(roi_layer=dict(sampling_ratio=1), out_channels=64),
         bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=4),
         mask_roi_extractor=dict(roi_layer=dict(sampling_ratio=1), out_channels=64),
-        mask_head=dict(norm_cfg=dict(type='BN'), in_channels=64, conv_out_channels=64, num_classes=4),
+        mask_head=dict(norm_cfg=dict(type='GN', num_groups=8), in_channels=64, conv_out_channels=64, num_classes=4),
     ),
     train_cfg=dict(
         rpn_proposal=dict(nms_pre=500, max_per_img=200),
@@ -29,13 +41,13 @@ model = dict(
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='Resize', scale=(160, 160), keep_ratio=True),
+    dict(type='Resize', scale=(128, 128), keep_ratio=True),
     dict(type='RandomFlip', prob=[0.3, 0.3], direction=['horizontal', 'vertical']),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(160, 160), keep_ratio=True),
+    dict(type='Resize', scale=(128, 128), keep_ratio=True),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(
         type='PackDetInputs',
@@ -64,5 +76,5 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', begin=0, end=max_epochs, by_epoch=True, convert_to_iter_based=True),
 ]
-optim_wrapper = dict(optimizer=dict(lr=5e-4), clip_grad=dict(max_norm=5.0))
+optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=5.0))
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=1))

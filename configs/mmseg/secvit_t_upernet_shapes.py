@@ -9,7 +9,7 @@ metainfo = dict(
 
 # A narrower head for small images and five classes.
 model = dict(
-    data_preprocessor=dict(size=(160, 160)),
+    data_preprocessor=dict(size=(128, 128)),
     backbone=dict(drop_path_rate=0.0, init_cfg=None),
     decode_head=dict(channels=96, num_classes=5),
     auxiliary_head=dict(channels=96, num_classes=5),

@@ -17,7 +17,7 @@ SEGMENTATION_CLASSES = ('ground', *CLASSES)
 
 _TEXTURES = ('dots', 'checks', 'stripes', 'clouds')  # of the classes, in their order
 _OWN_TEXTURE = 0.75  # how often a shape wears the texture of its class
-_MIN_VISIBLE = 0.4
+_MIN_VISIBLE = 0.6
 _MIN_CONTRAST = 60  # between the mean colours of a shape and of the ground, as a distance in RGB
 
 
@@ -35,29 +35,29 @@ class Scene(NamedTuple):
     masks: np.ndarray
 
 
-def make_scene(rng: np.random.Generator, size: int = 160) -> Scene:
-    """Draw two to five shapes, partly hiding each other, on textured ground.
+def make_scene(rng: np.random.Generator, size: int = 128) -> Scene:
+    """Draw two to four shapes, partly hiding each other, on textured ground.
 
-    At least 40 % of every shape stays visible.
+    At least 60 % of every shape stays visible, and shapes stand upright, give or take 30 degrees.
 
     Args:
         rng (np.random.Generator): Where all chance comes from; equal states give equal scenes.
-        size (int): Side S of the square image in pixels. Default: 160.
+        size (int): Side S of the square image in pixels. Default: 128.
 
     Returns:
         Scene: The image, labels and visible masks.
     """
-    image = _texture(rng, size, rng.choice(_TEXTURES), contrast=(0.1, 0.3))
+    image = _texture(rng, size, rng.choice(_TEXTURES), colors=(80, 170), contrast=(0.1, 0.4))
     ground = image.mean((0, 1))
     labels: list[int] = []
     outlines: list[np.ndarray] = []  # whole shapes, (S, S) bool
     visible: list[np.ndarray] = []
-    wanted = int(rng.integers(2, 6))
+    wanted = int(rng.integers(2, 5))
     while len(labels) < wanted:
         label = int(rng.integers(len(CLASSES)))
         outline = _outline(rng, label, size)
         kind = _TEXTURES[label] if rng.random() < _OWN_TEXTURE else rng.choice(_TEXTURES)
-        texture = _texture(rng, size, kind, contrast=(0.5, 0.9))
+        texture = _texture(rng, size, kind, colors=(20, 235), contrast=(0.5, 0.9))
         if np.linalg.norm(texture.mean((0, 1)) - ground) < _MIN_CONTRAST:
             continue
         left = [mask & ~outline for mask in visible]
@@ -67,22 +67,23 @@ def make_scene(rng: np.random.Generator, size: int = 160) -> Scene:
         labels.append(label)
         outlines.append(outline)
         visible = [*left, outline]
-    noisy = image + rng.normal(0, 8, image.shape)
+    noisy = image + rng.normal(0, 6, image.shape)
     return Scene(noisy.clip(0, 255).astype(np.uint8), np.array(labels), np.stack(visible))
 
 
 def _outline(rng: np.random.Generator, label: int, size: int) -> np.ndarray:
     """A filled shape, wholly inside the image, as an (S, S) bool mask."""
-    radius = rng.uniform(0.12, 0.25) * size
+    radius = rng.uniform(0.14, 0.26) * size
     center = rng.uniform(radius, size - radius, 2)
-    turn = rng.uniform(0, 2 * np.pi)
+    turn = rng.uniform(-np.pi / 6, np.pi / 6)
     corners, spokes = {
         'disc': (48, (1.0,)),
         'square': (4, (1.0,)),
         'triangle': (3, (1.0,)),
         'star': (10, (1.0, 0.45)),
     }[CLASSES[label]]
-    angles = turn + 2 * np.pi * np.arange(corners) / corners
+    upright = np.pi / 4 if corners == 4 else -np.pi / 2  # a square stands on a side, the others point up
+    angles = upright + turn + 2 * np.pi * np.arange(corners) / corners
     reach = radius * np.resize(spokes, corners)
     points = center + np.stack([np.cos(angles), np.sin(angles)], axis=1) * reach[:, None]
     mask = np.zeros((size, size), np.uint8)
@@ -90,9 +91,11 @@ def _outline(rng: np.random.Generator, label: int, size: int) -> np.ndarray:
     return mask.astype(bool)
 
 
-def _texture(rng: np.random.Generator, size: int, kind: str, contrast: tuple[float, float]) -> np.ndarray:
-    """An (S, S, 3) float image of two colours in one of :data:`_TEXTURES`; contrast is drawn from a range."""
-    dark, light = rng.uniform(20, 235, (2, 3))
+def _texture(
+    rng: np.random.Generator, size: int, kind: str, colors: tuple[int, int], contrast: tuple[float, float]
+) -> np.ndarray:
+    """An (S, S, 3) float image of one of :data:`_TEXTURES`; two colours and their contrast are drawn from ranges."""
+    dark, light = rng.uniform(*colors, (2, 3))
     y, x = np.mgrid[:size, :size].astype(np.float64)
     turn = rng.uniform(0, np.pi)
     period = rng.uniform(6, 14)
@@ -109,7 +112,7 @@ def _texture(rng: np.random.Generator, size: int, kind: str, contrast: tuple[flo
     return dark + (light - dark) * rng.uniform(*contrast) * blend.astype(np.float64)[..., None]
 
 
-def write_shapes(out: str | Path, train: int, val: int, seed: int = 0, size: int = 160) -> None:
+def write_shapes(out: str | Path, train: int, val: int, seed: int = 0, size: int = 128) -> None:
     """Write the same scenes as two data sets.
 
     ``out/coco`` holds ``train2017/``, ``val2017/`` and ``annotations/instances_{train,val}2017.json`` (masks as
@@ -121,7 +124,7 @@ def write_shapes(out: str | Path, train: int, val: int, seed: int = 0, size: int
         train (int): Training images.
         val (int): Validation images.
         seed (int): Equal seeds give equal data. Default: 0.
-        size (int): Side of the square images in pixels. Default: 160.
+        size (int): Side of the square images in pixels. Default: 128.
 
     Raises:
         ValueError: If a count is below 1, ``size`` below 32, or ``seed`` negative.
