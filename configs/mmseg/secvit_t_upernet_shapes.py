@@ -7,10 +7,22 @@ metainfo = dict(
     palette=[(96, 96, 96), (220, 20, 60), (30, 144, 255), (50, 205, 50), (255, 165, 0)],
 )
 
-# A narrower head for small images and five classes.
+# A narrower head for small images and five classes; initial weights for a run of minutes, which PyTorch's default
+# suits better than the published one (std 0.02).
 model = dict(
     data_preprocessor=dict(size=(128, 128)),
-    backbone=dict(drop_path_rate=0.0, init_cfg=None),
+    backbone=dict(
+        drop_path_rate=0.0,
+        init_cfg=dict(
+            _delete_=True,
+            type='Kaiming',
+            layer=['Conv2d', 'Linear'],
+            mode='fan_in',
+            a=5**0.5,
+            nonlinearity='leaky_relu',
+            distribution='uniform',
+        ),
+    ),
     decode_head=dict(channels=96, num_classes=5),
     auxiliary_head=dict(channels=96, num_classes=5),
 )
@@ -18,7 +30,7 @@ model = dict(
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', reduce_zero_label=True),
-    dict(type='RandomFlip', prob=[0.3, 0.3], direction=['horizontal', 'vertical']),
+    dict(type='RandomFlip', prob=0.5),
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
@@ -54,5 +66,5 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', begin=0, end=max_iters, by_epoch=False),
 ]
-optim_wrapper = dict(optimizer=dict(lr=4e-4), clip_grad=dict(max_norm=5.0))
+optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=5.0))
 default_hooks = dict(checkpoint=dict(interval=max_iters, max_keep_ckpts=1))

@@ -1,6 +1,6 @@
 """Generated scenes of overlapping, textured shapes, written as a COCO set and as an ADE20K-style set.
 
-The class of a shape is its outline. As in photographs, texture hints at it: three shapes of four wear the texture of
+The class of a shape is its outline. As in photographs, texture hints at it: nine shapes of ten wear the texture of
 their class, the others any. Colours, sizes and rotations tell nothing.
 """
 
@@ -16,7 +16,7 @@ CLASSES = ('disc', 'square', 'triangle', 'star')
 SEGMENTATION_CLASSES = ('ground', *CLASSES)
 
 _TEXTURES = ('dots', 'checks', 'stripes', 'clouds')  # of the classes, in their order
-_OWN_TEXTURE = 0.75  # how often a shape wears the texture of its class
+_OWN_TEXTURE = 0.9  # how often a shape wears the texture of its class
 _MIN_VISIBLE = 0.6
 _MIN_CONTRAST = 60  # between the mean colours of a shape and of the ground, as a distance in RGB
 
