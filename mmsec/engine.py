@@ -18,7 +18,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmsec.errors import InputError
-from mmsec.models.checkpoint import read_checkpoint
+from mmsec.models.checkpoint import read_checkpoint, read_pretrained
 
 HOSTS = ('mmdet', 'mmseg')
 
@@ -111,7 +111,7 @@ def check_weights(cfg: Config) -> None:
     """
     init_cfg = cfg.model.get('backbone', {}).get('init_cfg')
     if isinstance(init_cfg, dict) and 'checkpoint' in init_cfg:
-        read_checkpoint(init_cfg['checkpoint'])
+        read_pretrained(init_cfg['checkpoint'])
     load_from = cfg.get('load_from')
     if load_from is None and cfg.get('resume'):
         load_from = find_latest_checkpoint(cfg.work_dir)

@@ -67,6 +67,8 @@ def small_run(name: str, data: Path, folder: Path, **changes) -> Path:
         cfg[f'{split}_dataloader'].dataset.data_root = str(data / ('coco' if cfg.default_scope == 'mmdet' else 'ade'))
         cfg[f'{split}_dataloader'].update(num_workers=0, persistent_workers=False)
     if cfg.default_scope == 'mmdet':
+        annotations = data / 'coco/annotations/instances_val2017.json'
+        cfg.val_evaluator.ann_file = cfg.test_evaluator.ann_file = str(annotations)
         cfg.train_cfg.update(max_epochs=2, val_interval=1)
     else:
         cfg.train_cfg.update(max_iters=4, val_interval=2)

@@ -7,8 +7,9 @@ metainfo = dict(
     palette=[(220, 20, 60), (30, 144, 255), (50, 205, 50), (255, 165, 0)],
 )
 
-# Narrower heads and fewer proposals than for COCO, because images are small and hold five shapes at most. BatchNorm
-# estimates its own statistics, because there are no pre-trained ones to keep.
+# Narrower heads and fewer proposals than for COCO, because images are small and hold four shapes at most. BatchNorm
+# estimates its own statistics, because there are no pre-trained ones to keep, and initial weights are PyTorch's default,
+# which suits a run of minutes better than the published one (std 0.02).
 model = dict(
     backbone=dict(
         drop_path_rate=0.0,
@@ -69,8 +70,8 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
-# 8 epochs over 500 images in batches of 4 are 1000 iterations.
-max_epochs = 5
+# 4 epochs over 1000 images in batches of 4 are 1000 iterations.
+max_epochs = 4
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
@@ -78,3 +79,4 @@ param_scheduler = [
 ]
 optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=5.0))
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=1))
+randomness = dict(seed=0)

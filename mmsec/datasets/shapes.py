@@ -1,7 +1,6 @@
 """Generated scenes of overlapping, textured shapes, written as a COCO set and as an ADE20K-style set.
 
-The class of a shape is its outline. As in photographs, texture hints at it: nine shapes of ten wear the texture of
-their class, the others any. Colours, sizes and rotations tell nothing.
+A class is an outline and a texture. Colours, sizes and slants tell nothing, and the ground wears the same textures.
 """
 
 import json
@@ -16,7 +15,6 @@ CLASSES = ('disc', 'square', 'triangle', 'star')
 SEGMENTATION_CLASSES = ('ground', *CLASSES)
 
 _TEXTURES = ('dots', 'checks', 'stripes', 'clouds')  # of the classes, in their order
-_OWN_TEXTURE = 0.9  # how often a shape wears the texture of its class
 _MIN_VISIBLE = 0.6
 _MIN_CONTRAST = 60  # between the mean colours of a shape and of the ground, as a distance in RGB
 
@@ -56,8 +54,7 @@ def make_scene(rng: np.random.Generator, size: int = 128) -> Scene:
     while len(labels) < wanted:
         label = int(rng.integers(len(CLASSES)))
         outline = _outline(rng, label, size)
-        kind = _TEXTURES[label] if rng.random() < _OWN_TEXTURE else rng.choice(_TEXTURES)
-        texture = _texture(rng, size, kind, colors=(20, 235), contrast=(0.5, 0.9))
+        texture = _texture(rng, size, _TEXTURES[label], colors=(20, 235), contrast=(0.5, 0.9))
         if np.linalg.norm(texture.mean((0, 1)) - ground) < _MIN_CONTRAST:
             continue
         left = [mask & ~outline for mask in visible]

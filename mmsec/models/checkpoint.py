@@ -42,11 +42,7 @@ def read_checkpoint(path: str | Path) -> dict:
         InputError: If there is no such file, it is truncated, or holds anything else.
     """
     if not Path(path).is_file():
-        raise InputError(
-            f"checkpoint '{path}' not found. Published SecViT weights: follow the links in the README of "
-            f"https://github.com/qhfan/SecViT and save the file as '{path}'. "
-            'To train from random weights instead: --cfg-options model.backbone.init_cfg=None'
-        )
+        raise InputError(f"checkpoint '{path}' not found")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
@@ -61,6 +57,28 @@ def read_checkpoint(path: str | Path) -> dict:
     if not isinstance(checkpoint, dict):
         raise InputError(f"checkpoint '{path}' holds a {type(checkpoint).__name__}, expected a dict")
     return checkpoint
+
+
+def read_pretrained(path: str | Path) -> dict:
+    """Read the checkpoint that a backbone starts from; :func:`read_checkpoint` with help for one that is not there.
+
+    Args:
+        path (str | Path): What ``init_cfg`` names.
+
+    Returns:
+        dict: What the file holds, on the CPU.
+
+    Raises:
+        InputError: If there is no such file (where to get it, where to put it, how to do without), or as
+            :func:`read_checkpoint`.
+    """
+    if not Path(path).is_file():
+        raise InputError(
+            f"checkpoint '{path}' not found. Published SecViT weights: follow the links in the README of "
+            f"https://github.com/qhfan/SecViT and save the file as '{path}'. "
+            'To train from random weights instead: --cfg-options model.backbone.init_cfg=None'
+        )
+    return read_checkpoint(path)
 
 
 def backbone_state(checkpoint: Mapping) -> tuple[dict[str, Tensor], list[str]]:
@@ -122,7 +140,7 @@ def load_pretrained(backbone: nn.Module, path: str | Path) -> None:
     Raises:
         InputError: If the file cannot be read, or any weight is missing, misshapen or unknown; the keys are listed.
     """
-    state, dropped = backbone_state(read_checkpoint(path))
+    state, dropped = backbone_state(read_pretrained(path))
     own = backbone.state_dict()
     for key in list(state):
         if key not in own and _left_out_by_design(key, backbone):

@@ -9,7 +9,7 @@ from mmengine.logging import MMLogger
 
 from mmsec.errors import InputError
 from mmsec.models import SecViT
-from mmsec.models.checkpoint import backbone_state, load_pretrained, read_checkpoint
+from mmsec.models.checkpoint import backbone_state, load_pretrained, read_checkpoint, read_pretrained
 from tests.conftest import OFFICIAL, SMALL_ARCH
 
 
@@ -132,7 +132,7 @@ def test_other_rotary_frequencies_are_an_error(published, tmp_path):
 def test_a_missing_file_says_where_to_get_it(tmp_path):
     path = tmp_path / 'secvit_tiny.pth'
     with pytest.raises(InputError) as error:
-        read_checkpoint(path)
+        read_pretrained(path)
     for part in (str(path), 'github.com/qhfan/SecViT', '--cfg-options model.backbone.init_cfg=None'):
         assert part in str(error.value)
 

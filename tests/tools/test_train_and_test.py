@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from mmsec.models import SecViT
 from mmsec.models.checkpoint import load_pretrained
@@ -43,6 +44,8 @@ def detector(shapes, tmp_path_factory):
             'default_hooks.checkpoint.interval': 60,
             'train_dataloader.dataset.ann_file': 'annotations/instances_val2017.json',
             'train_dataloader.dataset.data_prefix.img': 'val2017/',
+            'train_dataloader.batch_size': 2,
+            'randomness.seed': 0,
             'optim_wrapper.optimizer.lr': 3e-3,
         },
     )
@@ -53,7 +56,14 @@ def detector(shapes, tmp_path_factory):
 @pytest.fixture(scope='module')
 def segmenter(shapes, tmp_path_factory):
     folder = tmp_path_factory.mktemp('segmenter')
-    config = small_run(SEGMENTER, shapes, folder)
+    changes = {
+        'train_cfg.max_iters': 40,
+        'train_cfg.val_interval': 40,
+        'default_hooks.checkpoint.interval': 20,
+        'default_hooks.checkpoint.max_keep_ckpts': 2,
+        'optim_wrapper.optimizer.lr': 3e-3,
+    }
+    config = small_run(SEGMENTER, shapes, folder, **changes)
     result = run_tool('train.py', config, '--work-dir', folder / 'work')
     return config, folder / 'work', result.stdout
 
@@ -61,19 +71,7 @@ def segmenter(shapes, tmp_path_factory):
 def test_training_starts_with_a_summary(detector):
     _, work_dir, printed = detector
     block = printed[printed.index('training starts') :].splitlines()[:7]
-    assert block[1].split() == ['batch', 'size', '4', '='] + [
-        '4',
-        'an',
-        'iteration',
-        'and',
-        'process',
-        'x',
-        '1',
-        'processes',
-        'x',
-        '1',
-        'accumulated',
-    ]
+    assert block[1] == '  batch size     2 = 2 an iteration and process x 1 processes x 1 accumulated'
     assert block[2].split() == ['learning', 'rate', '0.003', '(AdamW)']
     assert re.fullmatch(r'\s+parameters\s+[\d,]+ trained, 0 frozen', block[3])
     assert block[4].split() == ['device', 'cpu']
@@ -105,7 +103,7 @@ def test_the_segmenter_tests_as_it_trained(segmenter, tmp_path):
     trained = last_metrics(work_dir)
     assert trained['mIoU'] > 0
     run_tool(
-        'test.py', config, work_dir / 'iter_4.pth', '--work-dir', tmp_path / 'work', '--out', tmp_path / 'm.json',
+        'test.py', config, work_dir / 'iter_40.pth', '--work-dir', tmp_path / 'work', '--out', tmp_path / 'm.json',
         '--show-dir', tmp_path / 'pictures',
     )  # fmt: skip
     assert json.loads((tmp_path / 'm.json').read_text())['mIoU'] == pytest.approx(trained['mIoU'], abs=1e-6)
@@ -114,18 +112,16 @@ def test_the_segmenter_tests_as_it_trained(segmenter, tmp_path):
 
 def test_test_time_augmentation_and_predictions_file(segmenter, tmp_path):
     config, work_dir, _ = segmenter
-    small = 'tta_pipeline.1.transforms.0'
     scales = [dict(type='Resize', scale_factor=ratio, keep_ratio=True) for ratio in (0.5, 1.0)]
     text = config.read_text()
-    assert 'tta_pipeline' in text, small
     path = tmp_path / 'tta.py'
     path.write_text(text + f"\ntta_pipeline[1]['transforms'][0] = {scales!r}\n")
-    plain = run_tool('test.py', path, work_dir / 'iter_4.pth', '--work-dir', tmp_path / 'a')
-    tta = run_tool(
-        'test.py', path, work_dir / 'iter_4.pth', '--work-dir', tmp_path / 'b', '--tta', '--out', tmp_path / 'p.pkl'
+    run_tool(
+        'test.py', path, work_dir / 'iter_40.pth', '--work-dir', tmp_path / 'work', '--tta', '--out', tmp_path / 'p.pkl'
     )
-    mious = [re.findall(r'mIoU: ([\d.]+)', result.stdout)[-1] for result in (plain, tta)]
-    assert mious[0] != mious[1]
+    (ran,) = (tmp_path / 'work').glob('*/vis_data/config.py')
+    assert Config.fromfile(ran).model.type == 'SegTTAModel'
+    assert Config.fromfile(ran).test_dataloader.dataset.pipeline[1].type == 'TestTimeAug'
     assert len(pickle.loads((tmp_path / 'p.pkl').read_bytes())) == 4
 
 
@@ -157,9 +153,9 @@ def test_a_killed_run_goes_on_where_it_was(shapes, tmp_path):
 
 def test_resume_without_a_checkpoint_starts_anew_and_from_a_path_goes_on(segmenter, shapes, tmp_path):
     _, work_dir, _ = segmenter
-    config = small_run(SEGMENTER, shapes, tmp_path)
-    result = run_tool('train.py', config, '--work-dir', tmp_path / 'work', '--resume', work_dir / 'iter_2.pth')
-    assert 'resumed epoch: 0, iter: 2' in result.stdout
+    config = small_run(SEGMENTER, shapes, tmp_path, **{'train_cfg.max_iters': 22})
+    result = run_tool('train.py', config, '--work-dir', tmp_path / 'work', '--resume', work_dir / 'iter_20.pth')
+    assert 'resumed epoch: 0, iter: 20' in result.stdout
 
 
 @pytest.mark.parametrize('name', [DETECTOR, SEGMENTER])
@@ -226,9 +222,9 @@ def test_missing_things_are_named_in_one_line(detector, shapes, tmp_path):
 def test_a_checkpoint_of_another_size_is_refused(detector, segmenter):
     config, _, _ = detector
     _, work_dir, _ = segmenter
-    result = run_tool('test.py', config, work_dir / 'iter_4.pth', '--work-dir', work_dir / 'other', check=False)
+    result = run_tool('test.py', config, work_dir / 'iter_40.pth', '--work-dir', work_dir / 'other', check=False)
     assert result.returncode != 0
-    assert "iter_4.pth' does not fit the config" in result.stdout
+    assert "iter_40.pth' does not fit the config" in result.stdout
     assert 'Traceback' not in result.stdout
 
 
