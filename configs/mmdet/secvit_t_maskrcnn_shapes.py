@@ -8,7 +8,7 @@ metainfo = dict(
 )
 
 # Narrower heads and fewer proposals than for COCO, because images are small and hold four shapes at most. BatchNorm
-# estimates its own statistics, because there are no pre-trained ones to keep, and initial weights are PyTorch's default,
+# estimates its own statistics, because there are no pre-trained ones to keep. Initial weights are PyTorch's default,
 # which suits a run of minutes better than the published one (std 0.02).
 model = dict(
     backbone=dict(
