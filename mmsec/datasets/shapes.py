@@ -70,7 +70,7 @@ def make_scene(rng: np.random.Generator, size: int = 128) -> Scene:
 
 def _outline(rng: np.random.Generator, label: int, size: int) -> np.ndarray:
     """A filled shape, wholly inside the image, as an (S, S) bool mask."""
-    radius = rng.uniform(0.14, 0.26) * size
+    radius = rng.uniform(0.17, 0.3) * size
     center = rng.uniform(radius, size - radius, 2)
     turn = rng.uniform(-np.pi / 6, np.pi / 6)
     corners, spokes = {

@@ -17,10 +17,12 @@ class PredictionPicturesHook(Hook):
 
     Args:
         out_dir (str): Folder for the pictures, one PNG per image, named after it.
+        score_thr (float): Detections below this score are not drawn. Default: 0.5.
     """
 
-    def __init__(self, out_dir: str) -> None:
+    def __init__(self, out_dir: str, score_thr: float = 0.5) -> None:
         self.out_dir = Path(out_dir)
+        self.score_thr = score_thr
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence[BaseDataElement]
@@ -29,4 +31,7 @@ class PredictionPicturesHook(Hook):
         for sample in outputs:
             name = f'{Path(sample.img_path).stem}.png'
             image = mmcv.imread(sample.img_path, channel_order='rgb')
-            runner.visualizer.add_datasample(name, image, data_sample=sample, out_file=str(self.out_dir / name))
+            options = {'pred_score_thr': self.score_thr} if 'pred_instances' in sample else {}
+            runner.visualizer.add_datasample(
+                name, image, data_sample=sample, out_file=str(self.out_dir / name), **options
+            )

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.structures import BaseDataElement
 
 from mmsec.hooks import PlainCheckpointHook, PredictionPicturesHook
 from mmsec.registry import HOOKS
@@ -33,13 +34,18 @@ def test_pictures_are_named_after_their_images(tmp_path):
 
     cv2.imwrite(str(tmp_path / 'cat.jpg'), np.zeros((4, 6, 3), np.uint8))
     drawn = []
-    visualizer = types.SimpleNamespace(
-        add_datasample=lambda name, image, data_sample, out_file: drawn.append((image.shape, out_file))
-    )
-    sample = types.SimpleNamespace(img_path=str(tmp_path / 'cat.jpg'))
-    hook = PredictionPicturesHook(str(tmp_path / 'out'))
-    hook.after_test_iter(types.SimpleNamespace(visualizer=visualizer), 0, {}, [sample])
-    assert drawn == [((4, 6, 3), str(Path(tmp_path) / 'out' / 'cat.png'))]
+
+    class Visualizer:
+        def add_datasample(self, name, image, data_sample, out_file, pred_score_thr=None):
+            drawn.append((image.shape, out_file, pred_score_thr))
+
+    runner = types.SimpleNamespace(visualizer=Visualizer())
+    hook = PredictionPicturesHook(str(tmp_path / 'out'), score_thr=0.7)
+    samples = [BaseDataElement(metainfo={'img_path': str(tmp_path / 'cat.jpg')}) for _ in range(2)]
+    samples[1].pred_instances = BaseDataElement()
+    hook.after_test_iter(runner, 0, {}, samples)
+    out = str(Path(tmp_path) / 'out' / 'cat.png')
+    assert drawn == [((4, 6, 3), out, None), ((4, 6, 3), out, 0.7)]
 
 
 def test_hooks_refuse_unknown_options():
