@@ -4,12 +4,13 @@ VENV ?= .venv
 
 ifdef PYTHON
 python := $(PYTHON)
+ready := check
 else
 python := $(abspath $(VENV))/bin/python
 ready := $(VENV)/.ready
 endif
 
-.PHONY: help demo test setup
+.PHONY: help demo test setup check
 
 help:
 	@echo 'make demo   train and evaluate SecViT on generated data, on the CPU'
@@ -27,6 +28,10 @@ test: $(ready)
 	$(python) -m pytest -rs
 
 setup: $(ready)
+
+check:
+	@$(python) -c 'import mmcv._ext, mmdet, mmseg, mmsec, pytest, ruff' || { \
+	  echo "$(python) lacks something; in an environment with OpenMMLab: $(python) -m pip install -e '.[dev]'" >&2; exit 1; }
 
 $(VENV)/.ready: tools/setup_env.sh requirements/constraints.txt pyproject.toml setup.py
 	tools/setup_env.sh $(VENV)
