@@ -24,12 +24,12 @@ model = dict(
         ),
     ),
     decode_head=dict(
-        channels=96,
+        channels=64,
         num_classes=5,
         dropout_ratio=0.0,
         loss_decode=dict(class_weight=[0.5, 1.0, 1.0, 1.0, 1.0]),  # most pixels are ground
     ),
-    auxiliary_head=dict(channels=96, num_classes=5, dropout_ratio=0.0),
+    auxiliary_head=dict(channels=64, num_classes=5, dropout_ratio=0.0),
 )
 
 train_pipeline = [
@@ -71,6 +71,6 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', begin=0, end=max_iters, by_epoch=False),
 ]
-optim_wrapper = dict(optimizer=dict(lr=8e-4), clip_grad=dict(max_norm=5.0))
+optim_wrapper = dict(optimizer=dict(lr=8e-4, fused=True), clip_grad=dict(max_norm=5.0))
 default_hooks = dict(checkpoint=dict(interval=max_iters, max_keep_ckpts=1))
 randomness = dict(seed=0)

@@ -45,7 +45,7 @@ def make_scene(rng: np.random.Generator, size: int = 128) -> Scene:
     Returns:
         Scene: The image, labels and visible masks.
     """
-    image = _texture(rng, size, rng.choice(_TEXTURES), colors=(80, 170), contrast=(0.1, 0.4))
+    image = _texture(rng, size, rng.choice(_TEXTURES), colors=(80, 160), contrast=(10, 40))
     ground = image.mean((0, 1))
     labels: list[int] = []
     outlines: list[np.ndarray] = []  # whole shapes, (S, S) bool
@@ -54,7 +54,7 @@ def make_scene(rng: np.random.Generator, size: int = 128) -> Scene:
     while len(labels) < wanted:
         label = int(rng.integers(len(CLASSES)))
         outline = _outline(rng, label, size)
-        texture = _texture(rng, size, _TEXTURES[label], colors=(20, 235), contrast=(0.5, 0.9))
+        texture = _texture(rng, size, _TEXTURES[label], colors=(20, 180), contrast=(90, 150))
         if np.linalg.norm(texture.mean((0, 1)) - ground) < _MIN_CONTRAST:
             continue
         left = [mask & ~outline for mask in visible]
@@ -91,8 +91,13 @@ def _outline(rng: np.random.Generator, label: int, size: int) -> np.ndarray:
 def _texture(
     rng: np.random.Generator, size: int, kind: str, colors: tuple[int, int], contrast: tuple[float, float]
 ) -> np.ndarray:
-    """An (S, S, 3) float image of one of :data:`_TEXTURES`; two colours and their contrast are drawn from ranges."""
-    dark, light = rng.uniform(*colors, (2, 3))
+    """An (S, S, 3) float image of one of :data:`_TEXTURES`, of two colours.
+
+    The darker one's channels are drawn from ``colors``, the distance in RGB to the lighter one from ``contrast``.
+    """
+    dark = rng.uniform(*colors, 3)
+    lighter = rng.uniform(0.3, 1.0, 3)
+    lighter *= rng.uniform(*contrast) / np.linalg.norm(lighter)
     y, x = np.mgrid[:size, :size].astype(np.float64)
     turn = rng.uniform(0, np.pi)
     period = rng.uniform(6, 14)
@@ -106,7 +111,7 @@ def _texture(
         blend = np.cos(u) + np.cos(v) > 0.8
     else:
         blend = cv2.resize(rng.random((6, 6)), (size, size), interpolation=cv2.INTER_CUBIC).clip(0, 1)
-    return dark + (light - dark) * rng.uniform(*contrast) * blend.astype(np.float64)[..., None]
+    return dark + lighter * blend.astype(np.float64)[..., None]
 
 
 def write_shapes(out: str | Path, train: int, val: int, seed: int = 0, size: int = 128) -> None:
