@@ -5,11 +5,21 @@ norms work on costs nothing.
 """
 
 import torch
+import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
-from mmsec.ops import apply_rotary, cluster_attention, semantic_grouping
+from mmsec.ops import apply_rotary, cluster_attention, conv2d_nhwc, semantic_grouping
+
+
+class Conv2d(nn.Conv2d):
+    """Convolution of a square kernel whose result is in channels-last memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H', W')."""
+        x = x.permute(0, 2, 3, 1)
+        return conv2d_nhwc(x, self.weight, self.bias, self.stride[0], self.padding[0], self.groups).permute(0, 3, 1, 2)
 
 
 class Stem(nn.Module):
@@ -28,7 +38,7 @@ class Stem(nn.Module):
         layers: list[nn.Module] = []
         for i, stride in enumerate((2, 1, 1, 2)):
             layers += [
-                nn.Conv2d(channels[i], channels[i + 1], 3, stride, padding=1),
+                Conv2d(channels[i], channels[i + 1], 3, stride, padding=1),
                 build_norm_layer(norm_cfg, channels[i + 1])[1],
             ]
             if i < 3:
@@ -51,7 +61,7 @@ class PatchMerging(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, norm_cfg: dict) -> None:
         super().__init__()
-        self.reduction = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
+        self.reduction = Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
         self.norm = build_norm_layer(norm_cfg, out_channels)[1]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,15 +69,56 @@ class PatchMerging(nn.Module):
         return self.norm(self.reduction(x))
 
 
+def add(fresh: Tensor, x: Tensor) -> Tensor:
+    """``fresh + x``, in the memory of ``fresh`` where that is allowed and gains something.
+
+    Args:
+        fresh (Tensor): What a layer just returned and nobody else reads.
+        x (Tensor): Same shape; under autocast it may be the wider of the two, and then the sum is as wide.
+
+    Returns:
+        Tensor: The sum.
+    """
+    # Linear layers return views, and autograd copies a view before it lets it be overwritten.
+    return fresh + x if fresh.requires_grad or fresh.dtype != x.dtype else fresh.add_(x)
+
+
 class DepthwiseConv(nn.Conv2d):
-    """Same-size depthwise convolution; NHWC in and out, computed in channels-last memory."""
+    """Same-size depthwise convolution whose result is added to a map; NHWC in and out, channels-last memory."""
 
     def __init__(self, channels: int, kernel_size: int) -> None:
         super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
 
+    def forward(self, x: Tensor, plus: Tensor) -> Tensor:
+        """``plus`` + the convolution of ``x``; (B, H, W, C) each."""
+        return add(conv2d_nhwc(x, self.weight, self.bias, 1, self.padding[0], self.groups), plus)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear layer over the channels of an NHWC map.
+
+    On a CPU it runs as a 1x1 convolution, because PyTorch hands convolutions to oneDNN and float32 products to MKL,
+    which leaves half of the speed of an AMD processor unused (docs/performance.md).
+
+    Args:
+        x (Tensor): (B, H, W, C).
+        weight (Tensor): (C', C).
+        bias (Tensor): (C',).
+
+    Returns:
+        Tensor: (B, H, W, C').
+    """
+    if x.device.type != 'cpu' or torch.compiler.is_compiling():
+        return F.linear(x, weight, bias)
+    return conv2d_nhwc(x, weight[..., None, None], bias, 1, 0, 1)
+
+
+class Linear(nn.Linear):
+    """:func:`linear` with parameters of its own."""
+
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C)."""
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        """(B, H, W, C) -> (B, H, W, C')."""
+        return linear(x, self.weight, self.bias)
 
 
 class ClusterAttention(nn.Module):
@@ -81,30 +132,33 @@ class ClusterAttention(nn.Module):
     def __init__(self, embed_dims: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
+        self.qkv = Linear(embed_dims, 3 * embed_dims)
         self.lepe = DepthwiseConv(embed_dims, 5)
-        self.out_proj = nn.Linear(embed_dims, embed_dims)
+        self.out_proj = Linear(embed_dims, embed_dims)
 
     def forward(self, x: Tensor, rotary: Tensor, num_clusters: int) -> Tensor:
         """Attend inside clusters.
 
         Args:
             x (Tensor): (B, H, W, C), normalised.
-            rotary (Tensor): (2, H*W, d/2) from :func:`mmsec.ops.rotary_table`.
+            rotary (Tensor): (H*W, d/2, 2) from :func:`mmsec.ops.rotary_table`.
             num_clusters (int): Clusters M, 1 <= M <= H*W; 1 is global attention.
 
         Returns:
             Tensor: (B, H, W, C).
         """
-        qkv = self.qkv(x)  # (B, H, W, 3C)
-        lepe = self.lepe(qkv.chunk(3, dim=-1)[2])  # (B, H, W, C)
-        qkv = qkv.flatten(1, 2).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, h, d)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, h, N, d) each
+        # The values have a product of their own, because LePE wants them contiguous.
+        (weight_qk, weight_v), (bias_qk, bias_v) = (
+            p.split([2 * x.shape[-1], x.shape[-1]]) for p in (self.qkv.weight, self.qkv.bias)
+        )
+        q, k = linear(x, weight_qk, bias_qk).chunk(2, dim=-1)  # (B, H, W, C) each
+        v = linear(x, weight_v, bias_v)
+        values = v
+        q, k, v = (t.flatten(1, 2).unflatten(-1, (self.num_heads, -1)) for t in (q, k, v))  # (B, N, h, d)
         q, k = apply_rotary(q, rotary), apply_rotary(k, rotary)
         grouping = semantic_grouping(k, num_clusters) if num_clusters > 1 else None
-        out = cluster_attention(q, k, v, grouping)  # (B, h, N, d)
-        out = out.transpose(1, 2).reshape(x.shape)  # (B, H, W, C)
-        return self.out_proj(out + lepe)
+        out = cluster_attention(q, k, v, grouping)  # (B, N, h, d)
+        return self.out_proj(self.lepe(values, plus=out.flatten(2).view_as(values)))
 
 
 class FFN(nn.Module):
@@ -117,15 +171,15 @@ class FFN(nn.Module):
 
     def __init__(self, embed_dims: int, hidden_dims: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(embed_dims, hidden_dims)
+        self.fc1 = Linear(embed_dims, hidden_dims)
         self.act = nn.GELU()
         self.dwconv = DepthwiseConv(hidden_dims, 3)
-        self.fc2 = nn.Linear(hidden_dims, embed_dims)
+        self.fc2 = Linear(hidden_dims, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         x = self.act(self.fc1(x))
-        return self.fc2(x + self.dwconv(x))
+        return self.fc2(self.dwconv(x, plus=x))
 
 
 class LayerScale(nn.Module):
@@ -169,6 +223,6 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rotary: Tensor, num_clusters: int) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C); see :meth:`ClusterAttention.forward`."""
-        x = x + self.pos(x)
-        x = x + self.drop_path(self.scale1(self.attn(self.norm1(x), rotary, num_clusters)))
-        return x + self.drop_path(self.scale2(self.ffn(self.norm2(x))))
+        x = self.pos(x, plus=x)
+        x = add(self.drop_path(self.scale1(self.attn(self.norm1(x), rotary, num_clusters))), x)
+        return add(self.drop_path(self.scale2(self.ffn(self.norm2(x)))), x)

@@ -51,11 +51,15 @@ class Stage(nn.Module):
             return min(self.num_clusters, num_tokens)
         return -(-num_tokens // self.cluster_size)
 
+    def rotary(self, height: int, width: int, x: Tensor) -> Tensor:
+        """The rotary table of a map, of the type and on the device that ``x`` needs."""
+        return rotary_table(height, width, self.head_dim, x.dtype, x.device)
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         x = x.permute(0, 2, 3, 1)  # (B, H, W, C)
         height, width = x.shape[1:3]
-        rotary = rotary_table(height, width, self.head_dim, x.dtype, x.device)
+        rotary = self.rotary(height, width, x)
         num_clusters = self.clusters_for(height * width)
         for block in self.blocks:
             if self.with_cp and torch.is_grad_enabled():

@@ -1,7 +1,8 @@
 """Pure tensor functions: clustering, attention inside clusters, rotary embedding. They need torch alone."""
 
-from mmsec.ops.attention import cluster_attention, permute_tokens
+from mmsec.ops.attention import cluster_attention
 from mmsec.ops.clustering import Grouping, cluster_sizes, semantic_grouping, semantic_scores
+from mmsec.ops.convolution import conv2d_nhwc
 from mmsec.ops.rotary import apply_rotary, rotary_table
 
 __all__ = [
@@ -9,7 +10,7 @@ __all__ = [
     'apply_rotary',
     'cluster_attention',
     'cluster_sizes',
-    'permute_tokens',
+    'conv2d_nhwc',
     'rotary_table',
     'semantic_grouping',
     'semantic_scores',

@@ -1,5 +1,7 @@
 """Attention inside clusters. It takes a grouping and does not know who made it."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,69 +9,101 @@ from torch import Tensor
 from mmsec.ops.clustering import Grouping, cluster_sizes
 
 
-class _PermuteTokens(torch.autograd.Function):
-    """Gather along the token axis whose backward is the gather by the inverse: no scatter-add, deterministic."""
+class _TakeRows(torch.autograd.Function):
+    """Permute rows; the backward is the permutation by the inverse: no scatter-add, deterministic."""
 
     @staticmethod
-    def forward(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-        return x.gather(2, order[..., None].expand(-1, -1, -1, x.shape[-1]))
+    def forward(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+        return x.index_select(0, index)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
-        _, order, inverse = inputs
-        ctx.save_for_backward(order, inverse)
+        _, index, inverse = inputs
+        ctx.save_for_backward(index, inverse)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        order, inverse = ctx.saved_tensors
-        return _PermuteTokens.apply(grad, inverse, order), None, None
-
-
-def permute_tokens(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-    """Reorder tokens per image and head; swap ``order`` and ``inverse`` to undo it bit for bit.
-
-    Args:
-        x (Tensor): (B, h, N, d).
-        order (Tensor): (B, h, N) int64 permutation; output place ``i`` holds token ``order[..., i]``.
-        inverse (Tensor): (B, h, N) int64, its inverse.
-
-    Returns:
-        Tensor: (B, h, N, d).
-    """
-    return _PermuteTokens.apply(x, order, inverse)
+        index, inverse = ctx.saved_tensors
+        return _TakeRows.apply(grad, inverse, index), None, None
 
 
 def cluster_attention(q: Tensor, k: Tensor, v: Tensor, grouping: Grouping | None) -> Tensor:
     """Softmax attention of each token over the tokens of its own cluster, scaled by d^(-1/2).
 
     Args:
-        q (Tensor): (B, h, N, d) queries in raster order.
-        k (Tensor): (B, h, N, d) keys.
-        v (Tensor): (B, h, N, d) values.
+        q (Tensor): (B, N, h, d) queries in raster order.
+        k (Tensor): (B, N, h, d) keys.
+        v (Tensor): (B, N, h, d) values.
         grouping (Grouping, optional): The clusters; None for attention over all tokens.
 
     Returns:
-        Tensor: (B, h, N, d) in raster order.
+        Tensor: (B, N, h, d) in raster order.
 
     Source: Semantic Equitable Clustering (arXiv 2405.13337), section 3.2.
     """
     if grouping is None:
-        return F.scaled_dot_product_attention(q, k, v)
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, h, N, d)
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+    batch, num_tokens, heads, _ = q.shape
+    index, inverse = row_indices(grouping)
+    q, k, v = (take_rows(x.reshape(-1, x.shape[-1]), index, inverse) for x in (q, k, v))  # (B*h*N, d)
+    runs = [(count * batch * heads, length) for count, length in _runs(num_tokens, grouping.num_clusters)]
+    parts = zip(*(x.split([count * size for count, size in runs]) for x in (q, k, v)), strict=True)
+    out = [_attention_in_runs(*part, *run) for part, run in zip(parts, runs, strict=True)]
+    rows = torch.cat(out) if len(out) > 1 else out[0]
+    return take_rows(rows, inverse, index).unflatten(0, (batch, num_tokens, heads))
+
+
+def row_indices(grouping: Grouping) -> tuple[Tensor, Tensor]:
+    """The grouping as one permutation of the B*N*h rows (image, token, head) that tokens are stored in.
+
+    Clusters come out one after the other, first those of one length of all images and heads, then those of the other.
+
+    Args:
+        grouping (Grouping): The clusters.
+
+    Returns:
+        tuple[Tensor, Tensor]: (B*N*h,) int64 rows to take, and the inverse permutation.
+    """
     order, inverse, num_clusters = grouping
-    q, k, v = (permute_tokens(x, order, inverse) for x in (q, k, v))
-    num_long, num_short, length = cluster_sizes(q.shape[2], num_clusters)
-    split = num_long * (length + 1)
-    out = [
-        _attention_in_runs(q[:, :, places], k[:, :, places], v[:, :, places], count)
-        for places, count in ((slice(0, split), num_long), (slice(split, None), num_short))
-        if count
-    ]
-    return permute_tokens(torch.cat(out, dim=2), inverse, order)
+    batch, heads, num_tokens = order.shape
+    split = math.prod(_runs(num_tokens, num_clusters)[0])  # sorted places that belong to the first kind
+    image = torch.arange(batch, device=order.device)[:, None, None]
+    head = torch.arange(heads, device=order.device)[:, None]
+    rows = (image * num_tokens + order) * heads + head  # (B, h, N)
+    list_ = image * heads + head  # (B, h, 1), which of the B*h sorted lists
+    short = batch * heads * split + list_ * (num_tokens - split) - split
+    place = torch.arange(num_tokens, device=order.device)
+    places = torch.where(place < split, list_ * split, short) + place  # (B, h, N), where sorted tokens stand
+    index = torch.empty_like(rows).flatten().scatter_(0, places.flatten(), rows.flatten())
+    return index, places.gather(-1, inverse).transpose(1, 2).flatten()
 
 
-def _attention_in_runs(q: Tensor, k: Tensor, v: Tensor, count: int) -> Tensor:
-    """Attention inside ``count`` contiguous runs of equal length; (B, h, n, d) in and out."""
-    heads = q.shape[1]
-    q, k, v = (x.unflatten(2, (count, -1)).flatten(1, 2) for x in (q, k, v))  # (B, h*count, L, d)
-    out = F.scaled_dot_product_attention(q, k, v)
-    return out.unflatten(1, (heads, count)).flatten(2, 3)
+def take_rows(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+    """Permute rows; swap ``index`` and ``inverse`` to undo it bit for bit.
+
+    Args:
+        x (Tensor): (R, d).
+        index (Tensor): (R,) int64 permutation; output row ``i`` is ``x[index[i]]``.
+        inverse (Tensor): (R,) int64, its inverse; the backward takes rows by it, so gradients are deterministic.
+
+    Returns:
+        Tensor: (R, d).
+    """
+    return _TakeRows.apply(x, index, inverse)
+
+
+def _runs(num_tokens: int, num_clusters: int) -> list[tuple[int, int]]:
+    """How many clusters of which length stand in a sorted list; at most two kinds, no kind is empty."""
+    num_long, num_short, length = cluster_sizes(num_tokens, num_clusters)
+    if torch.compiler.is_compiling():
+        # One graph for maps with and without long clusters: where all are equal, the first is a kind of its own.
+        first = torch.sym_max(num_long, 1)
+        return [(first, -(-num_tokens // num_clusters)), (num_clusters - first, length)]
+    return [(num_long, length + 1), (num_short, length)] if num_long else [(num_short, length)]
+
+
+def _attention_in_runs(q: Tensor, k: Tensor, v: Tensor, count: int, length: int) -> Tensor:
+    """Attention inside ``count`` contiguous runs of ``length`` rows; (count * length, d) in and out."""
+    q, k, v = (x.unflatten(0, (count, 1, length)) for x in (q, k, v))  # (count, 1, L, d)
+    return F.scaled_dot_product_attention(q, k, v).flatten(0, 2)

@@ -43,7 +43,7 @@ def cluster_sizes(num_tokens: int, num_clusters: int) -> tuple[int, int, int]:
     """
     if not 1 <= num_clusters <= num_tokens:
         raise ValueError(f'num_clusters must be in [1, {num_tokens}] for {num_tokens} tokens, got {num_clusters}')
-    length, num_long = divmod(num_tokens, num_clusters)
+    length, num_long = num_tokens // num_clusters, num_tokens % num_clusters
     return num_long, num_clusters - num_long, length
 
 
@@ -53,7 +53,7 @@ def semantic_scores(k: Tensor) -> Tensor:
     Computed in float32, or in float64 for float64 keys, whatever autocast says.
 
     Args:
-        k (Tensor): (B, h, N, d) keys.
+        k (Tensor): (B, N, h, d) keys.
 
     Returns:
         Tensor: (B, h, N) scores in [-1, 1], without gradient. An all-zero key scores 0.
@@ -62,17 +62,17 @@ def semantic_scores(k: Tensor) -> Tensor:
     """
     k = k.detach()
     k = k.to(torch.promote_types(k.dtype, torch.float32))
-    center = k.mean(dim=2, keepdim=True)  # (B, h, 1, d)
-    dot = (k * center).sum(dim=-1)  # (B, h, N)
+    center = k.mean(dim=1, keepdim=True)  # (B, 1, h, d)
+    dot = (k * center).sum(dim=-1)  # (B, N, h)
     norm = torch.linalg.vector_norm(k, dim=-1) * torch.linalg.vector_norm(center, dim=-1)
-    return dot / norm.clamp_min(torch.finfo(k.dtype).tiny)
+    return (dot / norm.clamp_min(torch.finfo(k.dtype).tiny)).transpose(1, 2)
 
 
 def semantic_grouping(k: Tensor, num_clusters: int) -> Grouping:
     """Group tokens of similar score, in one pass, into clusters of equal size.
 
     Args:
-        k (Tensor): (B, h, N, d) keys, as attention will use them (rotated; a positive scale changes nothing).
+        k (Tensor): (B, N, h, d) keys, as attention will use them (rotated; a positive scale changes nothing).
         num_clusters (int): Clusters M, 1 <= M <= N.
 
     Returns:

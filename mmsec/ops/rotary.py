@@ -14,11 +14,11 @@ def rotary_table(height: int, width: int, head_dim: int, dtype: torch.dtype, dev
         height (int): Rows H of the map.
         width (int): Columns W of the map.
         head_dim (int): Channels d of a head, a multiple of 4.
-        dtype (torch.dtype): Type of the result; angles are computed in at least float32.
+        dtype (torch.dtype): Type of the tokens to be rotated; the table is float64 for float64, else float32.
         device (torch.device): Where the result lives.
 
     Returns:
-        Tensor: (2, H*W, d/2); cosines, then sines, of one angle per channel pair.
+        Tensor: (H*W, d/2, 2); cosine and sine of one angle per channel pair.
 
     Raises:
         ValueError: If ``head_dim`` is not a multiple of 4.
@@ -35,19 +35,24 @@ def rotary_table(height: int, width: int, head_dim: int, dtype: torch.dtype, dev
     angles = torch.cat(
         [rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)], dim=-1
     )  # (H, W, d/2)
-    return torch.stack([angles.cos(), angles.sin()]).flatten(1, 2).to(dtype)
+    return torch.stack([angles.cos(), angles.sin()], dim=-1).flatten(0, 1)
 
 
 def apply_rotary(x: Tensor, table: Tensor) -> Tensor:
     """Rotate interleaved channel pairs: (x0, x1) -> (x0 cos - x1 sin, x1 cos + x0 sin).
 
     Args:
-        x (Tensor): (..., N, d) queries or keys.
-        table (Tensor): (2, N, d/2) from :func:`rotary_table`, cast to ``x``'s dtype.
+        x (Tensor): (B, N, h, d) queries or keys.
+        table (Tensor): (N, d/2, 2) from :func:`rotary_table`. Half precision is rotated in float32 and rounded once.
 
     Returns:
-        Tensor: (..., N, d), same dtype as ``x``.
+        Tensor: (B, N, h, d), contiguous, same dtype as ``x``.
     """
-    cos, sin = table.to(x.dtype)
-    x0, x1 = x.unflatten(-1, (-1, 2)).unbind(-1)  # (..., N, d/2) each
-    return torch.stack([x0 * cos - x1 * sin, x1 * cos + x0 * sin], dim=-1).flatten(-2)
+    pairs = x.to(table.dtype).unflatten(-1, (-1, 2))  # (B, N, h, d/2, 2)
+    table = table[:, None]  # (N, 1, d/2, 2)
+    if torch.compiler.is_compiling():  # the compiler fuses the formula, but not complex numbers
+        (x0, x1), (cos, sin) = pairs.unbind(-1), table.unbind(-1)
+        turned = torch.stack([x0 * cos - x1 * sin, x1 * cos + x0 * sin], dim=-1)
+    else:  # one pass over memory: multiplication by a complex number of length one
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(table))
+    return turned.flatten(-2).to(x.dtype)

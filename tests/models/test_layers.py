@@ -1,7 +1,18 @@
 import torch
 from torch import nn
 
-from mmsec.models.layers import FFN, Block, ClusterAttention, DepthwiseConv, LayerScale, PatchMerging, Stem
+from mmsec.models.layers import (
+    FFN,
+    Block,
+    ClusterAttention,
+    Conv2d,
+    DepthwiseConv,
+    LayerScale,
+    Linear,
+    PatchMerging,
+    Stem,
+    add,
+)
 from mmsec.ops import rotary_table
 
 BN = dict(type='BN')
@@ -14,21 +25,38 @@ def test_stem_and_merging_round_sizes_up():
 
 def test_stem_has_no_activation_after_its_last_norm():
     kinds = [type(layer) for layer in Stem(3, 16, BN).proj]
-    assert kinds == [nn.Conv2d, nn.BatchNorm2d, nn.GELU] * 3 + [nn.Conv2d, nn.BatchNorm2d]
+    assert kinds == [Conv2d, nn.BatchNorm2d, nn.GELU] * 3 + [Conv2d, nn.BatchNorm2d]
 
 
 def test_depthwise_convolution_works_on_nhwc_maps():
     conv = DepthwiseConv(4, 5)
-    x = torch.randn(2, 6, 7, 4)
+    x, plus = torch.randn(2, 2, 6, 7, 4)
+    before = x.clone(), plus.clone()
     expected = nn.functional.conv2d(x.permute(0, 3, 1, 2), conv.weight, conv.bias, padding=2, groups=4)
-    torch.testing.assert_close(conv(x), expected.permute(0, 2, 3, 1))
+    torch.testing.assert_close(conv(x, plus), expected.permute(0, 2, 3, 1) + plus)
+    assert torch.equal(x, before[0])
+    assert torch.equal(plus, before[1])
+
+
+def test_linear_is_a_linear_layer_of_each_token():
+    layer = Linear(4, 6)
+    x = torch.randn(2, 3, 5, 4)
+    torch.testing.assert_close(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
+
+
+def test_sum_is_as_wide_as_the_wider_and_leaves_the_other_term_alone():
+    x = torch.randn(3)
+    kept = x.clone()
+    assert add(torch.ones(3, dtype=torch.bfloat16), x).dtype == torch.float32
+    torch.testing.assert_close(add(torch.ones(3), x), kept + 1)
+    assert torch.equal(x, kept)
 
 
 def test_ffn_adds_its_depthwise_convolution():
     ffn = FFN(4, 12)
     x = torch.randn(1, 3, 3, 4)
     hidden = nn.functional.gelu(ffn.fc1(x))
-    torch.testing.assert_close(ffn(x), ffn.fc2(hidden + ffn.dwconv(hidden)))
+    torch.testing.assert_close(ffn(x), ffn.fc2(ffn.dwconv(hidden, plus=hidden)))
 
 
 def test_layer_scale_multiplies_channels():
@@ -43,7 +71,7 @@ def test_attention_adds_lepe_of_the_unsorted_values():
         attention.qkv.bias[:16] = 0
     x = torch.randn(1, 2, 3, 8)
     values = attention.qkv(x)[..., 16:]
-    expected = attention.out_proj(values.mean((1, 2), keepdim=True) + attention.lepe(values))
+    expected = attention.out_proj(attention.lepe(values, plus=values.mean((1, 2), keepdim=True)))
     rotary = rotary_table(2, 3, 4, x.dtype, x.device)
     torch.testing.assert_close(attention(x, rotary, 1), expected)
 
@@ -52,7 +80,7 @@ def test_block_is_three_residuals():
     block = Block(8, 2, mlp_ratio=3, drop_path=0.0, layer_scale=True)
     x = torch.randn(1, 4, 4, 8)
     rotary = rotary_table(4, 4, 4, x.dtype, x.device)
-    y = x + block.pos(x)
+    y = block.pos(x, plus=x)
     y = y + 1e-6 * block.attn(block.norm1(y), rotary, 4)
     y = y + 1e-6 * block.ffn(block.norm2(y))
     torch.testing.assert_close(block(x, rotary, 4), y)

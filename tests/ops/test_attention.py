@@ -1,56 +1,96 @@
 import pytest
 import torch
 
-from mmsec.ops import cluster_attention, cluster_sizes, permute_tokens, semantic_grouping
+from mmsec.models.reference import reference_attention
+from mmsec.ops import cluster_attention, semantic_grouping
+from mmsec.ops.attention import row_indices, take_rows
 
 
-def attend_one_by_one(q, k, v, grouping):
-    """Attention cluster by cluster, as the paper writes it."""
-    out = torch.empty_like(v)
-    num_long, num_short, length = cluster_sizes(q.shape[2], grouping.num_clusters)
-    for b in range(q.shape[0]):
-        for h in range(q.shape[1]):
-            runs = grouping.order[b, h].split([length + 1] * num_long + [length] * num_short)
-            for tokens in runs:
-                weights = (q[b, h, tokens] @ k[b, h, tokens].T * q.shape[-1] ** -0.5).softmax(-1)
-                out[b, h, tokens] = weights @ v[b, h, tokens]
-    return out
+def random_qkv(batch, num_tokens, head_dim=16, dtype=torch.float64):
+    shape = (batch, num_tokens, 2, head_dim)
+    return [torch.randn(shape).to(dtype).requires_grad_() for _ in range(3)]
 
 
-def random_qkv(batch, num_tokens, head_dim=16):
-    shape = (batch, 2, num_tokens, head_dim)
-    return [torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+def with_gradients(function, inputs, weights):
+    """The output and the gradients of its weighted sum, in float64."""
+    out = function(*inputs)
+    gradients = torch.autograd.grad((out * weights.to(out.dtype)).sum(), inputs)
+    return [x.detach().double() for x in (out, *gradients)]
 
 
 @pytest.mark.parametrize('batch', [1, 3])
 @pytest.mark.parametrize('head_dim', [16, 32])
-@pytest.mark.parametrize(('num_tokens', 'num_clusters'), [(64, 8), (67, 8), (5, 5), (1, 1), (7, 4)])
-def test_equals_attention_cluster_by_cluster_with_gradients(batch, head_dim, num_tokens, num_clusters):
-    q, k, v = random_qkv(batch, num_tokens, head_dim)
-    grouping = semantic_grouping(k, num_clusters)
-    weights = torch.randn(q.shape, dtype=q.dtype)
-    out, expected = cluster_attention(q, k, v, grouping), attend_one_by_one(q, k, v, grouping)
-    torch.testing.assert_close(out, expected)
-    gradients = torch.autograd.grad((out * weights).sum(), (q, k, v))
-    wanted = torch.autograd.grad((expected * weights).sum(), (q, k, v))
-    torch.testing.assert_close(gradients, wanted)
+@pytest.mark.parametrize(('num_tokens', 'num_clusters'), [(64, 8), (67, 8), (96, 1), (700, 3)])
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_is_as_near_to_the_float64_reference_as_its_precision_allows(batch, head_dim, num_tokens, num_clusters, dtype):
+    qkv = random_qkv(batch, num_tokens, head_dim, dtype)
+    grouping = semantic_grouping(qkv[1], num_clusters)
+    weights = torch.randn(qkv[0].shape)
+
+    def reference(q, k, v):
+        return reference_attention(q, k, v, grouping.order, num_clusters)
+
+    wide = [x.detach().double().requires_grad_() for x in qkv]
+    wanted = with_gradients(reference, wide, weights)
+    plain = with_gradients(reference, qkv, weights)
+    ours = with_gradients(lambda q, k, v: cluster_attention(q, k, v, grouping), qkv, weights)
+    for got, same_precision, exact in zip(ours, plain, wanted, strict=True):
+        bound = 2 * (same_precision - exact).norm() + 1e-13 * exact.norm()  # the last for float64 itself
+        assert (got - exact).norm() <= bound
+
+
+def test_a_token_alone_in_its_cluster_keeps_its_value():
+    q, k, v = random_qkv(2, 5)
+    out = cluster_attention(q, k, v, semantic_grouping(k, 5))
+    torch.testing.assert_close(out, v)
+    grad_q, _, grad_v = torch.autograd.grad(out.sum(), (q, k, v))
+    torch.testing.assert_close(grad_q, torch.zeros_like(q))
+    torch.testing.assert_close(grad_v, torch.ones_like(v))
 
 
 def test_without_grouping_all_tokens_attend_to_all():
     q, k, v = random_qkv(2, 10)
-    expected = (q @ k.transpose(-1, -2) * 16**-0.5).softmax(-1) @ v
-    torch.testing.assert_close(cluster_attention(q, k, v, None), expected)
+    torch.testing.assert_close(cluster_attention(q, k, v, None), reference_attention(q, k, v, None, 1))
 
 
-def test_permuting_there_and_back_restores_every_bit():
-    x = torch.randn(2, 3, 41, 8)
-    order, inverse, _ = semantic_grouping(torch.randn(2, 3, 41, 8), 4)
-    moved = permute_tokens(x, order, inverse)
-    assert torch.equal(moved[1, 2, 5], x[1, 2, order[1, 2, 5]])
-    assert torch.equal(permute_tokens(moved, inverse, order), x)
+@pytest.mark.parametrize(('num_tokens', 'num_clusters'), [(41, 4), (40, 4), (3, 3)])
+def test_rows_of_a_grouping_are_its_clusters_one_after_the_other(num_tokens, num_clusters):
+    k = torch.randn(2, num_tokens, 3, 8)
+    grouping = semantic_grouping(k, num_clusters)
+    index, inverse = row_indices(grouping)
+    ids = torch.arange(2 * num_tokens * 3).view(2, num_tokens, 3)
+    long = num_tokens % num_clusters
+    length = num_tokens // num_clusters
+    wanted = [
+        ids[b, order, h]
+        for count, size, first in ((long, length + 1, 0), (num_clusters - long, length, long * (length + 1)))
+        for b in range(2)
+        for h in range(3)
+        for order in grouping.order[b, h, first : first + count * size].split(size)
+        if count
+    ]
+    assert torch.equal(index, torch.cat(wanted))
+    assert torch.equal(index[inverse], torch.arange(index.numel()))
 
 
-def test_permuting_has_the_right_gradient():
-    x = torch.randn(1, 2, 7, 3, dtype=torch.float64, requires_grad=True)
-    order, inverse, _ = semantic_grouping(torch.randn(1, 2, 7, 4), 2)
-    assert torch.autograd.gradcheck(lambda y: permute_tokens(y, order, inverse), x)
+def test_taking_rows_there_and_back_restores_every_bit():
+    x = torch.randn(2 * 41 * 3, 8)
+    index, inverse = row_indices(semantic_grouping(torch.randn(2, 41, 3, 8), 4))
+    moved = take_rows(x, index, inverse)
+    assert torch.equal(moved[5], x[index[5]])
+    assert torch.equal(take_rows(moved, inverse, index), x)
+
+
+def test_taking_rows_has_the_right_gradient_and_never_adds():
+    x = torch.randn(14, 3, dtype=torch.float64, requires_grad=True)
+    index = torch.randperm(14)
+    assert torch.autograd.gradcheck(lambda y: take_rows(y, index, index.argsort()), x)
+    out = take_rows(x, index, index.argsort())
+    assert 'TakeRows' in type(out.grad_fn).__name__  # not IndexSelectBackward, which scatters and adds
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
+def test_equal_or_zero_tokens_give_numbers(dtype):
+    for q, k, v in ([torch.zeros(1, 50, 2, 16, dtype=dtype)] * 3, [torch.full((1, 50, 2, 16), 3.0, dtype=dtype)] * 3):
+        out = cluster_attention(q, k, v, semantic_grouping(k, 7))
+        torch.testing.assert_close(out, v)

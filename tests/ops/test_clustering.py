@@ -23,21 +23,21 @@ def test_sizes_refuse_a_count_that_does_not_fit(num_clusters):
 
 
 def test_scores_are_the_cosine_with_the_mean_key_of_image_and_head():
-    k = torch.randn(2, 3, 11, 8, dtype=torch.float64)
-    center = k.mean(2, keepdim=True).expand_as(k)
-    expected = torch.nn.functional.cosine_similarity(k, center, dim=-1)
+    k = torch.randn(2, 11, 3, 8, dtype=torch.float64)
+    center = k.mean(1, keepdim=True).expand_as(k)
+    expected = torch.nn.functional.cosine_similarity(k, center, dim=-1).transpose(1, 2)
     torch.testing.assert_close(semantic_scores(k), expected)
 
 
 def test_scores_ignore_scale_and_survive_zeros():
-    k = torch.randn(1, 2, 9, 8)
+    k = torch.randn(1, 9, 2, 8)
     torch.testing.assert_close(semantic_scores(k * 1e-3), semantic_scores(k))
-    assert torch.equal(semantic_scores(torch.zeros(1, 1, 5, 8)), torch.zeros(1, 1, 5))
+    assert torch.equal(semantic_scores(torch.zeros(1, 5, 1, 8)), torch.zeros(1, 1, 5))
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float32])
 def test_scores_are_float32_whatever_the_keys_and_autocast(dtype):
-    k = torch.randn(2, 2, 30, 16).to(dtype)
+    k = torch.randn(2, 30, 2, 16).to(dtype)
     with torch.autocast('cpu', torch.bfloat16):
         scores = semantic_scores(k)
     assert scores.dtype == torch.float32
@@ -45,7 +45,7 @@ def test_scores_are_float32_whatever_the_keys_and_autocast(dtype):
 
 
 def test_order_is_a_permutation_by_ascending_score_and_inverse_undoes_it():
-    k = torch.randn(2, 3, 53, 8)
+    k = torch.randn(2, 53, 3, 8)
     order, inverse, num_clusters = semantic_grouping(k, 5)
     assert num_clusters == 5
     raster = torch.arange(53).expand(2, 3, 53)
@@ -56,9 +56,9 @@ def test_order_is_a_permutation_by_ascending_score_and_inverse_undoes_it():
 
 
 def test_equal_keys_keep_their_raster_order():
-    order = semantic_grouping(torch.ones(1, 1, 200, 4), 8).order
+    order = semantic_grouping(torch.ones(1, 200, 1, 4), 8).order
     assert torch.equal(order[0, 0], torch.arange(200))
 
 
 def test_no_gradient_flows_through_the_scores():
-    assert not semantic_scores(torch.randn(1, 1, 4, 4, requires_grad=True)).requires_grad
+    assert not semantic_scores(torch.randn(1, 4, 1, 4, requires_grad=True)).requires_grad

@@ -8,9 +8,9 @@ from mmsec.ops import apply_rotary, rotary_table
 
 def test_table_turns_first_half_with_the_row_and_second_half_with_the_column():
     table = rotary_table(3, 5, 16, torch.float64, torch.device('cpu'))  # 4 frequencies, 8 pairs
-    assert table.shape == (2, 15, 8)
+    assert table.shape == (15, 8, 2)
     row, column = 2, 3
-    cos, sin = table[:, row * 5 + column]
+    cos, sin = table[row * 5 + column].T
     for pair in range(8):
         frequency = torch.tensor(10000.0 ** -(pair % 4 / 3)).double()
         angle = (row if pair < 4 else column) * frequency
@@ -19,27 +19,27 @@ def test_table_turns_first_half_with_the_row_and_second_half_with_the_column():
 
 
 def test_rotation_turns_interleaved_pairs():
-    x = torch.tensor([[1.0, 0.0, 0.0, 2.0]])
+    x = torch.tensor([1.0, 0.0, 0.0, 2.0]).view(1, 1, 1, 4)
     angle = torch.tensor([[0.3, 0.5]])
-    out = apply_rotary(x, torch.stack([angle.cos(), angle.sin()]))
+    out = apply_rotary(x, torch.stack([angle.cos(), angle.sin()], dim=-1))
     expected = [math.cos(0.3), math.sin(0.3), -2 * math.sin(0.5), 2 * math.cos(0.5)]
-    torch.testing.assert_close(out, torch.tensor([expected]))
+    torch.testing.assert_close(out.flatten(), torch.tensor(expected))
 
 
 def test_products_depend_on_the_distance_alone():
-    q, k = torch.randn(2, 16, dtype=torch.float64)
+    q, k = torch.randn(2, 1, 1, 1, 16, dtype=torch.float64)
     table = rotary_table(6, 6, 16, torch.float64, torch.device('cpu'))
 
     def product(first, second):
         a, b = (6 * y + x for y, x in (first, second))
-        return apply_rotary(q[None], table[:, a : a + 1]) @ apply_rotary(k[None], table[:, b : b + 1]).T
+        return (apply_rotary(q, table[a : a + 1]) * apply_rotary(k, table[b : b + 1])).sum()
 
     torch.testing.assert_close(product((0, 1), (2, 4)), product((3, 2), (5, 5)))
 
 
 def test_half_precision_stays_half_precision():
     table = rotary_table(2, 2, 8, torch.float32, torch.device('cpu'))
-    assert apply_rotary(torch.randn(4, 8).bfloat16(), table).dtype == torch.bfloat16
+    assert apply_rotary(torch.randn(1, 4, 2, 8).bfloat16(), table).dtype == torch.bfloat16
 
 
 def test_refuses_a_width_that_has_no_two_halves_of_pairs():

@@ -1,0 +1,113 @@
+"""Parameters and multiply-adds of a config's model, part by part; no data set and no weights are needed."""
+
+import argparse
+import sys
+
+import torch
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from mmsec.engine import load_config, revert_sync_bn
+from mmsec.errors import InputError
+
+PARTS = ('backbone', 'neck', 'rpn_head', 'roi_head', 'decode_head', 'auxiliary_head')
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'), help='default: 800 1344, mmseg 512 512')
+    args = parser.parse_args()
+    if args.shape and min(args.shape) < 32:
+        parser.error(f'--shape must be at least 32 32, got {args.shape[0]} {args.shape[1]}')
+    return args
+
+
+def count(model: nn.Module, run) -> dict[str, int]:
+    """Multiply-adds of every module that ``run`` reaches, by dotted name; '' is the whole model.
+
+    Matrix products, convolutions and attention products are counted; norms, activations and additions are not.
+    """
+
+    def flash_on_cpu(q, k, v, *args, out_shape=None, **options) -> int:
+        return sdpa_flop_count(q, k, v)
+
+    mapping = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flash_on_cpu}
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter, torch.no_grad():
+        run()
+    root = type(model).__name__
+    counts = {
+        name.removeprefix(root).removeprefix('.'): sum(ops.values()) // 2 for name, ops in counter.flop_counts.items()
+    }
+    return counts | {'': counter.get_total_flops() // 2}
+
+
+def predict(model: nn.Module, images: Tensor) -> None:
+    """Let a detector or segmenter predict on raw images."""
+    if hasattr(model, 'decode_head'):
+        model(images, mode='tensor')
+        return
+    from mmdet.structures import DetDataSample
+
+    size = tuple(images.shape[-2:])
+    info = dict(img_shape=size, ori_shape=size, batch_input_shape=size, pad_shape=size, scale_factor=(1.0, 1.0))
+    model(images, [DetDataSample(metainfo=info)], mode='predict')
+
+
+def rows(model: nn.Module, counts: dict[str, int]) -> list[tuple[str, int, int]]:
+    """(part, parameters, multiply-adds) of the backbone's parts, then of the neck and the heads."""
+    names = []
+    for part in PARTS:
+        if not hasattr(model, part):
+            continue
+        names.append(part)
+        if part == 'backbone':
+            stages = [name for name, child in model.backbone.named_children() if isinstance(child, nn.ModuleList)]
+            for name, child in model.backbone.named_children():
+                inner = [f'{name}.{i}' for i in range(len(child))] if name in stages else [name]
+                names += [f'backbone.{each}' for each in inner]
+        if part == 'roi_head':
+            names += [f'roi_head.{name}' for name, _ in model.roi_head.named_children() if name.endswith('_head')]
+    result = []
+    for name in names:
+        parameters = sum(p.numel() for p in model.get_submodule(name).parameters())
+        inside = [
+            value for key, value in counts.items() if key.startswith(f'{name}.') and '.' not in key[len(name) + 1 :]
+        ]
+        result.append((name, parameters, counts.get(name, sum(inside))))
+    return result
+
+
+def main() -> None:
+    """Count and print."""
+    args = parse_args()
+    cfg = load_config(args.config)
+    revert_sync_bn(cfg, 'none')
+    if cfg.default_scope == 'mmdet':
+        cfg.model.test_cfg.rcnn.score_thr = 0.0  # random weights find nothing, and the mask head would have no work
+    shape = tuple(args.shape or ((800, 1344) if cfg.default_scope == 'mmdet' else (512, 512)))
+    model = MODELS.build(cfg.model).eval()
+    images = torch.rand(1, 3, *shape)
+    counts = count(model, lambda: predict(model, images))
+    print(f'{args.config}, 1x3x{shape[0]}x{shape[1]}')
+    print(f'{"":<28} {"parameters":>14} {"multiply-adds":>16}')
+    total = sum(p.numel() for p in model.parameters())
+    for name, parameters, adds in [*rows(model, counts), ('whole model', total, counts[''])]:
+        indent = '  ' * name.count('.')
+        print(f'{indent + name:<28} {parameters / 1e6:>12.2f} M {adds / 1e9:>14.2f} G')
+    print(
+        'Products of matrices, convolutions and attention are counted, one multiply-add each; norms and sums are not.'
+    )
+    if cfg.default_scope == 'mmdet':
+        print(
+            'The heads of a two-stage detector were run on as many proposals as this model, with random weights, made.'
+        )
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f'error: {error}')
