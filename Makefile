@@ -10,11 +10,12 @@ python := $(abspath $(VENV))/bin/python
 ready := $(VENV)/.ready
 endif
 
-.PHONY: help demo test setup check
+.PHONY: help demo test bench setup check
 
 help:
 	@echo 'make demo   train and evaluate SecViT on generated data, on the CPU'
 	@echo 'make test   lint and tests'
+	@echo 'make bench  measure docs/performance.md again (about 15 minutes)'
 	@echo 'make setup  only make the environment that the two need'
 	@echo 'VENV=DIR    where the environment is made (default .venv)'
 	@echo 'PYTHON=EXE  use the environment of this interpreter, which has OpenMMLab and mmsec[dev] already'
@@ -26,6 +27,9 @@ test: $(ready)
 	$(python) -m ruff format --check .
 	$(python) -m ruff check .
 	$(python) -m pytest -rs
+
+bench: $(ready)
+	$(python) tools/benchmark_all.py
 
 setup: $(ready)
 

@@ -91,7 +91,7 @@ class DepthwiseConv(nn.Conv2d):
 
     def forward(self, x: Tensor, plus: Tensor) -> Tensor:
         """``plus`` + the convolution of ``x``; (B, H, W, C) each."""
-        return add(conv2d_nhwc(x, self.weight, self.bias, 1, self.padding[0], self.groups), plus)
+        return conv2d_nhwc(x, self.weight, self.bias, 1, self.padding[0], self.groups, plus)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

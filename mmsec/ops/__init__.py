@@ -1,6 +1,6 @@
 """Pure tensor functions: clustering, attention inside clusters, rotary embedding. They need torch alone."""
 
-from mmsec.ops.attention import cluster_attention
+from mmsec.ops.attention import cluster_attention, explain_attention
 from mmsec.ops.clustering import Grouping, cluster_sizes, semantic_grouping, semantic_scores
 from mmsec.ops.convolution import conv2d_nhwc
 from mmsec.ops.rotary import apply_rotary, rotary_table
@@ -11,6 +11,7 @@ __all__ = [
     'cluster_attention',
     'cluster_sizes',
     'conv2d_nhwc',
+    'explain_attention',
     'rotary_table',
     'semantic_grouping',
     'semantic_scores',

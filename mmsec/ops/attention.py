@@ -1,10 +1,12 @@
 """Attention inside clusters. It takes a grouping and does not know who made it."""
 
 import math
+import warnings
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend
 
 from mmsec.ops.clustering import Grouping, cluster_sizes
 
@@ -77,6 +79,34 @@ def row_indices(grouping: Grouping) -> tuple[Tensor, Tensor]:
     places = torch.where(place < split, list_ * split, short) + place  # (B, h, N), where sorted tokens stand
     index = torch.empty_like(rows).flatten().scatter_(0, places.flatten(), rows.flatten())
     return index, places.gather(-1, inverse).transpose(1, 2).flatten()
+
+
+def explain_attention(q: Tensor, k: Tensor, v: Tensor) -> dict[str, str]:
+    """Say which of PyTorch's attention kernels :func:`cluster_attention` gets for such tensors, and why not the others.
+
+    Args:
+        q (Tensor): (B, N, h, d) queries; the type, the device, d and whether a gradient is wanted decide.
+        k (Tensor): (B, N, h, d) keys.
+        v (Tensor): (B, N, h, d) values.
+
+    Returns:
+        dict[str, str]: 'chosen' or the reason against it, for each of 'flash_attention', 'efficient_attention',
+        'cudnn_attention' and 'math'.
+    """
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, h, N, d)
+    chosen = SDPBackend(torch._fused_sdp_choice(q, k, v)).name.lower()
+    reasons = {'math': 'the slowest; taken only where no other kernel can run'}
+    for name in ('flash_attention', 'efficient_attention', 'cudnn_attention'):
+        if not q.is_cuda:
+            reasons[name] = f'cannot run on {q.device.type} tensors of {q.dtype}'
+            continue
+        can_use = getattr(torch.backends.cuda, f'can_use_{name}')
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            usable = can_use(torch.backends.cuda.SDPAParams(q, k, v, None, 0.0, False, False), debug=True)
+        said = ' '.join(str(warning.message).split(' (Triggered')[0] for warning in caught)
+        reasons[name] = f'could run; PyTorch prefers {chosen}' if usable else said or 'PyTorch gives no reason'
+    return reasons | {chosen: 'chosen'}
 
 
 def take_rows(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:

@@ -5,7 +5,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def conv2d_nhwc(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, groups: int) -> Tensor:
+def conv2d_nhwc(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    stride: int,
+    padding: int,
+    groups: int,
+    plus: Tensor | None = None,
+) -> Tensor:
     """Two-dimensional convolution, NHWC in and out.
 
     Args:
@@ -15,17 +23,26 @@ def conv2d_nhwc(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: i
         stride (int): Step of the kernel.
         padding (int): Zeros around the map.
         groups (int): Groups of channels; C for a depthwise convolution.
+        plus (Tensor, optional): (B, H', W', C'), added to the result; under autocast it may be wider than the result.
 
     Returns:
         Tensor: (B, H', W', C').
     """
-    if not torch.compiler.is_compiling():
-        return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, padding, 1, groups).permute(0, 2, 3, 1)
+    wide = x.device.type == 'cpu' and groups == x.shape[-1] and weight.shape[-1] == 5 and weight.requires_grad
+    if not (torch.compiler.is_compiling() or wide):
+        out = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, padding, 1, groups)
+        if plus is not None:
+            plus = plus.permute(0, 3, 1, 2)
+            # Neither is a view of the other, and no backward needs the convolution's result: it may be overwritten.
+            out = out.add_(plus) if out.dtype == plus.dtype else out + plus
+        return out.permute(0, 2, 3, 1)
     # Inductor's own lowering fails on channels-last maps of symbolic size (pytorch/pytorch#188422, torch 2.13), so the
-    # compiler gets an operator it does not look into, and no autocast either.
+    # compiler gets an operator it does not look into, and no autocast either. The operator also has the faster gradient
+    # of wide depthwise kernels, see _wide_weight_gradient.
     if torch.is_autocast_enabled(x.device.type):
         x, weight, bias = (t.to(torch.get_autocast_dtype(x.device.type)) for t in (x, weight, bias))
-    return _conv2d_nhwc(x, weight, bias, stride, padding, groups)
+    out = _conv2d_nhwc(x, weight, bias, stride, padding, groups)
+    return out if plus is None else out + plus
 
 
 @torch.library.custom_op('mmsec::conv2d_nhwc', mutates_args=())
@@ -45,6 +62,7 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, groups
 def _conv2d_nhwc_backward(
     grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, groups: int
 ) -> tuple[Tensor, Tensor, Tensor]:
+    wide = x.device.type == 'cpu' and groups == x.shape[-1] and weight.shape[-1] == 5
     grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
         grad.permute(0, 3, 1, 2),
         x.permute(0, 3, 1, 2),
@@ -56,9 +74,38 @@ def _conv2d_nhwc_backward(
         False,
         [0, 0],
         groups,
-        [True] * 3,
+        [True, not wide, not wide],
     )
+    if wide:
+        grad_weight, grad_bias = _wide_weight_gradient(grad, x, weight, stride, padding), grad.sum((0, 1, 2))
     return grad_x.permute(0, 2, 3, 1).contiguous(), grad_weight.contiguous(), grad_bias
+
+
+def _wide_weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    """Weight gradient of a 5x5 depthwise convolution in four overlapping 3x3 parts.
+
+    oneDNN's kernel for a 3x3 one is 30 to 100 times as fast as for a 5x5 one (docs/performance.md).
+    """
+    channels, (height, width) = x.shape[-1], grad.shape[1:3]
+    padded = F.pad(x, (0, 0, padding, padding, padding, padding)).permute(0, 3, 1, 2)
+    result = torch.empty_like(weight)
+    for i in (0, 2):
+        for j in (0, 2):
+            part = padded[:, :, i : i + (height - 1) * stride + 3, j : j + (width - 1) * stride + 3]
+            result[:, :, i : i + 3, j : j + 3] = torch.ops.aten.convolution_backward(
+                grad.permute(0, 3, 1, 2),
+                part.contiguous(memory_format=torch.channels_last),
+                weight[:, :, :3, :3],
+                None,
+                [stride] * 2,
+                [0, 0],
+                [1, 1],
+                False,
+                [0, 0],
+                channels,
+                [False, True, False],
+            )[1]
+    return result
 
 
 @_conv2d_nhwc_backward.register_fake

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from mmsec.models import SecViT
+from mmsec.models.reference import reference_forward
 from tests.conftest import DATA, OFFICIAL, SMALL_ARCH
 
 
@@ -271,3 +272,34 @@ def test_builds_without_mmdet_mmseg_and_friends():
 def test_builds_from_each_hosts_registry(host):
     registry = pytest.importorskip(f'{host}.registry')
     assert isinstance(registry.MODELS.build(dict(type='mmsec.SecViT', arch=SMALL_ARCH)), SecViT)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('value', [0.0, 7.0])
+def test_constant_images_at_detection_size_give_numbers_in_half_precision(dtype, value):
+    with torch.no_grad(), torch.autocast('cpu', dtype):
+        maps = small().eval()(torch.full((1, 3, 800, 1344), value))
+    assert all(m.isfinite().all() for m in maps)
+
+
+def test_equals_the_step_by_step_reference_with_gradients():
+    for options in ({}, dict(cluster_size=20)):
+        backbone = small(drop_path_rate=0.0, **options).double()
+        images = torch.randn(2, 3, 91, 70, dtype=torch.float64)  # N does not divide by the cluster counts
+        parameters = list(backbone.parameters())
+        results = []
+        for maps in (backbone(images), reference_forward(backbone, images)):
+            gradients = torch.autograd.grad(sum(m.square().sum() for m in maps), parameters)
+            results.append([*maps, *gradients])
+        for ours, wanted in zip(*results, strict=True):
+            assert (ours - wanted).norm() <= 1e-9 * wanted.norm() + 1e-10
+
+
+def test_gradients_are_deterministic():
+    backbone = small(drop_path_rate=0.0)
+    images = torch.randn(2, 3, 64, 96)
+    first, second = (
+        torch.autograd.grad(sum(m.square().sum() for m in backbone(images)), list(backbone.parameters()))
+        for _ in range(2)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

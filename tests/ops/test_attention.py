@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mmsec.models.reference import reference_attention
-from mmsec.ops import cluster_attention, semantic_grouping
+from mmsec.ops import cluster_attention, explain_attention, semantic_grouping
 from mmsec.ops.attention import row_indices, take_rows
 
 
@@ -94,3 +94,16 @@ def test_equal_or_zero_tokens_give_numbers(dtype):
     for q, k, v in ([torch.zeros(1, 50, 2, 16, dtype=dtype)] * 3, [torch.full((1, 50, 2, 16), 3.0, dtype=dtype)] * 3):
         out = cluster_attention(q, k, v, semantic_grouping(k, 7))
         torch.testing.assert_close(out, v)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_one_can_ask_which_kernel_runs_and_why_not_the_others(dtype):
+    q, k, v = random_qkv(1, 64, 32, dtype)
+    with torch.profiler.profile() as profile:
+        cluster_attention(q, k, v, semantic_grouping(k, 4))
+    ran = {event.name for event in profile.events()}
+    kernels = explain_attention(q, k, v)
+    assert kernels['flash_attention'] == 'chosen'
+    assert 'aten::_scaled_dot_product_flash_attention_for_cpu' in ran
+    assert list(kernels.values()).count('chosen') == 1
+    assert kernels['efficient_attention'] == f'cannot run on cpu tensors of {dtype}'

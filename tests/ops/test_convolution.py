@@ -6,7 +6,8 @@ from mmsec.ops import conv2d_nhwc
 
 
 @pytest.mark.parametrize(
-    ('stride', 'kernel', 'groups', 'out_channels'), [(1, 5, 8, 8), (2, 3, 1, 12), (1, 1, 1, 12), (2, 3, 8, 8)]
+    ('stride', 'kernel', 'groups', 'out_channels'),
+    [(1, 5, 8, 8), (2, 5, 8, 8), (2, 3, 1, 12), (1, 1, 1, 12), (2, 3, 8, 8)],
 )
 @pytest.mark.parametrize('compiled', [False, True])
 def test_is_a_convolution_of_maps_with_channels_last(stride, kernel, groups, out_channels, compiled):
@@ -23,6 +24,10 @@ def test_is_a_convolution_of_maps_with_channels_last(stride, kernel, groups, out
     out = ours(x, weight, bias)
     expected = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, kernel // 2, 1, groups).permute(0, 2, 3, 1)
     torch.testing.assert_close(out, expected)
+    plus = torch.randn_like(out)
+    kept = plus.clone()
+    torch.testing.assert_close(conv2d_nhwc(x, weight, bias, stride, kernel // 2, groups, plus=plus), expected + plus)
+    assert torch.equal(plus, kept)
     weights = torch.randn_like(out)
     torch.testing.assert_close(
         torch.autograd.grad((out * weights).sum(), (x, weight, bias)),
