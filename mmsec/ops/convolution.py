@@ -28,8 +28,9 @@ def conv2d_nhwc(
     Returns:
         Tensor: (B, H', W', C').
     """
-    wide = x.device.type == 'cpu' and groups == x.shape[-1] and weight.shape[-1] == 5 and weight.requires_grad
-    if not (torch.compiler.is_compiling() or wide):
+    wide = x.device.type == 'cpu' and groups == x.shape[-1] and weight.shape[-1] == 5
+    learning = weight.requires_grad and torch.is_grad_enabled()
+    if not (torch.compiler.is_compiling() or (wide and learning)):
         out = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, padding, 1, groups)
         if plus is not None:
             plus = plus.permute(0, 3, 1, 2)
