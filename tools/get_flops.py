@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 
 import torch
 from mmengine.registry import MODELS
@@ -25,7 +26,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def count(model: nn.Module, run) -> dict[str, int]:
+def count(model: nn.Module, run: Callable[[], object]) -> dict[str, int]:
     """Multiply-adds of every module that ``run`` reaches, by dotted name; '' is the whole model.
 
     Matrix products, convolutions and attention products are counted; norms, activations and additions are not.
@@ -101,9 +102,8 @@ def main() -> None:
         'Products of matrices, convolutions and attention are counted, one multiply-add each; norms and sums are not.'
     )
     if cfg.default_scope == 'mmdet':
-        print(
-            'The heads of a two-stage detector were run on as many proposals as this model, with random weights, made.'
-        )
+        proposals, detections = cfg.model.test_cfg.rpn.max_per_img, cfg.model.test_cfg.rcnn.max_per_img
+        print(f'The heads in roi_head ran on up to {proposals} proposals and {detections} detections.')
 
 
 if __name__ == '__main__':

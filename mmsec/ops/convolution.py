@@ -28,9 +28,8 @@ def conv2d_nhwc(
     Returns:
         Tensor: (B, H', W', C').
     """
-    wide = x.device.type == 'cpu' and groups == x.shape[-1] and weight.shape[-1] == 5
     learning = weight.requires_grad and torch.is_grad_enabled()
-    if not (torch.compiler.is_compiling() or (wide and learning)):
+    if not (torch.compiler.is_compiling() or (learning and _is_wide(x, weight, groups))):
         out = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, padding, 1, groups)
         if plus is not None:
             plus = plus.permute(0, 3, 1, 2)
@@ -44,6 +43,11 @@ def conv2d_nhwc(
         x, weight, bias = (t.to(torch.get_autocast_dtype(x.device.type)) for t in (x, weight, bias))
     out = _conv2d_nhwc(x, weight, bias, stride, padding, groups)
     return out if plus is None else out + plus
+
+
+def _is_wide(x: Tensor, weight: Tensor, groups: int) -> bool:
+    """Whether oneDNN is slow at the weight gradient: see :func:`_wide_weight_gradient`."""
+    return x.device.type == 'cpu' and groups == x.shape[-1] and weight.shape[-1] == 5
 
 
 @torch.library.custom_op('mmsec::conv2d_nhwc', mutates_args=())
@@ -63,7 +67,7 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, groups
 def _conv2d_nhwc_backward(
     grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, groups: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    wide = x.device.type == 'cpu' and groups == x.shape[-1] and weight.shape[-1] == 5
+    wide = _is_wide(x, weight, groups)
     grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
         grad.permute(0, 3, 1, 2),
         x.permute(0, 3, 1, 2),
@@ -85,7 +89,7 @@ def _conv2d_nhwc_backward(
 def _wide_weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
     """Weight gradient of a 5x5 depthwise convolution in four overlapping 3x3 parts.
 
-    oneDNN's kernel for a 3x3 one is 30 to 100 times as fast as for a 5x5 one (docs/performance.md).
+    oneDNN's kernel for a 3x3 one is 60 to 100 times as fast as for a 5x5 one (docs/performance.md).
     """
     channels, (height, width) = x.shape[-1], grad.shape[1:3]
     padded = F.pad(x, (0, 0, padding, padding, padding, padding)).permute(0, 3, 1, 2)
