@@ -128,7 +128,8 @@ def _runs(num_tokens: int, num_clusters: int) -> list[tuple[int, int]]:
     num_long, num_short, length = cluster_sizes(num_tokens, num_clusters)
     if torch.compiler.is_compiling():
         # One graph for maps with and without long clusters: where all are equal, the first is a kind of its own.
-        first = torch.sym_max(num_long, 1)
+        # Written with // because Inductor would make a guard, and so a second graph, of max(num_long, 1).
+        first = num_long + num_short // num_clusters
         return [(first, -(-num_tokens // num_clusters)), (num_clusters - first, length)]
     return [(num_long, length + 1), (num_short, length)] if num_long else [(num_short, length)]
 

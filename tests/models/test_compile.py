@@ -31,13 +31,15 @@ def test_one_graph_for_every_image_size_forward_and_backward(clustering):
             agree(compiled, backbone, torch.randn(2, 3, *size, dtype=torch.float64))
 
 
-def test_inductor_compiles_it_and_a_second_size_does_not_compile_again():
-    torch._dynamo.reset()
+def test_inductor_compiles_it_and_a_second_size_does_not_compile_again(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCHINDUCTOR_CACHE_DIR', str(tmp_path))
     backbone = SecViT(TWO_STAGES, num_clusters=(8, 2), out_indices=(0,)).double().eval()
-    compiled = torch.compile(backbone, fullgraph=True, dynamic=True)
-    agree(compiled, backbone, torch.randn(2, 3, 64, 96, dtype=torch.float64))
-    with torch.compiler.set_stance('fail_on_recompile'):
-        agree(compiled, backbone, torch.randn(2, 3, 100, 84, dtype=torch.float64))
+    for _ in ('compiled', 'taken from the cache on disk, with the guards that Inductor noted there'):
+        torch._dynamo.reset()
+        compiled = torch.compile(backbone, fullgraph=True, dynamic=True)
+        agree(compiled, backbone, torch.randn(2, 3, 64, 96, dtype=torch.float64))
+        with torch.compiler.set_stance('fail_on_recompile'):
+            agree(compiled, backbone, torch.randn(2, 3, 100, 84, dtype=torch.float64))
 
 
 def test_bfloat16_autocast_compiles():
