@@ -44,8 +44,7 @@ def cluster_attention(q: Tensor, k: Tensor, v: Tensor, grouping: Grouping | None
     Source: Semantic Equitable Clustering (arXiv 2405.13337), section 3.2.
     """
     if grouping is None:
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, h, N, d)
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return _attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)  # (B, h, N, d) inside
     batch, num_tokens, heads, _ = q.shape
     index, inverse = row_indices(grouping)
     q, k, v = (take_rows(x.reshape(-1, x.shape[-1]), index, inverse) for x in (q, k, v))  # (B*h*N, d)
@@ -82,7 +81,7 @@ def row_indices(grouping: Grouping) -> tuple[Tensor, Tensor]:
 
 
 def explain_attention(q: Tensor, k: Tensor, v: Tensor) -> dict[str, str]:
-    """Say which of PyTorch's attention kernels :func:`cluster_attention` gets for such tensors, and why not the others.
+    """Say which kernel :func:`cluster_attention` takes for such tensors, and why not the others.
 
     Args:
         q (Tensor): (B, N, h, d) queries; the type, the device, d and whether a gradient is wanted decide.
@@ -90,9 +89,10 @@ def explain_attention(q: Tensor, k: Tensor, v: Tensor) -> dict[str, str]:
         v (Tensor): (B, N, h, d) values.
 
     Returns:
-        dict[str, str]: 'chosen' or the reason against it, for each of 'flash_attention', 'efficient_attention',
-        'cudnn_attention' and 'math'.
+        dict[str, str]: 'chosen' or the reason against it, for PyTorch's 'flash_attention', 'efficient_attention',
+        'cudnn_attention' and 'math', and for 'products', two oneDNN products around a softmax.
     """
+    against_products = _against_products(q, k, v)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, h, N, d)
     chosen = SDPBackend(torch._fused_sdp_choice(q, k, v)).name.lower()
     reasons = {'math': 'the slowest; taken only where no other kernel can run'}
@@ -106,7 +106,9 @@ def explain_attention(q: Tensor, k: Tensor, v: Tensor) -> dict[str, str]:
             usable = can_use(torch.backends.cuda.SDPAParams(q, k, v, None, 0.0, False, False), debug=True)
         said = ' '.join(str(warning.message).split(' (Triggered')[0] for warning in caught)
         reasons[name] = f'could run; PyTorch prefers {chosen}' if usable else said or 'PyTorch gives no reason'
-    return reasons | {chosen: 'chosen'}
+    if against_products:
+        return reasons | {chosen: 'chosen', 'products': against_products}
+    return reasons | {chosen: 'could run; products are faster', 'products': 'chosen'}
 
 
 def take_rows(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
@@ -137,4 +139,43 @@ def _runs(num_tokens: int, num_clusters: int) -> list[tuple[int, int]]:
 def _attention_in_runs(q: Tensor, k: Tensor, v: Tensor, count: int, length: int) -> Tensor:
     """Attention inside ``count`` contiguous runs of ``length`` rows; (count * length, d) in and out."""
     q, k, v = (x.unflatten(0, (count, 1, length)) for x in (q, k, v))  # (count, 1, L, d)
-    return F.scaled_dot_product_attention(q, k, v).flatten(0, 2)
+    return _attention(q, k, v).flatten(0, 2)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention, (..., L, d) in and out, by the kernel that :func:`explain_attention` names."""
+    if _against_products(q, k, v):
+        return F.scaled_dot_product_attention(q, k, v)
+    return _attention_in_products(*(x.flatten(0, 1) for x in (q, k, v))).view(q.shape)
+
+
+def _against_products(q: Tensor, k: Tensor, v: Tensor) -> str | None:
+    """Why :func:`_attention_in_products` is not the kernel for such tensors; None where it is."""
+    if q.device.type != 'cpu' or q.dtype != torch.bfloat16:
+        return f"PyTorch's own kernels are the faster ones for {q.dtype} on {q.device.type}"
+    if torch.compiler.is_compiling():
+        return 'not under torch.compile'
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
+        return 'would keep every attention matrix for the backward'
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported() or torch.cpu._is_amx_tile_supported():
+        return 'not for this processor: it has no bfloat16 products, or AMX, which PyTorch uses by itself'
+    return None
+
+
+def _attention_in_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention as two oneDNN products around a softmax, (n, L, d) in and out, a cache-sized piece at a time.
+
+    PyTorch's CPU kernel multiplies bfloat16 by MKL, which gains nothing over float32 without AMX; oneDNN takes half
+    the time (docs/performance.md).
+    """
+    entries = 2**20  # of the attention matrix at a time: 2 MiB
+    count, length, dim = q.shape
+    rows = max(1, min(length, entries // length))
+    lists = max(1, entries // (length * rows))
+    out, k = torch.empty_like(q), k.transpose(1, 2)
+    for i in range(0, count, lists):
+        for j in range(0, length, rows):
+            part = q[i : i + lists, j : j + rows]
+            scores = torch.baddbmm(part.new_empty(()), part, k[i : i + lists], beta=0, alpha=dim**-0.5)
+            out[i : i + lists, j : j + rows] = scores.softmax(-1) @ v[i : i + lists]
+    return out

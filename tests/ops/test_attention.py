@@ -1,9 +1,10 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mmsec.models.reference import reference_attention
 from mmsec.ops import cluster_attention, explain_attention, semantic_grouping
-from mmsec.ops.attention import row_indices, take_rows
+from mmsec.ops.attention import _attention_in_products, row_indices, take_rows
 
 
 def random_qkv(batch, num_tokens, head_dim=16, dtype=torch.float64):
@@ -30,11 +31,16 @@ def test_is_as_near_to_the_float64_reference_as_its_precision_allows(batch, head
     def reference(q, k, v):
         return reference_attention(q, k, v, grouping.order, num_clusters)
 
+    def fast(q, k, v):
+        return cluster_attention(q, k, v, grouping)
+
     wide = [x.detach().double().requires_grad_() for x in qkv]
     wanted = with_gradients(reference, wide, weights)
     plain = with_gradients(reference, qkv, weights)
-    ours = with_gradients(lambda q, k, v: cluster_attention(q, k, v, grouping), qkv, weights)
-    for got, same_precision, exact in zip(ours, plain, wanted, strict=True):
+    with torch.no_grad():  # another kernel may run where nobody wants a gradient
+        alone = fast(*qkv).double()
+    results = [*zip(with_gradients(fast, qkv, weights), plain, wanted, strict=True), (alone, plain[0], wanted[0])]
+    for got, same_precision, exact in results:
         bound = 2 * (same_precision - exact).norm() + 1e-13 * exact.norm()  # the last for float64 itself
         assert (got - exact).norm() <= bound
 
@@ -96,14 +102,21 @@ def test_equal_or_zero_tokens_give_numbers(dtype):
         torch.testing.assert_close(out, v)
 
 
+@pytest.mark.parametrize('wants_gradient', [True, False])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_one_can_ask_which_kernel_runs_and_why_not_the_others(dtype):
+def test_one_can_ask_which_kernel_runs_and_why_not_the_others(dtype, wants_gradient):
     q, k, v = random_qkv(1, 64, 32, dtype)
-    with torch.profiler.profile() as profile:
-        cluster_attention(q, k, v, semantic_grouping(k, 4))
-    ran = {event.name for event in profile.events()}
-    kernels = explain_attention(q, k, v)
-    assert kernels['flash_attention'] == 'chosen'
-    assert 'aten::_scaled_dot_product_flash_attention_for_cpu' in ran
-    assert list(kernels.values()).count('chosen') == 1
+    with torch.set_grad_enabled(wants_gradient):
+        with torch.profiler.profile() as profile:
+            cluster_attention(q, k, v, semantic_grouping(k, 4))
+        kernels = explain_attention(q, k, v)
+    flash = 'aten::_scaled_dot_product_flash_attention_for_cpu' in {event.name for event in profile.events()}
+    assert [name for name, said in kernels.items() if said == 'chosen'] == ['flash_attention' if flash else 'products']
+    assert flash or (dtype == torch.bfloat16 and not wants_gradient)
     assert kernels['efficient_attention'] == f'cannot run on cpu tensors of {dtype}'
+
+
+@pytest.mark.parametrize(('count', 'length'), [(3, 1500), (400, 70), (2, 1)])
+def test_products_in_pieces_are_attention(count, length):
+    q, k, v = (torch.randn(count, length, 16, dtype=torch.float64) for _ in range(3))
+    torch.testing.assert_close(_attention_in_products(q, k, v), F.scaled_dot_product_attention(q, k, v))
