@@ -10,12 +10,13 @@ python := $(abspath $(VENV))/bin/python
 ready := $(VENV)/.ready
 endif
 
-.PHONY: help demo test bench setup check
+.PHONY: help demo test test-slurm bench setup check
 
 help:
 	@echo 'make demo   train and evaluate SecViT on generated data, on the CPU'
 	@echo 'make test   lint and tests'
-	@echo 'make bench  measure docs/performance.md again (about 10 minutes)'
+	@echo 'make test-slurm  the launchers on a Slurm of one node, which is installed (as root), started and stopped'
+	@echo 'make bench  measure docs/performance.md again (about 12 minutes)'
 	@echo 'make setup  only make the environment that the two need'
 	@echo 'VENV=DIR    where the environment is made (default .venv)'
 	@echo 'PYTHON=EXE  use the environment of this interpreter, which has OpenMMLab and mmsec[dev] already'
@@ -27,6 +28,9 @@ test: $(ready)
 	$(python) -m ruff format --check .
 	$(python) -m ruff check .
 	$(python) -m pytest -rs
+
+test-slurm: $(ready)
+	$(python) -m pytest -rs tests/slurm --override-ini=norecursedirs=
 
 bench: $(ready)
 	$(python) tools/benchmark_all.py

@@ -6,16 +6,18 @@ Everything a user can get wrong is looked at before a model is built, and report
 
 import inspect
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 from mmsec.errors import InputError
 from mmsec.models.checkpoint import read_checkpoint, read_pretrained
@@ -57,8 +59,8 @@ def _check_option(cfg: Config, key: str) -> None:
     *parents, _ = key.split('.')
     first = key.split('.')[0]
     node: Any = cfg._cfg_dict
-    if first not in node and first in inspect.signature(Runner.__init__).parameters:
-        return  # such as randomness.seed: a part of the run that the config leaves at its default
+    if first not in node and first in {*inspect.signature(Runner.__init__).parameters, 'compile'}:
+        return  # such as randomness.seed or compile: a part of the run that the config leaves at its default
     if not parents and key not in node:
         raise InputError(f"--cfg-options {key}: no '{key}' in the config")
     for i, name in enumerate(parents):
@@ -113,8 +115,6 @@ def check_weights(cfg: Config) -> None:
     if isinstance(init_cfg, dict) and 'checkpoint' in init_cfg:
         read_pretrained(init_cfg['checkpoint'])
     load_from = cfg.get('load_from')
-    if load_from is None and cfg.get('resume'):
-        load_from = find_latest_checkpoint(cfg.work_dir)
     if load_from and '://' not in load_from:
         read_checkpoint(load_from)
 
@@ -154,6 +154,35 @@ def revert_sync_bn(cfg: Config, launcher: str) -> None:
         norm_cfg['type'] = 'BN'
     if sync_norms:
         print_log('one process or no GPU: SyncBN in the config runs as BN', logger='current')
+
+
+def join_processes(cfg: Config) -> None:
+    """Connect the processes of a launcher on a machine without a GPU; on GPUs MMEngine does it.
+
+    MMEngine's own way asks for a CUDA device whatever the backend is. Here the backend is gloo, and the model is
+    wrapped without device ids.
+
+    Raises:
+        InputError: If the launcher left a variable unset.
+    """
+    if cfg.launcher == 'none' or torch.cuda.is_available():
+        return
+    if cfg.launcher == 'slurm':
+        names = {'RANK': 'SLURM_PROCID', 'LOCAL_RANK': 'SLURM_LOCALID', 'WORLD_SIZE': 'SLURM_NTASKS'}
+    elif cfg.launcher == 'mpi':
+        prefix = 'OMPI_COMM_WORLD'
+        names = {'RANK': f'{prefix}_RANK', 'LOCAL_RANK': f'{prefix}_LOCAL_RANK', 'WORLD_SIZE': f'{prefix}_SIZE'}
+    else:
+        names = {name: name for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE')}
+    missing = [name for name in (*names.values(), 'MASTER_ADDR', 'MASTER_PORT') if name not in os.environ]
+    if missing:
+        raise InputError(
+            f'--launcher {cfg.launcher}: {", ".join(missing)} not set in the environment. Start with '
+            'tools/dist_train.sh or tools/slurm_train.sh, or see docs/cluster.md'
+        )
+    os.environ.update({name: os.environ[source] for name, source in names.items()})
+    torch.distributed.init_process_group('gloo')
+    cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
 
 
 def _dicts(node: Any) -> Iterator[dict]:

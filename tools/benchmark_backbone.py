@@ -1,4 +1,4 @@
-"""Time a SecViT backbone beside something else, in one run, and take its peak memory in a process of its own."""
+"""Time a SecViT backbone beside something else, by turns in one run, each side in a process of its own."""
 
 import argparse
 import ctypes
@@ -69,6 +69,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--repeats', type=int, default=7, help='timed rounds (default: %(default)s)')
     parser.add_argument('--json', type=Path, metavar='OUT', help='write all figures to this file')
     parser.add_argument('--peak-of', type=json.loads, help=argparse.SUPPRESS)  # the process that measures memory
+    parser.add_argument('--worker', type=json.loads, help=argparse.SUPPRESS)  # the process that runs one side
     args = parser.parse_args()
     for name in ('batch', 'repeats'):
         if getattr(args, name) < 1:
@@ -166,13 +167,49 @@ def measure_peak(side: Side) -> int:
     return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
 
 
+class Worker:
+    """A side in a process of its own, where no other side's allocations change how fast its own memory comes."""
+
+    def __init__(self, side: Side) -> None:
+        command = [sys.executable, __file__, '--worker', json.dumps(side)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.turn()  # the first two runs are the warm-up
+        self.turn()
+
+    def turn(self) -> float:
+        """Seconds of one run; the other sides wait."""
+        self.process.stdin.write('\n')
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(self.process.wait() or 1)  # its error is on the screen
+        return float(line)
+
+    def end(self) -> None:
+        """Let the process go."""
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def work(side: Side) -> None:
+    """Be a :class:`Worker`: a run for each line that comes in."""
+    run = prepare(side)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        run()
+        print(time.perf_counter() - start, flush=True)
+
+
 def compare(side: Side, rivals: dict[str, Side], repeats: int) -> dict:
     """Seconds, spread and peak memory of ``side`` and its rivals, and each rival's ratio to ``side``."""
     sides = {'secvit': side, **rivals}
-    seconds = interleaved({name: prepare(each) for name, each in sides.items()}, repeats)
+    workers = {name: Worker(each) for name, each in sides.items()}
+    rounds = [{name: worker.turn() for name, worker in workers.items()} for _ in range(repeats)]
+    for worker in workers.values():
+        worker.end()
     result = {}
     for name, each in sides.items():
-        times = sorted(seconds[name])
+        times = sorted(seconds[name] for seconds in rounds)
         result[name] = {
             'settings': each._asdict(),
             'seconds_median': statistics.median(times),
@@ -230,9 +267,13 @@ def machine() -> dict:
 def main() -> None:
     """Measure and print."""
     args = parse_args()
-    if args.peak_of:
-        side = Side(*args.peak_of)
-        print(peak_bytes(side._replace(shape=tuple(side.shape))))
+    if args.peak_of or args.worker:
+        side = Side(*(args.peak_of or args.worker))
+        side = side._replace(shape=tuple(side.shape))
+        if args.worker:
+            work(side)
+        else:
+            print(peak_bytes(side))
         return
     shape = tuple(args.shape)
     side = Side('secvit', args.arch, shape, args.batch, args.clusters, args.mode, args.dtype, args.compile, args.device)

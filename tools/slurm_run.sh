@@ -1,16 +1,28 @@
-# Sourced by slurm_train.sh and slurm_test.sh: run_on_slurm PARTITION JOB_NAME SCRIPT [arguments]
-run_on_slurm() {
-  local partition=$1 name=$2
-  shift 2
+# Sourced by slurm_train.sh and slurm_test.sh: what both ask Slurm for.
+#   slurm_options NAME PARTITION   fills the array "options", which sbatch and srun understand alike
+#   in_task                        what each task runs: bash -c "$in_task" task SCRIPT [arguments]
+slurm_options() {
   local gpus=${GPUS:-8}
   local per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
-  local gres=(--gres="gpu:$per_node" --ntasks-per-node="$per_node")
-  if [[ $per_node -eq 0 ]]; then gres=(); fi
+  options=(--job-name="$1" --partition="$2" --ntasks="$gpus" --cpus-per-task="${CPUS_PER_TASK:-5}")
   # --gpus-per-task=1 would hide the other GPUs of the node from each task, so the node's GPUs are asked for together.
-  # The port is worked out inside the job, where its id is known: two jobs on one node must not meet.
-  # shellcheck disable=SC2086,SC2016
-  PYTHON=${PYTHON:-python} exec srun --partition="$partition" --job-name="$name" \
-    --ntasks="$gpus" "${gres[@]}" --cpus-per-task="${CPUS_PER_TASK:-5}" --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
-    bash -c 'export MASTER_PORT=${MASTER_PORT:-$((10000 + SLURM_JOB_ID % 20000))}; exec "$PYTHON" -u "$@"' \
-    slurm_run "$@" --launcher slurm
+  if [[ $per_node -gt 0 ]]; then options+=(--gres="gpu:$per_node" --ntasks-per-node="$per_node"); fi
+  # shellcheck disable=SC2206
+  options+=(${SRUN_ARGS:-})
 }
+
+export PYTHON=${PYTHON:-python}
+# The port is worked out inside the job, where its id is known: two jobs on one node must not meet.
+# shellcheck disable=SC2016
+in_task='
+export MASTER_PORT=${MASTER_PORT:-$((10000 + SLURM_JOB_ID % 20000))}
+if [[ -z ${MASTER_ADDR:-} ]]; then
+  if [[ ${SLURM_JOB_NUM_NODES:-1} -eq 1 ]]; then MASTER_ADDR=127.0.0.1
+  else MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n1); fi
+  if [[ -z $MASTER_ADDR ]]; then
+    echo "no scontrol in here (a container?): set MASTER_ADDR to the first node before submitting, see docs/cluster.md" >&2
+    exit 2
+  fi
+fi
+export MASTER_ADDR
+exec "$PYTHON" -u "$@" --launcher slurm'

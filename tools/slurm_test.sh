@@ -19,5 +19,7 @@ if [[ $# -lt 4 ]]; then usage >&2; exit 2; fi
 
 partition=$1 name=$2 config=$3 checkpoint=$4
 shift 4
-. "$(dirname "$0")/slurm_run.sh"
-run_on_slurm "$partition" "$name" "$(dirname "$0")/test.py" "$config" "$checkpoint" "$@"
+here=$(cd "$(dirname "$0")" && pwd)
+. "$here/slurm_run.sh"
+slurm_options "$name" "$partition"
+exec srun "${options[@]}" --kill-on-bad-exit=1 bash -c "$in_task" task "$here/test.py" "$config" "$checkpoint" "$@"

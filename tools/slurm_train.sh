@@ -1,16 +1,20 @@
 #!/usr/bin/env bash
-# Train on a Slurm cluster, one task a GPU.
+# Submit training to a Slurm cluster, one task a GPU.
 set -euo pipefail
 
 usage() {
   cat <<EOF
 usage: $0 PARTITION JOB_NAME CONFIG WORK_DIR [options of tools/train.py]
 
+Submits a batch job whose log is WORK_DIR/slurm-JOBID.log. Ahead of its time limit, or when it is preempted, the run
+saves and Slurm starts it again from there.
+
 Environment:
   GPUS           GPUs in all (8)
   GPUS_PER_NODE  GPUs a node (8, or GPUS if that is less); 0 runs on CPUs
   CPUS_PER_TASK  CPU cores a task, for its data loaders (5)
-  SRUN_ARGS      further options of srun
+  SRUN_ARGS      further options of sbatch, such as "--time=24:00:00 --account=vision"
+  SAVE_AHEAD     seconds before the time limit at which the run saves and stops (300)
   MASTER_PORT    port of the first task (derived from the job's id)
 EOF
 }
@@ -19,5 +23,11 @@ if [[ $# -lt 4 ]]; then usage >&2; exit 2; fi
 
 partition=$1 name=$2 config=$3 work_dir=$4
 shift 4
-. "$(dirname "$0")/slurm_run.sh"
-run_on_slurm "$partition" "$name" "$(dirname "$0")/train.py" "$config" --work-dir "$work_dir" "$@"
+here=$(cd "$(dirname "$0")" && pwd)
+. "$here/slurm_run.sh"
+slurm_options "$name" "$partition"
+mkdir -p "$work_dir"
+job=$(sbatch --parsable --requeue --signal="USR1@${SAVE_AHEAD:-300}" --open-mode=append \
+  --output="$work_dir/slurm-%j.log" "${options[@]}" \
+  "$here/slurm_job.sh" "$in_task" "$here/train.py" "$config" --work-dir "$work_dir" "$@")
+echo "submitted job $job; tail -F $work_dir/slurm-$job.log"

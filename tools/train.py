@@ -6,11 +6,20 @@ import sys
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from mmsec.engine import check_data, check_weights, load_config, naming_broken_annotations, revert_sync_bn
+from mmsec.engine import (
+    check_data,
+    check_weights,
+    join_processes,
+    load_config,
+    naming_broken_annotations,
+    revert_sync_bn,
+)
 from mmsec.errors import InputError
 from mmsec.hooks import RunSummaryHook
+from mmsec.resume import check_same_run, newest_whole_checkpoint
 
 AMP = {
     'fp16': dict(type='AmpOptimWrapper', loss_scale='dynamic', dtype='float16'),
@@ -52,18 +61,26 @@ def configure(args: argparse.Namespace) -> Config:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise InputError(f"--auto-scale-lr: config '{args.config}' has no auto_scale_lr.base_batch_size")
         cfg.auto_scale_lr.enable = True
-    if args.resume:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+    found = newest_whole_checkpoint(cfg.work_dir) if args.resume == 'auto' else None
+    if found:
+        cfg.load_from, meta = found
+    elif args.resume == 'auto':
+        print_log(f"--resume auto: no checkpoint in '{cfg.work_dir}', the run starts from scratch", 'current')
+    elif args.resume:
+        cfg.load_from = args.resume
+    cfg.resume = bool(found or args.resume not in (None, 'auto'))
     check_data(cfg, 'train', 'val')
     check_weights(cfg)
     revert_sync_bn(cfg, args.launcher)
+    if found:
+        check_same_run(cfg, cfg.load_from, meta)
     return cfg
 
 
 def main() -> None:
     """Train."""
     cfg = configure(parse_args())
+    join_processes(cfg)
     with naming_broken_annotations(cfg):
         runner = Runner.from_cfg(cfg)
         runner.register_hook(RunSummaryHook())

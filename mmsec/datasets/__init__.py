@@ -1,1 +1,5 @@
-"""Generated data in the layouts of COCO and ADE20K."""
+"""Generated data in the layouts of COCO and ADE20K, and loading that survives broken files."""
+
+from mmsec.datasets.skip_broken import SkipBroken
+
+__all__ = ['SkipBroken']

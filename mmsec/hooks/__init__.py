@@ -1,7 +1,21 @@
 """What training needs and MMEngine lacks, registered in :data:`mmsec.registry.HOOKS`."""
 
+from mmsec.hooks.broken_data import BrokenDataHook
+from mmsec.hooks.eager_optimizer import EagerOptimizerHook
+from mmsec.hooks.finite import FiniteHook
 from mmsec.hooks.plain_checkpoint import PlainCheckpointHook
 from mmsec.hooks.prediction_pictures import PredictionPicturesHook
+from mmsec.hooks.preemption import PreemptionHook
 from mmsec.hooks.run_summary import RunSummaryHook
+from mmsec.hooks.whole_checkpoint import WholeCheckpointHook
 
-__all__ = ['PlainCheckpointHook', 'PredictionPicturesHook', 'RunSummaryHook']
+__all__ = [
+    'BrokenDataHook',
+    'EagerOptimizerHook',
+    'FiniteHook',
+    'PlainCheckpointHook',
+    'PredictionPicturesHook',
+    'PreemptionHook',
+    'RunSummaryHook',
+    'WholeCheckpointHook',
+]

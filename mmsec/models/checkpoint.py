@@ -6,6 +6,7 @@ trained with mmsec hold ``{state_dict, ...}`` with the prefix ``backbone.``. Bot
 
 import argparse
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def read_checkpoint(path: str | Path) -> dict:
     if not Path(path).is_file():
         raise InputError(f"checkpoint '{path}' not found")
     try:
+        _check_sums(path)
         with torch.serialization.safe_globals([argparse.Namespace]):
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # torch.load has no common error: zip, pickle, end of file, runtime
@@ -57,6 +59,15 @@ def read_checkpoint(path: str | Path) -> dict:
     if not isinstance(checkpoint, dict):
         raise InputError(f"checkpoint '{path}' holds a {type(checkpoint).__name__}, expected a dict")
     return checkpoint
+
+
+def _check_sums(path: str | Path) -> None:
+    """Compare the checksums that torch writes and does not read; files from before torch 1.6 have none."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise ValueError(f'checksum of {damaged} is wrong')
 
 
 def read_pretrained(path: str | Path) -> dict:

@@ -98,8 +98,8 @@ class DepthwiseConv(nn.Conv2d):
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """A linear layer over the channels of an NHWC map.
 
-    On a CPU it runs as a 1x1 convolution, because PyTorch hands convolutions to oneDNN and float32 products to MKL,
-    which leaves half of the speed of an AMD processor unused (docs/performance.md).
+    On a CPU it runs as a 1x1 convolution, compiled or not, because PyTorch hands convolutions to oneDNN and float32
+    products to MKL, which leaves half of the speed of an AMD processor unused (docs/performance.md).
 
     Args:
         x (Tensor): (B, H, W, C).
@@ -109,7 +109,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Returns:
         Tensor: (B, H, W, C').
     """
-    if x.device.type != 'cpu' or torch.compiler.is_compiling():
+    if x.device.type != 'cpu':
         return F.linear(x, weight, bias)
     return conv2d_nhwc(x, weight[..., None, None], bias, 1, 0, 1)
 
@@ -188,7 +188,8 @@ class FFN(nn.Module):
         return self.fc2(x)
 
     def _act_and_mix(self, x: Tensor) -> Tensor:
-        x = self.act(x)
+        # The widest map of a block: without a gradient nobody else reads it, and its memory is used again.
+        x = self.act(x) if x.requires_grad or torch.compiler.is_compiling() else torch.ops.aten.gelu_(x)
         return self.dwconv(x, plus=x)
 
 

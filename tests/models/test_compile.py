@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from mmsec.models import SecViT
-from tests.conftest import SMALL_ARCH
 
 TWO_STAGES = dict(embed_dims=(16, 32), depths=(1, 1), num_heads=(1, 2), mlp_ratio=1, layer_scale=(False, True))
 
@@ -44,7 +43,7 @@ def test_inductor_compiles_it_and_a_second_size_does_not_compile_again(tmp_path,
 
 def test_bfloat16_autocast_compiles():
     torch._dynamo.reset()
-    backbone = SecViT(SMALL_ARCH, drop_path_rate=0.0).eval()
+    backbone = SecViT(TWO_STAGES, num_clusters=(8, 2), out_indices=(0, 1)).eval()
     compiled = torch.compile(backbone, backend='aot_eager', fullgraph=True, dynamic=True)
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):

@@ -10,16 +10,16 @@ from tests.conftest import ROOT
 SCRIPTS = ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh']
 
 
-def launch(script, *args, **environment):
+def launch(script, *args, cwd=None, **environment):
     return subprocess.run(
-        [ROOT / 'tools' / script, *args], capture_output=True, text=True, env={**os.environ, **environment}
+        [ROOT / 'tools' / script, *args], capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment}
     )
 
 
 @pytest.fixture
 def stand_ins(tmp_path):
     """Programs that print their arguments, one a line, on PATH."""
-    for name in ('srun', 'python'):
+    for name in ('srun', 'sbatch', 'python'):
         path = tmp_path / name
         path.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
         path.chmod(0o755)
@@ -43,28 +43,25 @@ def test_torchrun_is_given_processes_and_port(script, positional, stand_ins):
     assert lines[-len(positional) - 4 :] == [f'{ROOT}/tools/{tool}', *positional, '--launcher', 'pytorch', '--tta']
 
 
-@pytest.mark.parametrize(
-    ('script', 'positional', 'arguments'),
-    [
-        ('slurm_train.sh', ['c.py', 'work'], ['c.py', '--work-dir', 'work']),
-        ('slurm_test.sh', ['c.py', 'w.pth'], ['c.py', 'w.pth']),
-    ],
-)
-def test_srun_is_given_tasks_and_gpus(script, positional, arguments, stand_ins):
+SLURM = [
+    ('slurm_train.sh', ['c.py', 'work'], ['c.py', '--work-dir', 'work']),
+    ('slurm_test.sh', ['c.py', 'w.pth'], ['c.py', 'w.pth']),
+]
+
+
+@pytest.mark.parametrize(('script', 'positional', 'arguments'), SLURM)
+def test_slurm_is_given_tasks_and_gpus(script, positional, arguments, stand_ins, tmp_path):
     def lines(**environment):
-        return launch(script, 'part', 'job', *positional, '--amp', PATH=stand_ins, **environment).stdout.splitlines()
+        command = launch(script, 'part', 'job', *positional, '--amp', cwd=tmp_path, PATH=stand_ins, **environment)
+        return command.stdout.removeprefix('submitted job ').splitlines()
 
     default = lines()
     assert {'--partition=part', '--job-name=job', '--ntasks=8', '--gres=gpu:8', '--cpus-per-task=5'} <= set(default)
     assert not any(line.startswith('--gpus-per-task') for line in default)
-    tool = script.removeprefix('slurm_').replace('.sh', '.py')
-    assert default[default.index(f'{ROOT}/tools/{tool}') :] == [
-        f'{ROOT}/tools/{tool}',
-        *arguments,
-        '--amp',
-        '--launcher',
-        'slurm',
-    ]
+    tool = f'{ROOT}/tools/{script.removeprefix("slurm_").replace(".sh", ".py")}'
+    first = default.index(tool)
+    assert default[first : first + len(arguments) + 1] == [tool, *arguments]
+    assert default[first + len(arguments) + 1].split(';')[0] == '--amp'
     small = lines(GPUS='2', CPUS_PER_TASK='3', SRUN_ARGS='--time=1:00 --qos=x')
     assert {'--ntasks=2', '--gres=gpu:2', '--ntasks-per-node=2', '--cpus-per-task=3', '--time=1:00', '--qos=x'} <= set(
         small
@@ -74,15 +71,51 @@ def test_srun_is_given_tasks_and_gpus(script, positional, arguments, stand_ins):
     assert not any('gres' in line for line in lines(GPUS='2', GPUS_PER_NODE='0'))
 
 
-def test_the_port_follows_the_job(tmp_path, stand_ins):
-    """A srun that runs the command, as Slurm would, in two jobs."""
-    srun = tmp_path / 'srun'
-    srun.write_text('#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; done\nexec "$@"\n')
-    (tmp_path / 'python').write_text('#!/bin/sh\necho port $MASTER_PORT\n')
-    ports = {
-        job: launch('slurm_train.sh', 'p', 'j', 'c.py', 'w', PATH=stand_ins, SLURM_JOB_ID=job).stdout.strip()
-        for job in ('41', '42', '80042')
-    }
-    assert ports == {'41': 'port 10041', '42': 'port 10042', '80042': 'port 10042'}
-    chosen = launch('slurm_train.sh', 'p', 'j', 'c.py', 'w', PATH=stand_ins, SLURM_JOB_ID='41', MASTER_PORT='7')
-    assert chosen.stdout.strip() == 'port 7'
+def test_training_is_told_ahead_of_its_limit_and_started_again(stand_ins, tmp_path):
+    output = launch('slurm_train.sh', 'p', 'j', 'c.py', 'w', cwd=tmp_path, PATH=stand_ins, SAVE_AHEAD='90').stdout
+    assert {'--requeue', '--signal=USR1@90', '--output=w/slurm-%j.log'} <= set(output.splitlines())
+    assert (tmp_path / 'w').is_dir()
+
+
+@pytest.fixture
+def in_a_job(tmp_path, stand_ins):
+    """Runs slurm_job.sh with a srun that runs the task, as Slurm would, and a scontrol that says what it was asked."""
+    (tmp_path / 'srun').write_text('#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; done\nexec "$@"\n')
+    (tmp_path / 'scontrol').write_text('#!/bin/sh\necho scontrol "$@"\n')
+    (tmp_path / 'scontrol').chmod(0o755)
+    (tmp_path / 'python').write_text('#!/bin/sh\necho $MASTER_ADDR:$MASTER_PORT "$@"; exit ${CODE:-0}\n')
+    in_task = subprocess.run(
+        ['bash', '-c', f'. {ROOT}/tools/slurm_run.sh; printf %s "$in_task"'], capture_output=True, text=True
+    ).stdout
+
+    def run(**environment):
+        settings = {'PATH': stand_ins, 'SLURM_JOB_ID': '41', 'SLURM_CPUS_PER_TASK': '1', 'PYTHON': 'python'}
+        return launch('slurm_job.sh', in_task, 't.py', 'c.py', **settings | environment)
+
+    return run
+
+
+def test_the_port_follows_the_job(in_a_job):
+    assert in_a_job().stdout == '127.0.0.1:10041 -u t.py c.py --launcher slurm\n'
+    assert in_a_job(SLURM_JOB_ID='80042').stdout.startswith('127.0.0.1:10042 ')
+    assert in_a_job(MASTER_PORT='7', MASTER_ADDR='n1').stdout.startswith('n1:7 ')
+    several = in_a_job(SLURM_JOB_NUM_NODES='2', SLURM_JOB_NODELIST='n[1-2]')
+    assert several.stdout.startswith('scontrol show hostnames n[1-2]:10041 ')
+
+
+def test_a_container_without_scontrol_is_told_what_to_set(in_a_job, tmp_path):
+    (tmp_path / 'scontrol').unlink()
+    result = in_a_job(SLURM_JOB_NUM_NODES='2', SLURM_JOB_NODELIST='n[1-2]')
+    assert result.returncode == 2
+    assert 'set MASTER_ADDR to the first node' in result.stderr
+
+
+def test_a_run_that_was_told_to_stop_is_queued_again_and_resumes(in_a_job):
+    stopped = in_a_job(CODE='75')
+    assert stopped.returncode == 75
+    assert 'scontrol requeue 41' in stopped.stdout
+    failed = in_a_job(CODE='1')
+    assert failed.returncode == 1
+    assert 'requeue' not in failed.stdout
+    again = in_a_job(SLURM_RESTART_COUNT='1').stdout
+    assert 't.py c.py --resume auto --launcher slurm' in again

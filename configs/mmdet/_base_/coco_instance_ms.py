@@ -3,8 +3,13 @@
 _base_ = './coco_instance.py'
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(
+        type='mmsec.SkipBroken',
+        transforms=[
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+        ],
+    ),
     dict(type='RandomFlip', prob=0.5),
     dict(
         type='RandomChoice',

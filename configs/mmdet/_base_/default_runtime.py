@@ -1,14 +1,21 @@
 default_scope = 'mmdet'
-custom_imports = dict(imports=['mmsec.models', 'mmsec.hooks'], allow_failed_imports=False)
+custom_imports = dict(imports=['mmsec.models', 'mmsec.hooks', 'mmsec.datasets'], allow_failed_imports=False)
 
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3),
+    checkpoint=dict(type='mmsec.WholeCheckpointHook', interval=1, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
 )
-custom_hooks = [dict(type='mmsec.PlainCheckpointHook')]
+# docs/cluster.md says what each does for a run.
+custom_hooks = [
+    dict(type='mmsec.PlainCheckpointHook'),
+    dict(type='mmsec.PreemptionHook'),
+    dict(type='mmsec.FiniteHook'),
+    dict(type='mmsec.BrokenDataHook'),
+    dict(type='mmsec.EagerOptimizerHook'),
+]
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),

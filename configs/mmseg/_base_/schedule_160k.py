@@ -13,5 +13,6 @@ optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01),
     paramwise_cfg=dict(norm_decay_mult=0.0),
+    clip_grad=dict(max_norm=35.0),  # far above what is usual: it cuts a spike, and no more
 )
 auto_scale_lr = dict(enable=False, base_batch_size=16)

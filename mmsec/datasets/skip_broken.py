@@ -1,0 +1,73 @@
+"""Loading that names what is broken and leaves it out."""
+
+import logging
+import multiprocessing
+from collections.abc import Sequence
+
+from mmcv.transforms import BaseTransform, Compose
+from mmengine.logging import print_log
+
+from mmsec.registry import TRANSFORMS
+
+
+@TRANSFORMS.register_module()
+class SkipBroken(BaseTransform):
+    """Run the transforms that load a training sample; where they fail, log the file and leave the sample out.
+
+    A data set draws another sample for one that is left out. Broken is: an image or label map that is missing, cannot
+    be decoded or ends early, an image whose size is not the one its annotations were made for, a label map of another
+    size than its image. :class:`mmsec.hooks.BrokenDataHook` counts, and stops a run in which too much is broken.
+
+    Not for evaluation, whose metric would silently be another.
+
+    Args:
+        transforms (Sequence[dict]): Such as LoadImageFromFile and LoadAnnotations.
+    """
+
+    def __init__(self, transforms: Sequence[dict]) -> None:
+        self.transforms = Compose(list(transforms))
+        self.count = multiprocessing.Value('q', 0)  # shared with the data loader's workers
+
+    def transform(self, results: dict) -> dict | None:
+        """Load one sample.
+
+        Args:
+            results (dict): What the data set knows of it, ``img_path`` among that.
+
+        Returns:
+            dict, optional: With what the transforms loaded; None where the sample is left out.
+        """
+        path, size = results.get('img_path'), (results.get('height'), results.get('width'))
+        try:
+            _check_end(path)
+            loaded = self.transforms(results)
+            if loaded is not None:
+                _check_sizes(loaded, size)
+            return loaded
+        except Exception as error:  # whatever a decoder throws, the run does not depend on one sample
+            with self.count.get_lock():
+                self.count.value += 1
+            label = f" or its label map '{results['seg_map_path']}'" if 'seg_map_path' in results else ''
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            print_log(f"sample left out, '{path}'{label} is broken: {reason}", 'current', logging.ERROR)
+            return None
+
+
+def _check_end(path: str) -> None:
+    """Refuse a JPEG file that ends early: OpenCV fills the rest with grey and says nothing."""
+    with open(path, 'rb') as file:
+        start = file.read(2)
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - 4096))
+        if start == b'\xff\xd8' and b'\xff\xd9' not in file.read():
+            raise ValueError('the JPEG file ends early')
+
+
+def _check_sizes(results: dict, annotated: tuple[int | None, int | None]) -> None:
+    """Refuse annotations that are not of this image."""
+    shape = results['img'].shape[:2]
+    if None not in annotated and shape != annotated:
+        raise ValueError(f'the image is {shape[0]}x{shape[1]}, its annotations are for {annotated[0]}x{annotated[1]}')
+    label = results.get('gt_seg_map')
+    if label is not None and label.shape[:2] != shape:
+        raise ValueError(f'the image is {shape[0]}x{shape[1]}, the label map {label.shape[0]}x{label.shape[1]}')

@@ -1,0 +1,139 @@
+"""Checkpoints that are on the disk whole or not at all."""
+
+import os
+from pathlib import Path
+
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+
+from mmsec.registry import HOOKS
+
+
+def write_whole(path: str | Path, content: bytes) -> None:
+    """Write a file so that, whatever happens, ``path`` holds either what it held before or all of ``content``.
+
+    Args:
+        path (str | Path): A local file; its folder is made where it is missing.
+        content (bytes): What it will hold.
+
+    Raises:
+        OSError: If it cannot be written, such as on a full disk; nothing is left behind.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        with open(temporary, 'wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name, too, survives a power cut
+    finally:
+        os.close(folder)
+
+
+@register_backend('mmsec_whole')
+class WholeFileBackend(LocalBackend):
+    """MMEngine's local files, each written by :func:`write_whole`."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write ``obj`` to ``filepath``."""
+        write_whole(filepath, obj)
+
+
+@HOOKS.register_module()
+class WholeCheckpointHook(CheckpointHook):
+    """MMEngine's checkpoint hook, for machines that die: it takes the same options.
+
+    Each file is written under a temporary name, flushed to the disk and renamed; the pointer ``last_checkpoint`` is
+    written last; an old checkpoint is deleted only when the new one is there. A save that fails, such as on a full
+    disk, is logged as an error, earlier checkpoints stay, and training goes on.
+
+    It writes to local (or mounted) folders: ``backend_args`` for an object store is refused, because such stores put
+    a file whole by themselves and MMEngine's own hook does for them.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Look at what an earlier run left, and choose how files are written.
+
+        Raises:
+            ValueError: If ``backend_args`` names another kind of storage.
+        """
+        if self.backend_args or '://' in str(self.out_dir):
+            raise ValueError(
+                'mmsec.WholeCheckpointHook writes to local folders, got '
+                f'out_dir={self.out_dir!r}, backend_args={self.backend_args!r}; for those use CheckpointHook'
+            )
+        super().before_train(runner)
+        self.backend_args = {'backend': 'mmsec_whole'}
+        if is_main_process():
+            for leftover in Path(self.out_dir).glob('.*.pth.*.tmp'):
+                leftover.unlink(missing_ok=True)  # of a process that was killed while it wrote
+
+    def save_now(self, runner: Runner, epoch: int, iteration: int) -> bool:
+        """Save outside the schedule, as ``preempted.pth``, which the next such save replaces.
+
+        Args:
+            runner (Runner): The run.
+            epoch (int): Epochs that are complete.
+            iteration (int): Iterations that are complete.
+
+        Returns:
+            bool: Whether the file is there; on other processes than the first always True.
+        """
+        return self._save(runner, 'preempted.pth', dict(epoch=epoch, iter=iteration))
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        """Save, point to it, and only then delete what is too old; MMEngine's deletes first."""
+        before = list(self.keep_ckpt_ids) if self.max_keep_ckpts > 0 else []
+        kept = [*(old for old in before if old != step), step]
+        if self.max_keep_ckpts > 0:
+            self.keep_ckpt_ids.clear()
+            self.keep_ckpt_ids.extend(kept)  # a deque of max_keep_ckpts places
+            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+        if not self._save(runner, self.filename_tmpl.format(step), meta):
+            if self.max_keep_ckpts > 0:
+                self.keep_ckpt_ids.clear()
+                self.keep_ckpt_ids.extend(before)
+            return
+        if self.max_keep_ckpts > 0 and is_main_process():
+            for old in kept[: -self.max_keep_ckpts]:
+                Path(self.out_dir, self.filename_tmpl.format(old)).unlink(missing_ok=True)
+
+    def _save(self, runner: Runner, name: str, meta: dict) -> bool:
+        """Save under ``name`` and point to it; False where the disk refuses."""
+        path = str(Path(self.out_dir, name))
+        runner.message_hub.update_info('last_ckpt', path)
+        try:
+            runner.save_checkpoint(
+                self.out_dir,
+                name,
+                save_optimizer=self.save_optimizer,
+                save_param_scheduler=self.save_param_scheduler,
+                meta=meta,
+                by_epoch=self.by_epoch,
+                backend_args=self.backend_args,
+                **self.args,
+            )
+            if is_main_process():
+                write_whole(Path(runner.work_dir, 'last_checkpoint'), path.encode())
+        except OSError as error:
+            runner.logger.error(f"checkpoint '{path}' was not saved: {error}. Earlier ones stay; training goes on")
+            return False
+        self.last_ckpt = path
+        return True
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        """Save the best so far, if asked to; a disk that refuses does not end the run."""
+        try:
+            super()._save_best_checkpoint(runner, metrics)
+        except OSError as error:
+            runner.logger.error(f'the best checkpoint was not saved: {error}. Training goes on')

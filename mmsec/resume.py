@@ -1,0 +1,84 @@
+"""A folder of checkpoints -> the one that a run goes on from."""
+
+import ast
+import difflib
+import logging
+import pprint
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from mmsec.errors import InputError
+from mmsec.models.checkpoint import read_checkpoint
+
+# What a run cannot change without being another run. Lengths, intervals and data roots may change.
+_SAME = ('default_scope', 'model', 'optim_wrapper', 'param_scheduler')
+_SHOWN = 30
+
+
+def newest_whole_checkpoint(work_dir: str | Path) -> tuple[str, dict] | None:
+    """Find the checkpoint that was written last and is whole; name damaged ones in the log.
+
+    The pointer file ``last_checkpoint`` is not asked: what it names may be damaged, or not the newest.
+
+    Args:
+        work_dir (str | Path): Where a run saves ``epoch_N.pth``, ``iter_N.pth`` and ``preempted.pth``.
+
+    Returns:
+        tuple[str, dict], optional: Its path and its ``meta``; None where there is none.
+    """
+    paths = [
+        path for pattern in ('epoch_*.pth', 'iter_*.pth', 'preempted.pth') for path in Path(work_dir).glob(pattern)
+    ]
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        try:
+            return str(path), read_checkpoint(path)['meta']
+        except (InputError, KeyError) as error:
+            print_log(f'{error}; an older checkpoint is looked for', 'current', logging.ERROR)
+    return None
+
+
+def check_same_run(cfg: Config, path: str, meta: dict) -> None:
+    """Check that a checkpoint was made by the config that goes on from it.
+
+    Args:
+        cfg (Config): The config, as it will run.
+        path (str): The checkpoint.
+        meta (dict): Its ``meta``, with the text of its config.
+
+    Raises:
+        InputError: If model, optimizer or schedules differ; the difference is shown.
+    """
+    try:
+        then, now = (_sections(text) for text in (meta['cfg'], cfg.pretty_text))
+    except (SyntaxError, ValueError, AttributeError) as error:
+        raise InputError(f"the config inside '{path}' cannot be read: {error}") from error
+    lines: list[str] = []
+    for name in _SAME:
+        old, new = (pprint.pformat(part.get(name), width=100).splitlines() for part in (then, now))
+        lines += difflib.unified_diff(old, new, f'{name} of the checkpoint', f'{name} now', lineterm='', n=1)
+    if lines:
+        shown = '\n'.join(lines[:_SHOWN] + (['...'] if len(lines) > _SHOWN else []))
+        raise InputError(
+            f"'{path}' was made by another config; use another --work-dir, or --resume {path} to go on all the same. "
+            f'The difference:\n{shown}'
+        )
+
+
+def _sections(text: str) -> dict[str, Any]:
+    """The top-level values of a config's text, which is read and not executed."""
+    body = ast.parse(text).body
+    return {node.targets[0].id: _value(node.value) for node in body if isinstance(node, ast.Assign)}
+
+
+def _value(node: ast.expr) -> Any:
+    """A literal, also one that calls ``dict``."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
+        return {keyword.arg: _value(keyword.value) for keyword in node.keywords}
+    if isinstance(node, ast.Dict):
+        return {_value(key): _value(value) for key, value in zip(node.keys, node.values, strict=True)}
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_value(each) for each in node.elts]
+    return ast.literal_eval(node)

@@ -1,0 +1,146 @@
+"""Checkpoints on disks that fill and machines that die."""
+
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmsec.errors import InputError
+from mmsec.hooks.whole_checkpoint import write_whole
+from mmsec.models.checkpoint import read_checkpoint
+from mmsec.registry import HOOKS
+from mmsec.resume import check_same_run, newest_whole_checkpoint
+from tests.conftest import ROOT
+
+
+def save(folder, name, iteration, age=0):
+    """A checkpoint that is ``age`` seconds old."""
+    path = folder / name
+    torch.save({'meta': {'iter': iteration, 'epoch': 0}, 'state_dict': {'w': torch.rand(500)}}, path)
+    os.utime(path, (1e9 - age, 1e9 - age))
+    return path
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / 'new' / 'file'
+    write_whole(path, b'one')
+    with pytest.raises(TypeError):
+        write_whole(path, 'no bytes')
+    assert path.read_bytes() == b'one'
+    write_whole(path, b'two')
+    assert path.read_bytes() == b'two'
+    assert os.listdir(path.parent) == ['file']
+
+
+def test_the_newest_whole_checkpoint_is_found_and_damaged_ones_are_named(tmp_path, caplog, capfd):
+    assert newest_whole_checkpoint(tmp_path) is None
+    save(tmp_path, 'epoch_1.pth', 20, age=30)
+    whole = save(tmp_path, 'preempted.pth', 33, age=20)
+    truncated = save(tmp_path, 'epoch_2.pth', 40, age=10)
+    truncated.write_bytes(truncated.read_bytes()[:700])
+    os.utime(truncated, (1e9 - 10, 1e9 - 10))
+    (tmp_path / 'iter_50.pth').write_bytes(b'')
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_50.pth'))
+    path, meta = newest_whole_checkpoint(tmp_path)
+    assert (path, meta['iter']) == (str(whole), 33)
+    said = caplog.text + ''.join(capfd.readouterr())
+    assert 'iter_50.pth' in said
+    assert 'epoch_2.pth' in said
+    assert 'epoch_1.pth' not in said
+
+
+def test_twenty_truncations_and_bit_flips_are_errors_or_harmless(tmp_path):
+    path = save(tmp_path, 'epoch_1.pth', 20)
+    content, whole = path.read_bytes(), read_checkpoint(path)
+    moments = random.Random(1)
+    refused = 0
+    for i in range(20):
+        damaged = bytearray(content)
+        if i % 2:
+            damaged = damaged[: moments.randrange(len(damaged))]
+        else:
+            damaged[moments.randrange(len(damaged))] ^= 1 << moments.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            loaded = read_checkpoint(path)
+        except InputError as error:
+            assert 'epoch_1.pth' in str(error)  # noqa: PT017 - or it loads, see below
+            refused += 1
+        else:  # the bit was one of the zeros between files of the archive
+            assert torch.equal(loaded['state_dict']['w'], whole['state_dict']['w'])
+            assert loaded['meta'] == whole['meta']
+    assert refused >= 15
+
+
+def test_a_pickle_that_would_run_code_does_not(tmp_path):
+    class Attack:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / 'attacked'),)
+
+    torch.save({'state_dict': Attack()}, tmp_path / 'epoch_1.pth')
+    with pytest.raises(InputError, match='mkdir'):
+        read_checkpoint(tmp_path / 'epoch_1.pth')
+    assert newest_whole_checkpoint(tmp_path) is None
+    assert not (tmp_path / 'attacked').exists()
+
+
+def test_a_checkpoint_of_another_config_is_refused_and_the_difference_shown():
+    cfg = Config(dict(default_scope='mmdet', model=dict(type='A', depth=3, list_=[1, dict(b=2)]), work_dir='x'))
+    meta = {'cfg': cfg.pretty_text}
+    check_same_run(Config({**cfg.to_dict(), 'work_dir': 'y'}), 'c.pth', meta)
+    cfg.model.depth = 4
+    with pytest.raises(InputError, match=r"(?s)'c.pth' was made by another config.*-.*'depth': 3.*\+.*'depth': 4"):
+        check_same_run(cfg, 'c.pth', meta)
+
+
+def test_the_text_of_a_config_in_a_checkpoint_is_not_executed(tmp_path):
+    cfg = Config(dict(default_scope='mmdet', model=dict(type='A')))
+    text = f'model = __import__("os").mkdir({str(tmp_path / "attacked")!r})'
+    with pytest.raises(InputError):
+        check_same_run(cfg, 'c.pth', {'cfg': text})
+    assert not (tmp_path / 'attacked').exists()
+
+
+def toy_run(work_dir, max_iters):
+    return subprocess.run(
+        [sys.executable, '-m', 'tests.cluster.toy_run', str(work_dir), str(max_iters)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_a_full_disk_fails_the_save_and_not_the_run(tmp_path):
+    disk = tmp_path / 'disk'
+    disk.mkdir()
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=24m', 'tmpfs', disk], capture_output=True).returncode:
+        pytest.skip('a small tmpfs cannot be mounted here')
+    try:
+        first = toy_run(disk, 2)
+        assert 'was not saved' not in first.stdout + first.stderr
+        assert (disk / 'iter_2.pth').exists()
+        kept = {path.name: path.read_bytes() for path in disk.glob('iter_*.pth')}
+        (disk / 'others').write_bytes(bytes(os.statvfs(disk).f_bavail * os.statvfs(disk).f_bsize - 2**20))
+        full = toy_run(disk, 5)
+        assert 'finished 5' in full.stdout, full.stdout + full.stderr
+        assert "iter_3.pth' was not saved: [Errno 28] No space left on device" in full.stdout + full.stderr
+        assert {path.name: path.read_bytes() for path in disk.glob('iter_*.pth')} == kept
+        assert (disk / 'last_checkpoint').read_text().endswith('iter_2.pth')
+        assert not list(disk.glob('.*tmp'))
+        (disk / 'others').unlink()
+        again = toy_run(disk, 4)
+        assert 'resumed 2 optimizer schedule average' in again.stdout
+        assert sorted(path.name for path in disk.glob('iter_*.pth')) == ['iter_3.pth', 'iter_4.pth']
+    finally:
+        subprocess.run(['umount', disk], check=True)
+
+
+def test_other_storage_is_refused():
+    hook = HOOKS.build(dict(type='mmsec.WholeCheckpointHook', backend_args=dict(backend='petrel')))
+    with pytest.raises(ValueError, match='local folders'):
+        hook.before_train(None)

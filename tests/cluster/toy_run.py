@@ -1,0 +1,146 @@
+"""python -m tests.cluster.toy_run WORK_DIR [MAX_ITERS] [by_epoch]: a run of a few weights with the shipped hooks.
+
+It goes on as ``tools/train.py --resume auto`` does and prints what a test wants to know, a line each.
+"""
+
+import sys
+import time
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, MODELS
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import Dataset
+
+import mmsec.hooks  # noqa: F401
+from mmsec.resume import check_same_run, newest_whole_checkpoint
+
+
+@MODELS.register_module()
+class ToyModel(BaseModel):
+    """One linear layer, and enough dead weight that writing a checkpoint takes a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 1)
+        self.register_buffer('weight_to_write', torch.rand(1_000_000))
+
+    def forward(self, inputs, data_samples=None, mode='loss') -> dict:
+        return {'loss': self.layer(torch.stack(inputs)).square().mean()}
+
+
+@DATASETS.register_module()
+class ToyData(Dataset):
+    """40 fixed samples."""
+
+    metainfo: dict = {}
+
+    def __getitem__(self, index: int) -> dict:
+        generator = torch.Generator().manual_seed(index)
+        return {'inputs': torch.rand(4, generator=generator), 'data_samples': index}
+
+    def __len__(self) -> int:
+        return 40
+
+
+class Report(Hook):
+    """Prints each iteration and each save."""
+
+    priority = 'VERY_LOW'
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        print('iteration', runner.iter + 1, 'samples', *data_batch['data_samples'], flush=True)
+        time.sleep(0.02)
+
+
+def config(work_dir: str, max_iters: int, by_epoch: bool) -> Config:
+    """20 iterations of two samples are an epoch."""
+    loop = dict(type='EpochBasedTrainLoop', max_epochs=max_iters // 20) if by_epoch else dict(
+        type='IterBasedTrainLoop', max_iters=max_iters
+    )  # fmt: skip
+    return Config(
+        dict(
+            default_scope='mmengine',
+            model=dict(type='ToyModel'),
+            work_dir=work_dir,
+            train_dataloader=dict(
+                batch_size=2,
+                num_workers=2 if by_epoch else 0,
+                persistent_workers=by_epoch,
+                sampler=dict(type='DefaultSampler' if by_epoch else 'InfiniteSampler', shuffle=True),
+                dataset=dict(type='ToyData'),
+            ),
+            train_cfg=loop,
+            optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-2)),
+            param_scheduler=[dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=max_iters)],
+            default_hooks=dict(
+                logger=dict(type='LoggerHook', interval=1000),
+                checkpoint=dict(
+                    type='mmsec.WholeCheckpointHook',
+                    by_epoch=by_epoch,
+                    interval=1,
+                    max_keep_ckpts=2,
+                ),
+            ),
+            custom_hooks=[
+                dict(type='EMAHook'),
+                dict(type='mmsec.PlainCheckpointHook'),
+                dict(type='mmsec.PreemptionHook'),
+                dict(type='mmsec.FiniteHook'),
+            ],
+            randomness=dict(seed=0),
+        )
+    )
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two states are equal bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def main() -> None:
+    """Run."""
+    work_dir, max_iters = sys.argv[1], int(sys.argv[2])
+    cfg = config(work_dir, max_iters, by_epoch='by_epoch' in sys.argv)
+    found = newest_whole_checkpoint(work_dir)
+    if found:
+        cfg.load_from, cfg.resume = found[0], True
+        check_same_run(cfg, *found)
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(Report())
+    if found:
+
+        class CheckStates(Hook):
+            """What the run goes on from is what was saved."""
+
+            def before_train(self, runner) -> None:
+                saved = torch.load(found[0], weights_only=True)
+                ema = next(hook for hook in runner.hooks if type(hook).__name__ == 'EMAHook')
+                average = {name: value for name, value in ema.ema_model.state_dict().items() if name != 'steps'}
+                wanted = {f'module.{name}': value for name, value in saved['state_dict'].items()}
+                states = {
+                    'optimizer': same(runner.optim_wrapper.state_dict(), saved['optimizer']),
+                    'schedule': same(
+                        [each.state_dict() for each in runner.param_schedulers], saved['param_schedulers']
+                    ),
+                    'average': same(average, wanted),
+                }
+                print('resumed', runner.iter, *(name for name, equal in states.items() if equal), flush=True)
+
+        runner.register_hook(CheckStates(), priority='LOWEST')
+    runner.train()
+    print('finished', runner.iter, flush=True)
+
+
+if __name__ == '__main__':
+    main()

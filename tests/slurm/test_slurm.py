@@ -1,0 +1,138 @@
+"""The launchers on a real Slurm; `make test-slurm` runs this."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, small_run
+
+HOSTS = {'mmdet': 'mmdet/secvit_t_maskrcnn_shapes.py', 'mmseg': 'mmseg/secvit_t_upernet_shapes.py'}
+CLUSTER = Path(__file__).with_name('cluster.sh')
+
+
+@pytest.fixture(scope='module')
+def slurm(tmp_path_factory):
+    """The environment of a user on the cluster."""
+    folder = tmp_path_factory.mktemp('slurm')
+    started = subprocess.run([CLUSTER, 'start', folder], capture_output=True, text=True)
+    if started.returncode:
+        pytest.fail(started.stderr)
+    yield {
+        **os.environ,
+        'SLURM_CONF': started.stdout.strip(),
+        'PYTHON': sys.executable,
+        'GPUS': '2',
+        'GPUS_PER_NODE': '0',
+        'CPUS_PER_TASK': '1',
+        'OMP_NUM_THREADS': '1',
+    }
+    subprocess.run([CLUSTER, 'stop', folder], check=True)
+
+
+def submit(slurm, config, work_dir, *options, **environment):
+    """Submit training; the job's id."""
+    command = [ROOT / 'tools/slurm_train.sh', 'test', 'train', config, work_dir, *options]
+    result = subprocess.run(command, env=slurm | environment, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return re.search(r'submitted job (\d+); tail -F .*slurm-\d+\.log', result.stdout)[1]
+
+
+def state(slurm, job):
+    """Slurm's word for where a job is."""
+    shown = subprocess.run(['scontrol', 'show', 'job', job], env=slurm, capture_output=True, text=True).stdout
+    return re.search(r'JobState=(\w+)', shown)[1]
+
+
+def wait(slurm, job, log, seconds=240):
+    """Wait for a job's end; its state and its log."""
+    deadline = time.monotonic() + seconds
+    while (now := state(slurm, job)) in ('PENDING', 'RUNNING', 'COMPLETING', 'CONFIGURING', 'REQUEUED'):
+        assert time.monotonic() < deadline, f'{now}\n{log.read_text() if log.exists() else "no log"}'
+        time.sleep(0.5)
+    return now, log.read_text()
+
+
+def wait_for(log, pattern, seconds=120):
+    """Wait for a line in a log."""
+    deadline = time.monotonic() + seconds
+    while not (log.exists() and re.search(pattern, log.read_text())):
+        assert time.monotonic() < deadline, log.read_text() if log.exists() else 'no log'
+        time.sleep(0.2)
+
+
+def test_two_jobs_of_two_tasks_train_side_by_side_and_test_as_one_process_does(slurm, shapes, tmp_path):
+    jobs = {}
+    for host, name in HOSTS.items():
+        work_dir = tmp_path / host
+        config = small_run(name, shapes, work_dir)
+        jobs[host] = submit(slurm, config, work_dir), config, work_dir
+    logs = {}
+    for host, (job, _, work_dir) in jobs.items():
+        done, logs[host] = wait(slurm, job, work_dir / f'slurm-{job}.log')
+        assert done == 'COMPLETED', logs[host]
+        assert re.search(r'batch size\s+8 = 4 an iteration and process x 2 processes', logs[host])
+    ran = [
+        [time.mktime(time.strptime(t, '%m/%d %H:%M:%S')) for t in re.findall(r'^(\d\d/\d\d \S+) - ', log, re.M)]
+        for log in logs.values()
+    ]
+    assert max(times[0] for times in ran) < min(times[-1] for times in ran), 'they did not run at the same time'
+    for host, (_, config, work_dir) in jobs.items():
+        checkpoint = (work_dir / 'last_checkpoint').read_text()
+        arguments = [config, checkpoint, '--work-dir', work_dir / 'test', '--out']
+        for command, out in (
+            ([ROOT / 'tools/slurm_test.sh', 'test', 'test'], 'two.json'),
+            ([sys.executable, ROOT / 'tools/test.py'], 'one.json'),
+        ):
+            result = subprocess.run(
+                [*command, *arguments, work_dir / out], env=slurm, cwd=ROOT, capture_output=True, text=True, timeout=240
+            )
+            assert result.returncode == 0, result.stdout + result.stderr
+        two, one = (json.loads((work_dir / f'{n}.json').read_text()) for n in ('two', 'one'))
+        assert one == pytest.approx(two), host
+
+
+def test_a_failing_rank_ends_the_job_within_a_minute_and_its_error_is_shown(slurm, shapes, tmp_path):
+    config = small_run(
+        HOSTS['mmseg'], shapes, tmp_path, **{'train_cfg.max_iters': 100000, 'train_cfg.val_interval': 10**6}
+    )
+    (tmp_path / 'failing.py').write_text(
+        'from mmengine.hooks import Hook\n'
+        'from mmengine.registry import HOOKS\n'
+        '@HOOKS.register_module()\n'
+        'class FailOnSecondRank(Hook):\n'
+        '    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):\n'
+        '        if runner.rank == 1 and runner.iter == 3:\n'
+        "            raise RuntimeError('the second rank fails')\n"
+    )
+    text = config.read_text().replace("'mmsec.datasets',", "'mmsec.datasets', 'failing',")
+    config.write_text(text + "\ncustom_hooks.append(dict(type='FailOnSecondRank'))\n")
+    job = submit(slurm, config, tmp_path, PYTHONPATH=str(tmp_path))
+    log = tmp_path / f'slurm-{job}.log'
+    wait_for(log, r'Iter\(train\) \[ +3/')
+    failed = time.monotonic()
+    done, text = wait(slurm, job, log, seconds=60)
+    assert time.monotonic() - failed < 60
+    assert done == 'FAILED'
+    assert 'the second rank fails' in text
+    assert 'requeue' not in text
+
+
+def test_a_job_that_is_told_to_stop_saves_is_queued_again_and_goes_on(slurm, shapes, tmp_path):
+    config = small_run(HOSTS['mmdet'], shapes, tmp_path, **{'train_cfg.max_epochs': 30, 'train_cfg.val_interval': 99})
+    job = submit(slurm, config, tmp_path)
+    log = tmp_path / f'slurm-{job}.log'
+    wait_for(log, r'Epoch\(train\) +\[2\]')
+    subprocess.run(['scancel', '--signal=USR1', job], env=slurm, check=True)  # as --signal=USR1@300 does, ahead of time
+    wait_for(log, r'saved iteration \d+; exit code 75')
+    saved = int(re.search(r'saved iteration (\d+)', log.read_text())[1])
+    done, text = wait(slurm, job, log)
+    assert done == 'COMPLETED', text
+    assert 'started again by Slurm' in text
+    assert re.search(rf'resumed epoch: \d+, iter: {saved}\b', text)
+    assert (tmp_path / 'epoch_30.pth').exists()
