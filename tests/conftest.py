@@ -1,5 +1,6 @@
 """What several tests share: a small backbone, a small generated data set, shrunk configs, and running a tool."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(__file__).parent / 'data'
@@ -24,6 +26,18 @@ OFFICIAL = DATA / 'secvit_official_tiny.pth'
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def log():
+    """What MMEngine's logger is given, as a list of messages."""
+    messages = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield messages
+    logger.removeHandler(handler)
 
 
 @pytest.fixture(scope='session')

@@ -48,7 +48,7 @@ class SkipBroken(BaseTransform):
             with self.count.get_lock():
                 self.count.value += 1
             label = f" or its label map '{results['seg_map_path']}'" if 'seg_map_path' in results else ''
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = f'{type(error).__name__}: {error}'.splitlines()[0]
             print_log(f"sample left out, '{path}'{label} is broken: {reason}", 'current', logging.ERROR)
             return None
 

@@ -1,7 +1,9 @@
 """A run that is told to stop saves, says so, and can go on in the middle of an epoch."""
 
+import atexit
 import itertools
 import logging
+import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -49,6 +51,7 @@ class PreemptionHook(Hook):
         """
         self._checkpoint_hook(runner)
         self._handlers = {each: signal.signal(each, self._receive) for each in self.signals}
+        atexit.register(_kill_workers)
         self._block(True)
 
     def after_train(self, runner: Runner) -> None:
@@ -132,6 +135,13 @@ class PreemptionHook(Hook):
             if isinstance(hook, WholeCheckpointHook):
                 return hook
         raise ValueError("mmsec.PreemptionHook needs default_hooks.checkpoint.type='mmsec.WholeCheckpointHook'")
+
+
+def _kill_workers() -> None:
+    """End data workers that are left; multiprocessing would send them the SIGTERM they hold back, and wait."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 class _Remaining:

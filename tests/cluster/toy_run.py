@@ -76,7 +76,7 @@ def config(work_dir: str, max_iters: int, by_epoch: bool) -> Config:
             ),
             train_cfg=loop,
             optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-2)),
-            param_scheduler=[dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=max_iters)],
+            param_scheduler=[dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=100)],
             default_hooks=dict(
                 logger=dict(type='LoggerHook', interval=1000),
                 checkpoint=dict(
