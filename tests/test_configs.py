@@ -96,7 +96,9 @@ def test_sizes_weights_and_schedule_are_the_promised_ones(name):
     backbone = cfg.model.backbone
     assert (backbone.arch, backbone.drop_path_rate) == (ARCH[size], DROP_PATH[size])
     assert backbone.init_cfg == dict(type='Pretrained', checkpoint=f'checkpoints/secvit_{ARCH[size]}.pth')
-    assert cfg.custom_imports == dict(imports=['mmsec.models', 'mmsec.hooks'], allow_failed_imports=False)
+    assert cfg.custom_imports == dict(
+        imports=['mmsec.models', 'mmsec.hooks', 'mmsec.datasets'], allow_failed_imports=False
+    )
     assert cfg.auto_scale_lr.base_batch_size == 16
     assert cfg.optim_wrapper.paramwise_cfg == dict(norm_decay_mult=0.0)
     optimizer = cfg.optim_wrapper.optimizer

@@ -10,7 +10,14 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
-from mmsec.engine import check_data, load_config, load_trained, naming_broken_annotations, revert_sync_bn
+from mmsec.engine import (
+    check_data,
+    join_processes,
+    load_config,
+    load_trained,
+    naming_broken_annotations,
+    revert_sync_bn,
+)
 from mmsec.errors import InputError
 from mmsec.hooks import PredictionPicturesHook
 from mmsec.models.checkpoint import read_checkpoint
@@ -56,6 +63,7 @@ def main() -> None:
     args = parse_args()
     cfg = configure(args)
     read_checkpoint(args.checkpoint)
+    join_processes(cfg)
     with naming_broken_annotations(cfg):
         runner = Runner.from_cfg(cfg)
         if args.show_dir:

@@ -127,6 +127,8 @@ class PreemptionHook(Hook):
         runner.logger.warning(f'{name}: {what}; exit code {RESUME_ME}, go on with --resume auto')
         runner.visualizer.close()
         logging.shutdown()
+        for each in self.signals:  # srun terminates the tasks that have not yet gone when the first is
+            signal.signal(each, signal.SIG_IGN)
         raise SystemExit(RESUME_ME)
 
     @staticmethod

@@ -168,6 +168,17 @@ def test_bfloat16(shapes, tmp_path, name):
     assert all(float(loss) < 100 for loss in losses)
 
 
+def test_compile_in_a_config_works_through_the_runner(shapes, tmp_path):
+    config = small_run(SEGMENTER, shapes, tmp_path, **{'train_cfg.val_interval': 9})
+    losses = []
+    for options in ([], ['--cfg-options', 'compile.backend=aot_eager']):
+        result = run_tool('train.py', config, '--work-dir', tmp_path / str(len(options)), *options)
+        assert ('Model has been "compiled"' in result.stdout) == bool(options)
+        losses.append([float(loss) for loss in re.findall(r' loss: ([\d.]+)', result.stdout)])
+    assert len(losses[0]) == 4
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
 def test_bare_amp_means_fp16(shapes, tmp_path):
     config = small_run(DETECTOR, shapes, tmp_path)
     code = (
