@@ -115,7 +115,9 @@ def check_weights(cfg: Config) -> None:
     if isinstance(init_cfg, dict) and 'checkpoint' in init_cfg:
         read_pretrained(init_cfg['checkpoint'])
     load_from = cfg.get('load_from')
-    if load_from and '://' not in load_from:
+    if load_from and '://' in load_from:
+        raise InputError(f"'{load_from}': download it first; a file from elsewhere could run code when it is loaded")
+    if load_from:
         read_checkpoint(load_from)
 
 
@@ -182,7 +184,9 @@ def join_processes(cfg: Config) -> None:
         )
     os.environ.update({name: os.environ[source] for name, source in names.items()})
     torch.distributed.init_process_group('gloo')
-    cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
+    own = {'find_unused_parameters': cfg.get('find_unused_parameters', False), 'broadcast_buffers': False}
+    wrapper = {'type': 'MMDistributedDataParallel'} | own | (cfg.get('model_wrapper_cfg') or {})
+    cfg.model_wrapper_cfg = wrapper | {'device_ids': None}
 
 
 def _dicts(node: Any) -> Iterator[dict]:

@@ -28,6 +28,9 @@ def newest_whole_checkpoint(work_dir: str | Path) -> tuple[str, dict] | None:
 
     Returns:
         tuple[str, dict], optional: Its path and its ``meta``; None where there is none.
+
+    Raises:
+        InputError: If there are checkpoints and none of them is whole.
     """
     paths = [
         path for pattern in ('epoch_*.pth', 'iter_*.pth', 'preempted.pth') for path in Path(work_dir).glob(pattern)
@@ -37,7 +40,22 @@ def newest_whole_checkpoint(work_dir: str | Path) -> tuple[str, dict] | None:
             return str(path), read_checkpoint(path)['meta']
         except (InputError, KeyError) as error:
             print_log(f'{error}; an older checkpoint is looked for', 'current', logging.ERROR)
+    if paths:
+        raise InputError(f"none of the {len(paths)} checkpoints in '{work_dir}' can be read; to start anew, move them")
     return None
+
+
+def go_on(cfg: Config, path: str, meta: dict) -> None:
+    """Make a config go on from a checkpoint, with its seed, so that the samples still come in the same order.
+
+    Args:
+        cfg (Config): Changed in place.
+        path (str): The checkpoint.
+        meta (dict): Its ``meta``.
+    """
+    cfg.load_from, cfg.resume = path, True
+    if meta.get('seed') is not None:
+        cfg.randomness = {'seed': meta['seed']} | cfg.get('randomness', {})
 
 
 def check_same_run(cfg: Config, path: str, meta: dict) -> None:
@@ -76,9 +94,12 @@ def _sections(text: str) -> dict[str, Any]:
 def _value(node: ast.expr) -> Any:
     """A literal, also one that calls ``dict``."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
-        return {keyword.arg: _value(keyword.value) for keyword in node.keywords}
+        value = dict(_value(node.args[0])) if node.args else {}
+        return value | {keyword.arg: _value(keyword.value) for keyword in node.keywords}
     if isinstance(node, ast.Dict):
         return {_value(key): _value(value) for key, value in zip(node.keys, node.values, strict=True)}
     if isinstance(node, ast.List | ast.Tuple):
         return [_value(each) for each in node.elts]
+    if isinstance(node, ast.Name) and node.id in ('inf', 'nan'):
+        return node.id
     return ast.literal_eval(node)

@@ -14,9 +14,11 @@ def test_mask_rcnn_trains_and_evaluates_on_real_images(tmp_path):
     options = {
         'model.backbone.init_cfg': None,
         'train_cfg.max_epochs': 1,
+        'randomness.seed': 0,
+        'param_scheduler': [],  # no warm-up: the run is shorter than that
         'model.test_cfg.rcnn.score_thr': 0.0,  # after so few iterations nothing need reach the usual 0.05
         'default_hooks.logger.interval': 1,
-        'train_dataloader.dataset.pipeline.2.scale': (320, 192),
+        'train_dataloader.dataset.pipeline.1.scale': (320, 192),
         'val_evaluator.ann_file': COCO_TINY / 'annotations/instances_val2017.json',
         'test_evaluator.ann_file': COCO_TINY / 'annotations/instances_val2017.json',
     }
@@ -33,6 +35,6 @@ def test_mask_rcnn_trains_and_evaluates_on_real_images(tmp_path):
     lines = [json.loads(line) for line in log.open()]
     losses = [line['loss'] for line in lines if 'loss' in line]
     assert len(losses) >= 15
-    assert max(losses[-5:]) < losses[0]
+    assert max(losses[-5:]) < 0.8 * losses[0]
     assert 'coco/segm_mAP' in lines[-1]
     assert (tmp_path / 'epoch_1.pth').exists()

@@ -19,7 +19,9 @@ from mmsec.engine import (
 )
 from mmsec.errors import InputError
 from mmsec.hooks import RunSummaryHook
-from mmsec.resume import check_same_run, newest_whole_checkpoint
+from mmsec.hooks.preemption import exit_when_told
+from mmsec.models.checkpoint import read_checkpoint
+from mmsec.resume import check_same_run, go_on, newest_whole_checkpoint
 
 AMP = {
     'fp16': dict(type='AmpOptimWrapper', loss_scale='dynamic', dtype='float16'),
@@ -61,24 +63,25 @@ def configure(args: argparse.Namespace) -> Config:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise InputError(f"--auto-scale-lr: config '{args.config}' has no auto_scale_lr.base_batch_size")
         cfg.auto_scale_lr.enable = True
-    found = newest_whole_checkpoint(cfg.work_dir) if args.resume == 'auto' else None
-    if found:
-        cfg.load_from, meta = found
-    elif args.resume == 'auto':
-        print_log(f"--resume auto: no checkpoint in '{cfg.work_dir}', the run starts from scratch", 'current')
-    elif args.resume:
-        cfg.load_from = args.resume
-    cfg.resume = bool(found or args.resume not in (None, 'auto'))
     check_data(cfg, 'train', 'val')
+    if args.resume == 'auto':
+        found = newest_whole_checkpoint(cfg.work_dir)
+        if found is None:
+            print_log(f"--resume auto: no checkpoint in '{cfg.work_dir}', the run starts from scratch", 'current')
+    else:
+        found = (args.resume, read_checkpoint(args.resume).get('meta', {})) if args.resume else None
+    if found:
+        go_on(cfg, *found)
     check_weights(cfg)
     revert_sync_bn(cfg, args.launcher)
-    if found:
-        check_same_run(cfg, cfg.load_from, meta)
+    if found and args.resume == 'auto':
+        check_same_run(cfg, *found)
     return cfg
 
 
 def main() -> None:
     """Train."""
+    exit_when_told()
     cfg = configure(parse_args())
     join_processes(cfg)
     with naming_broken_annotations(cfg):

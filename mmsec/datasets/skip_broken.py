@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmcv.transforms import BaseTransform, Compose
 from mmengine.logging import print_log
@@ -55,6 +56,8 @@ class SkipBroken(BaseTransform):
 
 def _check_end(path: str) -> None:
     """Refuse a JPEG file that ends early: OpenCV fills the rest with grey and says nothing."""
+    if not Path(path).is_file():  # missing, or in another storage: the transforms see to it
+        return
     with open(path, 'rb') as file:
         start = file.read(2)
         file.seek(0, 2)

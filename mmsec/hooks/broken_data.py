@@ -1,11 +1,12 @@
 """How much broken data a run puts up with."""
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import is_main_process
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -58,13 +59,12 @@ class BrokenDataHook(Hook):
             InputError: If more than ``max_share`` of an epoch is broken.
         """
         broken = self._total() - self._before
-        loader = runner.train_dataloader
-        epoch = len(loader.sampler) if hasattr(loader.sampler, '__len__') else len(loader.dataset)
+        epoch = math.ceil(len(runner.train_dataloader.dataset) / get_world_size())  # of this process
         if broken > self.max_share * epoch:
             raise InputError(
-                f'{broken} samples were broken and left out, more than {self.max_share:.1%} of the {epoch} of an '
-                'epoch. The log names each: look for "sample left out". To put up with more, set max_share of '
-                'mmsec.BrokenDataHook'
+                f'{broken} samples were broken and left out, more than {self.max_share:.1%} of the {epoch} of an epoch '
+                '(of this process). The log names each: look for "sample left out". To put up with more, set max_share '
+                'of mmsec.BrokenDataHook'
             )
         self._seen += len(data_batch['data_samples'])
         if self._seen >= epoch:
@@ -77,7 +77,9 @@ class BrokenDataHook(Hook):
 
     def _check_boxes(self, runner: Runner, file: str) -> None:
         """Name the boxes of a COCO file that lie outside their images."""
-        content = json.loads(Path(file).read_bytes())
+        content = json.loads(Path(file).read_bytes()) if Path(file).is_file() else None
+        if not isinstance(content, dict) or not {'images', 'annotations'} <= set(content):
+            return  # not a COCO file
         images = {image['id']: image for image in content['images']}
         outside = [each for each in content['annotations'] if _is_outside(each, images.get(each['image_id']))]
         for each in outside[:_LISTED]:

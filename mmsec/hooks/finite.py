@@ -33,8 +33,8 @@ class FiniteHook(Hook):
             samples = kwargs.get('data_samples') or (args[1] if len(args) > 1 else None) or []
             files[:] = [getattr(sample, 'img_path', '(no img_path)') for sample in samples]
             losses.clear()
-            losses.update(output)
-            if any(not torch.isfinite(value).all() for value in _tensors(output)):
+            losses.update({name: value for name, value in output.items() if 'loss' in name})  # others are not summed
+            if any(not torch.isfinite(value).all() for value in _tensors(losses)):
                 raise self._error('loss', runner, losses, files)
 
         def look_at_gradients(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:

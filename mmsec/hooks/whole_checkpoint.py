@@ -1,5 +1,6 @@
 """Checkpoints that are on the disk whole or not at all."""
 
+import copy
 import os
 from pathlib import Path
 
@@ -57,21 +58,27 @@ class WholeCheckpointHook(CheckpointHook):
     written last; an old checkpoint is deleted only when the new one is there. A save that fails, such as on a full
     disk, is logged as an error, earlier checkpoints stay, and training goes on.
 
-    It writes to local (or mounted) folders: ``backend_args`` for an object store is refused, because such stores put
-    a file whole by themselves and MMEngine's own hook does for them.
+    It writes to the work dir, where ``--resume auto`` looks: another ``out_dir``, ``filename_tmpl`` or storage is
+    refused. Object stores put a file whole by themselves; MMEngine's own hook does for them.
     """
+
+    last_iteration: int | None = None  # of the newest save
 
     def before_train(self, runner: Runner) -> None:
         """Look at what an earlier run left, and choose how files are written.
 
         Raises:
-            ValueError: If ``backend_args`` names another kind of storage.
+            ValueError: If it would write to another place.
         """
-        if self.backend_args or '://' in str(self.out_dir):
-            raise ValueError(
-                'mmsec.WholeCheckpointHook writes to local folders, got '
-                f'out_dir={self.out_dir!r}, backend_args={self.backend_args!r}; for those use CheckpointHook'
-            )
+        given = {'out_dir': self.out_dir, 'filename_tmpl': self.filename_tmpl, 'backend_args': self.backend_args}
+        own = {'out_dir': (None, getattr(runner, 'work_dir', None)), 'backend_args': (None,)}
+        own['filename_tmpl'] = (None, 'epoch_{}.pth', 'iter_{}.pth')
+        for name, value in given.items():
+            if value not in own[name]:
+                raise ValueError(
+                    'mmsec.WholeCheckpointHook writes to the work dir, where --resume auto looks; '
+                    f'got {name}={value!r}. For another place use CheckpointHook'
+                )
         super().before_train(runner)
         self.backend_args = {'backend': 'mmsec_whole'}
         if is_main_process():
@@ -103,6 +110,7 @@ class WholeCheckpointHook(CheckpointHook):
             if self.max_keep_ckpts > 0:
                 self.keep_ckpt_ids.clear()
                 self.keep_ckpt_ids.extend(before)
+                runner.message_hub.update_info('keep_ckpt_ids', before)
             return
         if self.max_keep_ckpts > 0 and is_main_process():
             for old in kept[: -self.max_keep_ckpts]:
@@ -128,12 +136,37 @@ class WholeCheckpointHook(CheckpointHook):
         except OSError as error:
             runner.logger.error(f"checkpoint '{path}' was not saved: {error}. Earlier ones stay; training goes on")
             return False
-        self.last_ckpt = path
+        self.last_ckpt, self.last_iteration = path, meta['iter']
         return True
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        """Save the best so far, if asked to; a disk that refuses does not end the run."""
+        """Save the best so far, if asked to, and delete the one before only then; a full disk does not end the run."""
+        info = runner.message_hub.runtime_info
+        before = {key: value for key, value in info.items() if key.startswith('best_')}
+        paths = {key: copy.copy(value) for key, value in vars(self).items() if key.startswith('best_ckpt_path')}
+        backend, self.file_backend = self.file_backend, _DeleteLater()
         try:
             super()._save_best_checkpoint(runner, metrics)
         except OSError as error:
-            runner.logger.error(f'the best checkpoint was not saved: {error}. Training goes on')
+            runner.logger.error(f'the best checkpoint was not saved: {error}. The one before stays; training goes on')
+            vars(self).update(paths)
+            for key in [key for key in info if key.startswith('best_')]:
+                runner.message_hub.pop_info(key)
+            for key, value in before.items():
+                runner.message_hub.update_info(key, value)
+        else:
+            for path in self.file_backend.later:
+                Path(path).unlink(missing_ok=True)
+        finally:
+            self.file_backend = backend
+
+
+class _DeleteLater(LocalBackend):
+    """Local files; what is to be removed is noted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.later: list[str] = []
+
+    def remove(self, filepath: str | Path) -> None:
+        self.later.append(str(filepath))

@@ -5,16 +5,19 @@ import random
 import re
 import subprocess
 import sys
+import types
+from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 
 from mmsec.errors import InputError
 from mmsec.hooks.whole_checkpoint import write_whole
 from mmsec.models.checkpoint import read_checkpoint
 from mmsec.registry import HOOKS
-from mmsec.resume import check_same_run, newest_whole_checkpoint
+from mmsec.resume import check_same_run, go_on, newest_whole_checkpoint
 from tests.conftest import ROOT
 
 
@@ -82,14 +85,20 @@ def test_a_pickle_that_would_run_code_does_not(tmp_path):
     torch.save({'state_dict': Attack()}, tmp_path / 'epoch_1.pth')
     with pytest.raises(InputError, match='mkdir'):
         read_checkpoint(tmp_path / 'epoch_1.pth')
-    assert newest_whole_checkpoint(tmp_path) is None
+    with pytest.raises(InputError, match='none of the 1 checkpoints'):
+        newest_whole_checkpoint(tmp_path)
     assert not (tmp_path / 'attacked').exists()
 
 
 def test_a_checkpoint_of_another_config_is_refused_and_the_difference_shown():
-    cfg = Config(dict(default_scope='mmdet', model=dict(type='A', depth=3, list_=[1, dict(b=2)]), work_dir='x'))
+    cfg = Config(
+        dict(default_scope='mmdet', model=dict(type='A', depth=3, list_=[1, {'b.c': float('inf')}]), work_dir='x')
+    )
     meta = {'cfg': cfg.pretty_text}
     check_same_run(Config({**cfg.to_dict(), 'work_dir': 'y'}), 'c.pth', meta)
+    other = Config({**cfg.to_dict(), 'model': dict(type='A', depth=3, list_=[1, {'b.c': 2.0}])})
+    with pytest.raises(InputError, match=r"(?s)-.*'b\.c': 'inf'.*\+.*'b\.c': 2\.0"):
+        check_same_run(other, 'c.pth', meta)
     cfg.model.depth = 4
     with pytest.raises(InputError, match=r"(?s)'c.pth' was made by another config.*-.*'depth': 3.*\+.*'depth': 4"):
         check_same_run(cfg, 'c.pth', meta)
@@ -138,7 +147,48 @@ def test_a_full_disk_fails_the_save_and_not_the_run(tmp_path):
         subprocess.run(['umount', disk], check=True)
 
 
-def test_other_storage_is_refused():
-    hook = HOOKS.build(dict(type='mmsec.WholeCheckpointHook', backend_args=dict(backend='petrel')))
-    with pytest.raises(ValueError, match='local folders'):
+@pytest.mark.parametrize(
+    'elsewhere', [dict(backend_args=dict(backend='petrel')), dict(out_dir='x'), dict(filename_tmpl='x_{}.pth')]
+)
+def test_other_places_are_refused(elsewhere):
+    hook = HOOKS.build(dict(type='mmsec.WholeCheckpointHook', **elsewhere))
+    with pytest.raises(ValueError, match=rf'where --resume auto looks; got {next(iter(elsewhere))}='):
         hook.before_train(None)
+
+
+def test_the_best_checkpoint_outlives_a_save_that_fails(tmp_path):
+    hook = HOOKS.build(dict(type='mmsec.WholeCheckpointHook', by_epoch=False, save_best='auto', rule='greater'))
+    hook.out_dir, hook.file_backend = str(tmp_path), None
+    hub = MessageHub.get_instance('best')
+    fails = False
+
+    def save_checkpoint(folder, filename, **options):
+        if fails:
+            raise OSError(28, 'No space left on device')
+        (tmp_path / filename).write_bytes(b'weights')
+
+    said = []
+    runner = types.SimpleNamespace(
+        iter=1,
+        epoch=0,
+        message_hub=hub,
+        save_checkpoint=save_checkpoint,
+        logger=types.SimpleNamespace(info=said.append, error=said.append),
+    )
+    hook.best_ckpt_path = None
+    for iteration, score, fails, kept in ((1, 0.3, False, 1), (2, 0.4, True, 1), (3, 0.35, False, 3)):  # noqa: B007
+        runner.iter = iteration
+        hook._save_best_checkpoint(runner, {'AP': score})
+        assert [path.name for path in tmp_path.iterdir()] == [f'best_AP_iter_{kept}.pth']
+        assert Path(hook.best_ckpt_path).name == f'best_AP_iter_{kept}.pth'
+    assert sum('the best checkpoint was not saved: [Errno 28]' in line for line in said) == 1
+    assert hub.get_info('best_score') == 0.35
+
+
+def test_a_run_goes_on_with_the_seed_it_had():
+    cfg = Config(dict(load_from=None, resume=False))
+    go_on(cfg, 'c.pth', {'seed': 5})
+    assert (cfg.load_from, cfg.resume, cfg.randomness.seed) == ('c.pth', True, 5)
+    cfg = Config(dict(randomness=dict(seed=3, deterministic=True)))
+    go_on(cfg, 'c.pth', {'seed': 5})
+    assert cfg.randomness == dict(seed=3, deterministic=True)

@@ -1,4 +1,4 @@
-"""python -m tests.cluster.toy_run WORK_DIR [MAX_ITERS] [by_epoch]: a run of a few weights with the shipped hooks.
+"""python -m tests.cluster.toy_run WORK_DIR MAX_ITERS [by_epoch] [val] [SEED]: a run of a few weights and our hooks.
 
 It goes on as ``tools/train.py --resume auto`` does and prints what a test wants to know, a line each.
 """
@@ -9,15 +9,16 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, MODELS
+from mmengine.registry import DATASETS, METRICS, MODELS
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
 
 import mmsec.hooks  # noqa: F401
-from mmsec.resume import check_same_run, newest_whole_checkpoint
+from mmsec.resume import check_same_run, go_on, newest_whole_checkpoint
 
 
 @MODELS.register_module()
@@ -29,7 +30,10 @@ class ToyModel(BaseModel):
         self.layer = nn.Linear(4, 1)
         self.register_buffer('weight_to_write', torch.rand(1_000_000))
 
-    def forward(self, inputs, data_samples=None, mode='loss') -> dict:
+    def forward(self, inputs, data_samples=None, mode='loss') -> dict | list:
+        if mode == 'predict':
+            time.sleep(0.02)
+            return data_samples
         return {'loss': self.layer(torch.stack(inputs)).square().mean()}
 
 
@@ -47,6 +51,19 @@ class ToyData(Dataset):
         return 40
 
 
+@METRICS.register_module()
+class ToyMetric(BaseMetric):
+    """Counts."""
+
+    def process(self, data_batch, data_samples) -> None:
+        print('evaluates', flush=True)
+        self.results.extend(data_samples)
+
+    def compute_metrics(self, results: list) -> dict:
+        print('evaluated', len(results), flush=True)
+        return {'count': len(results)}
+
+
 class Report(Hook):
     """Prints each iteration and each save."""
 
@@ -62,8 +79,19 @@ def config(work_dir: str, max_iters: int, by_epoch: bool) -> Config:
     loop = dict(type='EpochBasedTrainLoop', max_epochs=max_iters // 20) if by_epoch else dict(
         type='IterBasedTrainLoop', max_iters=max_iters
     )  # fmt: skip
+    evaluation = dict(
+        val_cfg=dict(type='ValLoop'),
+        val_dataloader=dict(
+            batch_size=1,
+            num_workers=0,
+            sampler=dict(type='DefaultSampler', shuffle=False),
+            dataset=dict(type='ToyData'),
+        ),
+        val_evaluator=dict(type='ToyMetric'),
+    )
     return Config(
         dict(
+            **(evaluation if 'val' in sys.argv else {}),
             default_scope='mmengine',
             model=dict(type='ToyModel'),
             work_dir=work_dir,
@@ -92,7 +120,6 @@ def config(work_dir: str, max_iters: int, by_epoch: bool) -> Config:
                 dict(type='mmsec.PreemptionHook'),
                 dict(type='mmsec.FiniteHook'),
             ],
-            randomness=dict(seed=0),
         )
     )
 
@@ -113,8 +140,10 @@ def main() -> None:
     work_dir, max_iters = sys.argv[1], int(sys.argv[2])
     cfg = config(work_dir, max_iters, by_epoch='by_epoch' in sys.argv)
     found = newest_whole_checkpoint(work_dir)
+    if len(sys.argv) > 3 and sys.argv[-1].isdigit():
+        cfg.randomness = dict(seed=int(sys.argv[-1]))
     if found:
-        cfg.load_from, cfg.resume = found[0], True
+        go_on(cfg, *found)
         check_same_run(cfg, *found)
     runner = Runner.from_cfg(cfg)
     runner.register_hook(Report())

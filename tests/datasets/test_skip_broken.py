@@ -80,10 +80,19 @@ class Log(list):
         return self.append
 
 
+class Wrapped:
+    def __init__(self, length):
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+
 def runner_with(load, num_images=10, ann_file='none'):
     dataset = types.SimpleNamespace(pipeline=types.SimpleNamespace(transforms=[load]), ann_file=str(ann_file))
-    wrapped = types.SimpleNamespace(dataset=dataset)
-    loader = types.SimpleNamespace(dataset=wrapped, sampler=range(num_images))
+    wrapped = Wrapped(num_images)
+    wrapped.dataset = dataset
+    loader = types.SimpleNamespace(dataset=wrapped)
     return types.SimpleNamespace(train_dataloader=loader, logger=Log())
 
 
@@ -120,6 +129,11 @@ def test_boxes_outside_their_images_are_named_and_too_many_stop_the_run(load, tm
     assert 'annotation 3 left out, its box [10, 0, 4, 4] lies outside image a.jpg of 10x8' in runner.logger[0]
     with pytest.raises(InputError, match='1 of 3 boxes lie outside'):
         BrokenDataHook(max_share=0.1).before_train(runner)
+
+
+def test_annotations_of_another_format_are_left_alone(load, tmp_path):
+    (tmp_path / 'a.json').write_text('{"metainfo": {}, "data_list": []}')
+    BrokenDataHook().before_train(runner_with(load, ann_file=tmp_path / 'a.json'))
 
 
 def test_a_share_is_a_share():

@@ -57,7 +57,14 @@ def test_a_bad_gradient_stops_before_a_weight_changes(run):
     assert torch.equal(run.model.weight, torch.ones(2))
 
 
-def test_steps_that_the_fp16_scaler_skips_are_none_of_its_business(run):
+@pytest.mark.parametrize('fused', [False, True])
+def test_steps_that_the_fp16_scaler_skips_are_none_of_its_business(run, fused):
+    if fused:  # the scaler calls such an optimizer's step, which leaves it out by itself
+        run.optimizer = torch.optim.SGD(run.model.parameters(), lr=0.5, fused=True)
+        runner = types.SimpleNamespace(
+            model=nn.Identity(), optim_wrapper=types.SimpleNamespace(optimizer=run.optimizer)
+        )
+        FiniteHook().before_train(runner)
     scaler = torch.amp.GradScaler('cpu', init_scale=1e38)  # gradients overflow
     losses = run.model(inputs=torch.full((2,), 100.0), data_samples=[], mode='loss')
     scaler.scale(losses['loss_a']).backward()
@@ -66,6 +73,12 @@ def test_steps_that_the_fp16_scaler_skips_are_none_of_its_business(run):
     scaler.update()
     assert torch.equal(run.model.weight, torch.ones(2))
     assert scaler.get_scale() < 1e38
+
+
+def test_figures_that_are_not_losses_may_be_anything(run):
+    hook_losses = {'loss_a': torch.ones(()), 'acc': torch.tensor(float('nan'))}
+    run.model.forward = lambda inputs, data_samples=None, mode='loss': hook_losses
+    assert run.model(inputs=None, data_samples=[], mode='loss') is hook_losses
 
 
 def test_predictions_are_not_looked_at(run):

@@ -18,7 +18,9 @@ stop() {
 }
 if [[ $1 == stop ]]; then stop; exit; fi
 
-if ! command -v slurmctld munged slurmd sbatch >/dev/null || [[ $(command -v slurmctld slurmd munged | wc -l) -lt 3 ]]; then
+missing=
+for program in slurmctld slurmd munged sbatch; do command -v "$program" >/dev/null || missing=1; done
+if [[ -n $missing ]]; then
   if [[ $(id -u) -ne 0 ]]; then
     echo "Slurm is not installed. As root: apt-get install slurm-wlm munge" >&2
     exit 1

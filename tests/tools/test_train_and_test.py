@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from mmengine.config import Config
@@ -158,7 +159,19 @@ def test_resume_without_a_checkpoint_starts_anew_and_from_a_path_goes_on(segment
     assert 'resumed epoch: 0, iter: 20' in result.stdout
 
 
-@pytest.mark.parametrize('name', [DETECTOR, SEGMENTER])
+def test_resume_auto_says_that_it_starts_from_scratch_and_refuses_another_config(shapes, tmp_path):
+    config = small_run(SEGMENTER, shapes, tmp_path, **{'train_cfg.max_iters': 2, 'train_cfg.val_interval': 9})
+    first = run_tool('train.py', config, '--work-dir', tmp_path / 'work', '--resume')
+    assert 'the run starts from scratch' in first.stdout
+    options = ['--cfg-options', 'optim_wrapper.optimizer.lr=0.5']
+    other = run_tool('train.py', config, '--work-dir', tmp_path / 'work', '--resume', *options, check=False)
+    assert other.returncode == 1
+    assert re.search(r"(?s)iter_2\.pth' was made by another config.*-.*'lr': 0\.0008.*\+.*'lr': 0\.5", other.stdout)
+    all_the_same = ['--resume', tmp_path / 'work/iter_2.pth', *options, 'train_cfg.max_iters=3']
+    assert 'iter: 2' in run_tool('train.py', config, '--work-dir', tmp_path / 'work', *all_the_same).stdout
+    assert 'download it first' in one_line_error('tools/train.py', config, '--cfg-options', 'load_from=https://a/b.pth')
+
+
 def test_bfloat16(shapes, tmp_path, name):
     config = small_run(name, shapes, tmp_path, **{'train_cfg.val_interval': 9})
     result = run_tool('train.py', config, '--work-dir', tmp_path / 'work', '--amp', 'bf16')
@@ -237,6 +250,37 @@ def test_a_checkpoint_of_another_size_is_refused(detector, segmenter):
     assert result.returncode != 0
     assert "iter_40.pth' does not fit the config" in result.stdout
     assert 'Traceback' not in result.stdout
+
+
+def test_a_broken_training_image_is_left_out_until_there_are_too_many(shapes, tmp_path):
+    data = tmp_path / 'data'
+    subprocess.run(['cp', '-r', shapes, data], check=True)
+    broken = data / 'ade/images/training/000000000001.jpg'
+    assert broken.exists()
+    broken.write_bytes(broken.read_bytes()[:500])
+    grey = data / 'ade/images/training/000000000002.jpg'
+    cv2.imwrite(str(grey), cv2.imread(str(grey), cv2.IMREAD_GRAYSCALE))
+    config = small_run(SEGMENTER, data, tmp_path, **{'train_cfg.val_interval': 9})
+    stopped = run_tool('train.py', config, '--work-dir', tmp_path / 'work', check=False)
+    assert stopped.returncode == 1
+    assert re.search(r'error: 1 samples were broken and left out, more than 1\.0% of the 8', stopped.stdout)
+    assert f"sample left out, '{broken}'" in stopped.stdout
+    hooks = Config.fromfile(config).custom_hooks
+    (index,) = (i for i, hook in enumerate(hooks) if hook['type'] == 'mmsec.BrokenDataHook')
+    options = f'custom_hooks.{index}.max_share=0.5'
+    done = run_tool('train.py', config, '--work-dir', tmp_path / 'work2', '--cfg-options', options)
+    assert 'of the last 8 samples were broken and left out' in done.stdout
+    assert '000000000002' not in done.stdout
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_names_its_images(shapes, tmp_path):
+    config = small_run(DETECTOR, shapes, tmp_path, **{'train_cfg.max_epochs': 9, 'train_cfg.val_interval': 99})
+    options = ['optim_wrapper.optimizer.lr=1e30', 'param_scheduler=[]']
+    result = run_tool('train.py', config, '--work-dir', tmp_path / 'work', '--cfg-options', *options, check=False)
+    assert result.returncode == 1
+    error = result.stdout.splitlines()[-1]
+    assert re.search(r'error: iteration \d+: a (loss|gradient) is not finite, no weight was changed', error)
+    assert error.count('.jpg') == 4
 
 
 def test_broken_data_is_named_and_earlier_checkpoints_stay(detector, shapes, tmp_path):
