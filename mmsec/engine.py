@@ -4,6 +4,7 @@ Everything a user can get wrong is looked at before a model is built, and report
 :class:`mmsec.errors.InputError`.
 """
 
+import atexit
 import inspect
 import json
 import os
@@ -184,6 +185,7 @@ def join_processes(cfg: Config) -> None:
         )
     os.environ.update({name: os.environ[source] for name, source in names.items()})
     torch.distributed.init_process_group('gloo')
+    atexit.register(torch.distributed.destroy_process_group)  # left alone, its threads now and then abort the process
     own = {'find_unused_parameters': cfg.get('find_unused_parameters', False), 'broadcast_buffers': False}
     wrapper = {'type': 'MMDistributedDataParallel'} | own | (cfg.get('model_wrapper_cfg') or {})
     cfg.model_wrapper_cfg = wrapper | {'device_ids': None}

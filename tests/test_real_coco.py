@@ -17,6 +17,7 @@ def test_mask_rcnn_trains_and_evaluates_on_real_images(tmp_path):
         'randomness.seed': 0,
         'param_scheduler': [],  # no warm-up: the run is shorter than that
         'model.test_cfg.rcnn.score_thr': 0.0,  # after so few iterations nothing need reach the usual 0.05
+        'model.test_cfg.rpn.max_per_img': 50,  # at that threshold all of them times 80 classes pass to NMS
         'default_hooks.logger.interval': 1,
         'train_dataloader.dataset.pipeline.1.scale': (320, 192),
         'val_evaluator.ann_file': COCO_TINY / 'annotations/instances_val2017.json',

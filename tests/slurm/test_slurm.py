@@ -123,12 +123,26 @@ def test_a_failing_rank_ends_the_job_within_a_minute_and_its_error_is_shown(slur
     assert 'requeue' not in text
 
 
+def test_a_job_stops_ahead_of_its_limit_and_goes_on(slurm, shapes, tmp_path):
+    config = small_run(
+        HOSTS['mmseg'], shapes, tmp_path, **{'train_cfg.max_iters': 10**6, 'train_cfg.val_interval': 10**7}
+    )
+    limit = {'SRUN_ARGS': '--time=3', 'SAVE_AHEAD': '100'}  # Slurm sends it up to a minute earlier
+    job = submit(slurm, config, tmp_path, '--cfg-options', 'default_hooks.checkpoint.interval=1000000', **limit)
+    log = tmp_path / f'slurm-{job}.log'
+    wait_for(log, r'SIGUSR1: saved iteration \d+; exit code 75', seconds=150)
+    saved = int(re.search(r'saved iteration (\d+)', log.read_text())[1])
+    wait_for(log, rf'started again by Slurm(.|\n)*iter: {saved}\b')
+    subprocess.run(['scancel', job], env=slurm, check=True)
+    assert wait(slurm, job, log)[0] == 'CANCELLED'
+
+
 def test_a_job_that_is_told_to_stop_saves_is_queued_again_and_goes_on(slurm, shapes, tmp_path):
     config = small_run(HOSTS['mmdet'], shapes, tmp_path, **{'train_cfg.max_epochs': 30, 'train_cfg.val_interval': 99})
     job = submit(slurm, config, tmp_path)
     log = tmp_path / f'slurm-{job}.log'
     wait_for(log, r'Epoch\(train\) +\[2\]')
-    subprocess.run(['scancel', '--signal=USR1', job], env=slurm, check=True)  # as --signal=USR1@300 does, ahead of time
+    subprocess.run(['scancel', '--signal=USR1', job], env=slurm, check=True)
     wait_for(log, r'saved iteration \d+; exit code 75')
     saved = int(re.search(r'saved iteration (\d+)', log.read_text())[1])
     done, text = wait(slurm, job, log)

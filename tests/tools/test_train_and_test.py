@@ -172,6 +172,7 @@ def test_resume_auto_says_that_it_starts_from_scratch_and_refuses_another_config
     assert 'download it first' in one_line_error('tools/train.py', config, '--cfg-options', 'load_from=https://a/b.pth')
 
 
+@pytest.mark.parametrize('name', [DETECTOR, SEGMENTER])
 def test_bfloat16(shapes, tmp_path, name):
     config = small_run(name, shapes, tmp_path, **{'train_cfg.val_interval': 9})
     result = run_tool('train.py', config, '--work-dir', tmp_path / 'work', '--amp', 'bf16')
