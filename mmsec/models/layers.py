@@ -148,18 +148,31 @@ class ClusterAttention(nn.Module):
         Returns:
             Tensor: (B, H, W, C).
         """
+        q, k = self.queries_and_keys(x, rotary)  # (B, N, h, d) each
         # The values have a product of their own, because LePE wants them contiguous.
-        (weight_qk, weight_v), (bias_qk, bias_v) = (
-            p.split([2 * x.shape[-1], x.shape[-1]]) for p in (self.qkv.weight, self.qkv.bias)
-        )
-        q, k = linear(x, weight_qk, bias_qk).chunk(2, dim=-1)  # (B, H, W, C) each
-        v = linear(x, weight_v, bias_v)
-        values = v
-        q, k, v = (t.flatten(1, 2).unflatten(-1, (self.num_heads, -1)) for t in (q, k, v))  # (B, N, h, d)
-        q, k = apply_rotary(q, rotary), apply_rotary(k, rotary)
+        values = linear(x, *(p[2 * x.shape[-1] :] for p in (self.qkv.weight, self.qkv.bias)))  # (B, H, W, C)
+        v = self._split_heads(values)
         grouping = semantic_grouping(k, num_clusters) if num_clusters > 1 else None
         out = cluster_attention(q, k, v, grouping)  # (B, N, h, d)
         return self.out_proj(self.lepe(values, plus=out.flatten(2).view_as(values)))
+
+    def queries_and_keys(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor]:
+        """What decides who attends to whom.
+
+        Args:
+            x (Tensor): (B, H, W, C), normalised.
+            rotary (Tensor): (H*W, d/2, 2) from :func:`mmsec.ops.rotary_table`.
+
+        Returns:
+            tuple[Tensor, Tensor]: (B, N, h, d) queries and keys, rotated.
+        """
+        pair = linear(x, *(p[: 2 * x.shape[-1]] for p in (self.qkv.weight, self.qkv.bias))).chunk(2, dim=-1)
+        q, k = (apply_rotary(self._split_heads(t), rotary) for t in pair)
+        return q, k
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, N, h, d)."""
+        return x.flatten(1, 2).unflatten(-1, (self.num_heads, -1))
 
 
 class FFN(nn.Module):

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsec.models.checkpoint import load_pretrained
 from mmsec.models.layers import Block, PatchMerging, Stem
-from mmsec.ops import rotary_table
+from mmsec.ops import cluster_ranks, rotary_table, semantic_grouping, semantic_scores
 from mmsec.registry import MODELS
 
 
@@ -316,6 +316,42 @@ class SecViT(BaseModule):
             if i in self.out_indices:
                 maps[i] = self._returned(x, i)
         return tuple(maps[i] for i in self.out_indices)
+
+    @torch.no_grad()
+    def clusters(self, x: Tensor, stage: int, block: int = -1) -> tuple[Tensor, Tensor]:
+        """Look at the clusters that attention uses, with all norms in evaluation mode.
+
+        Args:
+            x (Tensor): (B, in_channels, H, W) images, as :meth:`forward` takes them.
+            stage (int): Stage from 0, as in ``out_indices``.
+            block (int): Block of the stage from 0, or from its end if negative. Default: -1.
+
+        Returns:
+            tuple[Tensor, Tensor]: For each token of the stage's map the cluster it is in, (B, heads, H', W') int64 from
+            0 for the lowest scores, and its score, the cosine of its key with the mean key, (B, heads, H', W').
+
+        Raises:
+            ValueError: If there is no such stage or block.
+        """
+        if not 0 <= stage < len(self.stages):
+            raise ValueError(f'stage must be in [0, {len(self.stages) - 1}], got {stage}')
+        blocks = self.stages[stage].blocks
+        if not -len(blocks) <= block < len(blocks):
+            raise ValueError(f'stage {stage} has {len(blocks)} blocks, got block {block}')
+        seen: list[tuple[Tensor, Tensor, int]] = []
+        layer = blocks[block].attn
+        hook = layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
+        training = self.training
+        try:
+            self.eval()
+            self(x)
+        finally:
+            hook.remove()
+            self.train(training)
+        x, rotary, num_clusters = seen[0]
+        _, keys = layer.queries_and_keys(x, rotary)
+        ranks, scores = cluster_ranks(semantic_grouping(keys, num_clusters)), semantic_scores(keys)  # (B, h, N) each
+        return ranks.unflatten(-1, x.shape[1:3]), scores.unflatten(-1, x.shape[1:3])
 
     def _returned(self, x: Tensor, index: int) -> Tensor:
         """Stage ``index``'s map as the host gets it: normalised if asked, contiguous NCHW."""

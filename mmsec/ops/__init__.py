@@ -1,7 +1,7 @@
 """Pure tensor functions: clustering, attention inside clusters, rotary embedding. They need torch alone."""
 
 from mmsec.ops.attention import cluster_attention, explain_attention
-from mmsec.ops.clustering import Grouping, cluster_sizes, semantic_grouping, semantic_scores
+from mmsec.ops.clustering import Grouping, cluster_ranks, cluster_sizes, semantic_grouping, semantic_scores
 from mmsec.ops.convolution import conv2d_nhwc
 from mmsec.ops.rotary import apply_rotary, rotary_table
 
@@ -9,6 +9,7 @@ __all__ = [
     'Grouping',
     'apply_rotary',
     'cluster_attention',
+    'cluster_ranks',
     'cluster_sizes',
     'conv2d_nhwc',
     'explain_attention',

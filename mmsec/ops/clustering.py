@@ -85,3 +85,19 @@ def semantic_grouping(k: Tensor, num_clusters: int) -> Grouping:
     places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
     inverse = torch.empty_like(order).scatter_(-1, order, places)
     return Grouping(order, inverse, num_clusters)
+
+
+def cluster_ranks(grouping: Grouping) -> Tensor:
+    """Which cluster each token is in.
+
+    Args:
+        grouping (Grouping): The clusters.
+
+    Returns:
+        Tensor: (B, h, N) int64, in raster order: 0 for the first cluster of the sorted list, which holds the lowest
+        scores, to M - 1 for the last.
+    """
+    place = grouping.inverse
+    num_long, _, length = cluster_sizes(place.shape[-1], grouping.num_clusters)
+    split = num_long * (length + 1)  # sorted places in long clusters
+    return torch.where(place < split, place // (length + 1), num_long + (place - split) // length)

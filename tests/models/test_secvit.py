@@ -8,6 +8,7 @@ from torch import nn
 
 from mmsec.models import SecViT
 from mmsec.models.reference import reference_forward
+from mmsec.ops import cluster_attention
 from tests.conftest import DATA, OFFICIAL, SMALL_ARCH
 
 
@@ -303,3 +304,50 @@ def test_gradients_are_deterministic():
         for _ in range(2)
     )
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize(('stage', 'block'), [(0, 0), (1, -1), (2, 0), (3, 0)])
+def test_clusters_are_those_that_attention_uses(monkeypatch, stage, block):
+    backbone, images = small(num_clusters=(7, 4, 2, 1)).eval(), torch.randn(2, 3, 70, 90)
+    used = []
+
+    def record(q, k, v, grouping):
+        used.append(grouping)
+        return cluster_attention(q, k, v, grouping)
+
+    monkeypatch.setattr('mmsec.models.layers.cluster_attention', record)
+    backbone(images)
+    depths = SMALL_ARCH['depths']
+    grouping = used[sum(depths[:stage]) + block % depths[stage]]
+    used.clear()
+    ranks, scores = backbone.clusters(images, stage, block)
+    heads, (height, width) = SMALL_ARCH['num_heads'][stage], backbone(images)[stage].shape[2:]
+    assert ranks.shape == scores.shape == (2, heads, height, width)
+    if grouping is None:
+        assert not ranks.any()
+        return
+    sizes = torch.stack([(ranks == m).sum((2, 3)) for m in range(grouping.num_clusters)])
+    assert sizes.sum(0).unique().tolist() == [height * width]
+    assert sizes.max() - sizes.min() <= 1
+    in_order = ranks.flatten(2).gather(-1, grouping.order)  # what attention sees one after the other
+    assert torch.equal(in_order, in_order.sort(-1).values)
+    sorted_scores = scores.flatten(2).gather(-1, grouping.order)
+    assert torch.equal(sorted_scores, sorted_scores.sort(-1).values)
+
+
+def test_looking_at_clusters_changes_nothing():
+    backbone = small(norm_eval=False).train()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    backbone.clusters(torch.randn(1, 3, 64, 64), stage=0)
+    assert backbone.training
+    assert backbone.patch_embed.proj[1].training
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+    assert not backbone.stages[0].blocks[0].attn._forward_pre_hooks
+
+
+def test_clusters_of_no_stage_or_block_are_refused():
+    backbone = small(out_indices=(0, 1))
+    with pytest.raises(ValueError, match=r'stage must be in \[0, 1\], got 2'):
+        backbone.clusters(torch.randn(1, 3, 64, 64), stage=2)
+    with pytest.raises(ValueError, match='stage 1 has 2 blocks, got block 5'):
+        backbone.clusters(torch.randn(1, 3, 64, 64), stage=1, block=5)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmsec.ops import cluster_sizes, semantic_grouping, semantic_scores
+from mmsec.ops import cluster_ranks, cluster_sizes, semantic_grouping, semantic_scores
 
 
 @pytest.mark.parametrize('num_tokens', [1, 2, 7, 49, 98, 100, 1749])
@@ -62,3 +62,12 @@ def test_equal_keys_keep_their_raster_order():
 
 def test_no_gradient_flows_through_the_scores():
     assert not semantic_scores(torch.randn(1, 4, 1, 4, requires_grad=True)).requires_grad
+
+
+@pytest.mark.parametrize(('num_tokens', 'num_clusters'), [(41, 4), (40, 4), (3, 3), (5, 1)])
+def test_ranks_cut_the_sorted_list_into_the_cluster_sizes(num_tokens, num_clusters):
+    grouping = semantic_grouping(torch.randn(2, num_tokens, 3, 8), num_clusters)
+    num_long, num_short, length = cluster_sizes(num_tokens, num_clusters)
+    sizes = torch.tensor([length + 1] * num_long + [length] * num_short)
+    wanted = torch.arange(num_clusters).repeat_interleave(sizes).expand(2, 3, -1)
+    assert torch.equal(cluster_ranks(grouping).gather(-1, grouping.order), wanted)
