@@ -3,9 +3,11 @@
 import copy
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
@@ -151,3 +153,18 @@ def test_a_misspelt_backbone_option_fails():
 @pytest.mark.parametrize('name', [n for n in CONFIGS if n.stem.split('_')[1] != 't'], ids=str)
 def test_children_hold_differences_only(name):
     assert len((ROOT / 'configs' / name).read_text().splitlines()) <= 15
+
+
+@pytest.mark.parametrize(('shape', 'passes'), [((7, 9), True), ((1, 1), False), ((2, 9000), False)])
+def test_images_of_odd_shapes_pass_the_training_pipeline_or_are_named(tmp_path, log, shape, passes):
+    cfg = load(Path('mmseg/secvit_t_upernet.py'))
+    image, label = tmp_path / 'i.jpg', tmp_path / 'l.png'
+    cv2.imwrite(str(image), np.full((*shape, 3), 9, np.uint8))
+    cv2.imwrite(str(label), np.ones(shape, np.uint8))
+    pipeline = Compose(cfg.train_dataloader.dataset.pipeline)
+    results = {'img_path': str(image), 'seg_map_path': str(label), 'seg_fields': [], 'reduce_zero_label': True}
+    sample = pipeline(results)
+    assert (sample is not None) == passes
+    assert any(line.startswith('sample left out') for line in log) != passes
+    if passes:
+        assert sample['inputs'].shape == (3, 512, 512)
