@@ -167,4 +167,4 @@ def test_images_of_odd_shapes_pass_the_training_pipeline_or_are_named(tmp_path, 
     assert (sample is not None) == passes
     assert any(line.startswith('sample left out') for line in log) != passes
     if passes:
-        assert sample['inputs'].shape == (3, 512, 512)
+        assert sample['inputs'].shape[0] == 3
