@@ -84,9 +84,9 @@ class PreemptionHook(Hook):
             return  # MMEngine's iteration-based loop skips by itself
         loader = runner.train_dataloader
         self._epoch_begin, self._epoch_batches = runner.iter, len(loader)
-        behind = runner.message_hub.runtime_info.get(_BEHIND)
-        if not behind:
+        if _BEHIND not in runner.message_hub.runtime_info:
             return
+        behind = runner.message_hub.pop_info(_BEHIND)  # now, or this epoch's own checkpoint would carry it on
         if behind['batches'] != len(loader):
             had = behind['batches']
             runner.logger.warning(f'epoch {runner.epoch + 1} starts again: it had {had} iterations, now {len(loader)}')
@@ -99,8 +99,6 @@ class PreemptionHook(Hook):
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Give the next epoch all its batches."""
-        if _BEHIND in runner.message_hub.runtime_info:
-            runner.message_hub.pop_info(_BEHIND)
         if isinstance(runner.train_dataloader.batch_sampler, _Remaining):
             runner.train_dataloader.batch_sampler.done = 0  # persistent workers keep the object
 
