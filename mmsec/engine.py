@@ -1,4 +1,4 @@
-"""A config file -> a config that can start: what tools/train.py and tools/test.py share.
+"""A config file -> a config that can start: what the tools share.
 
 Everything a user can get wrong is looked at before a model is built, and reported as one
 :class:`mmsec.errors.InputError`.
@@ -8,7 +8,8 @@ import atexit
 import inspect
 import json
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,42 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
+from torch import nn
 
 from mmsec.errors import InputError
-from mmsec.models.checkpoint import read_checkpoint, read_pretrained
+from mmsec.models import SecViT
+from mmsec.models.checkpoint import load_pretrained, read_checkpoint, read_pretrained
+from mmsec.registry import MODELS
 
 HOSTS = ('mmdet', 'mmseg')
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a tool: an :class:`InputError` becomes one line and exit code 1.
+
+    A process of a gloo group is ended without Python's finalization. In it, a thread of gloo that still drops the
+    tensors of the last collective waits for an interpreter that is gone, and aborts the process after all is done.
+
+    Args:
+        main (Callable): The tool.
+    """
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f'error: {error}')
+    except SystemExit as leaving:
+        _leave_gloo(leaving.code or 0)
+        raise
+    _leave_gloo(0)
+
+
+def _leave_gloo(code: int) -> None:
+    """End this process if it is in a gloo group."""
+    if torch.distributed.is_initialized() and torch.distributed.get_backend() == 'gloo':
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def load_config(path: str, options: dict | None = None) -> Config:
@@ -185,7 +217,6 @@ def join_processes(cfg: Config) -> None:
         )
     os.environ.update({name: os.environ[source] for name, source in names.items()})
     torch.distributed.init_process_group('gloo')
-    atexit.register(torch.distributed.destroy_process_group)  # left alone, its threads now and then abort the process
     own = {'find_unused_parameters': cfg.get('find_unused_parameters', False), 'broadcast_buffers': False}
     wrapper = {'type': 'MMDistributedDataParallel'} | own | (cfg.get('model_wrapper_cfg') or {})
     cfg.model_wrapper_cfg = wrapper | {'device_ids': None}
@@ -202,6 +233,25 @@ def _dicts(node: Any) -> Iterator[dict]:
             yield from _dicts(value)
 
 
+def load_state(model: nn.Module, path: str) -> dict:
+    """Load a trained checkpoint into a model, every weight of it.
+
+    Args:
+        model (nn.Module): Loaded in place.
+        path (str): A checkpoint of the same config.
+
+    Returns:
+        dict: The checkpoint.
+
+    Raises:
+        InputError: If weights are missing, unknown or misshapen.
+    """
+    checkpoint = read_checkpoint(path)
+    with _explaining_misfit(path):
+        model.load_state_dict(checkpoint.get('state_dict', checkpoint), strict=True)
+    return checkpoint
+
+
 def load_trained(runner: Runner, path: str) -> None:
     """Load a trained checkpoint into a runner's model, every weight of it.
 
@@ -213,9 +263,38 @@ def load_trained(runner: Runner, path: str) -> None:
         InputError: If weights are missing, unknown or misshapen.
     """
     read_checkpoint(path)
-    try:
+    with _explaining_misfit(path):
         runner.load_checkpoint(path, strict=True)
+
+
+@contextmanager
+def _explaining_misfit(path: str) -> Iterator[None]:
+    """Turn torch's list of all keys that do not fit into an error that shows the first."""
+    try:
+        yield
     except RuntimeError as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         shown = '\n'.join(lines[:8] + (['...'] if len(lines) > 8 else []))
         raise InputError(f"checkpoint '{path}' does not fit the config:\n{shown}") from error
+
+
+def build_backbone(cfg: Config, checkpoint: str | None) -> SecViT:
+    """Build the SecViT of a config, for a look at its clusters.
+
+    Args:
+        cfg (Config): A config of either host.
+        checkpoint (str, optional): Published or trained weights; random ones without, whatever ``init_cfg`` says.
+
+    Returns:
+        SecViT: In evaluation mode.
+
+    Raises:
+        InputError: If the backbone is another, or the checkpoint does not fit it.
+    """
+    options = cfg.model.get('backbone', {})
+    if options.get('type') not in ('mmsec.SecViT', 'SecViT'):
+        raise InputError(f'the backbone of the config is {options.get("type")}, not mmsec.SecViT')
+    backbone = MODELS.build(dict(options, init_cfg=None))
+    if checkpoint:
+        load_pretrained(backbone, checkpoint)
+    return backbone.eval()

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -113,3 +115,38 @@ def test_a_config_from_a_dump_loads(tmp_path):
     path = tmp_path / 'dump.py'
     Config.fromfile(SEGMENTER).dump(path)
     assert load_config(str(path)).model.decode_head.type == 'UPerHead'
+
+
+LEAVING = """
+import atexit, sys
+import torch.distributed
+from mmsec.engine import run
+from mmsec.errors import InputError
+
+class Finalized:
+    def __del__(self):
+        print('finalized', flush=True)
+
+def main():
+    if sys.argv[1] == 'gloo':
+        torch.distributed.init_process_group('gloo', init_method=f'file://{sys.argv[2]}', rank=0, world_size=1)
+    if sys.argv[3] == 'error':
+        raise InputError('no such file')
+    sys.exit(int(sys.argv[3]))
+
+keep = Finalized()
+atexit.register(print, 'at exit')
+run(main)
+"""
+
+
+@pytest.mark.parametrize('code', ['0', '75', 'error'])
+@pytest.mark.parametrize('group', ['none', 'gloo'])
+def test_a_tool_leaves_with_its_code_and_a_gloo_group_without_finalization(tmp_path, group, code):
+    """Finalization is where threads of gloo can abort a process."""
+    command = [sys.executable, '-c', LEAVING, group, str(tmp_path / 'group'), code]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == (1 if code == 'error' else int(code))
+    assert ('error: no such file' in result.stderr) == (code == 'error')
+    assert 'at exit' in result.stdout
+    assert ('finalized' in result.stdout) == (group == 'none' or code == 'error')

@@ -2,11 +2,11 @@
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 import torch
 
+from mmsec.engine import run
 from mmsec.errors import InputError
 from mmsec.models.checkpoint import backbone_state, read_checkpoint
 
@@ -34,7 +34,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f'error: {error}')
+    run(main)

@@ -1,7 +1,6 @@
 """Parameters and multiply-adds of a config's model, part by part; no data set and no weights are needed."""
 
 import argparse
-import sys
 from collections.abc import Callable
 
 import torch
@@ -9,8 +8,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from mmsec.engine import load_config, revert_sync_bn
-from mmsec.errors import InputError
+from mmsec.engine import load_config, revert_sync_bn, run
 
 PARTS = ('backbone', 'neck', 'rpn_head', 'roi_head', 'decode_head', 'auxiliary_head')
 
@@ -107,7 +105,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f'error: {error}')
+    run(main)

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict, DictAction
@@ -17,6 +16,7 @@ from mmsec.engine import (
     load_trained,
     naming_broken_annotations,
     revert_sync_bn,
+    run,
 )
 from mmsec.errors import InputError
 from mmsec.hooks import PredictionPicturesHook
@@ -78,7 +78,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f'error: {error}')
+    run(main)

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
@@ -16,6 +15,7 @@ from mmsec.engine import (
     load_config,
     naming_broken_annotations,
     revert_sync_bn,
+    run,
 )
 from mmsec.errors import InputError
 from mmsec.hooks import RunSummaryHook
@@ -91,7 +91,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f'error: {error}')
+    run(main)

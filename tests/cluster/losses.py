@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 sys.path.insert(0, str(ROOT / 'tools'))
 import train
 
-from mmsec.engine import join_processes
+from mmsec.engine import join_processes, run
 
 
 class Record(Hook):
@@ -44,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run(main)
