@@ -10,6 +10,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.registry import MODELS, init_default_scope
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(__file__).parent / 'data'
@@ -91,6 +92,16 @@ def small_run(name: str, data: Path, folder: Path, **changes) -> Path:
     path = folder / 'config.py'
     path.parent.mkdir(parents=True, exist_ok=True)
     cfg.dump(path)
+    return path
+
+
+def small_checkpoint(config: Path) -> Path:
+    """Write a checkpoint with random weights of a config's model and the class names of its data beside it."""
+    cfg = Config.fromfile(config)
+    init_default_scope(cfg.default_scope)
+    meta = {'dataset_meta': dict(cfg.test_dataloader.dataset.metainfo)}
+    path = config.with_suffix('.pth')
+    torch.save({'state_dict': MODELS.build(cfg.model).state_dict(), 'meta': meta}, path)
     return path
 
 

@@ -2,8 +2,26 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import colormaps
+from mmdet.models import DetDataPreprocessor
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
+from mmengine.structures import InstanceData, PixelData
+from mmseg.structures import SegDataSample
 
-from mmsec.visualization import PALETTE, ClusterMap, cluster_sheet, mean_of_heads
+from mmsec.models import SecViT
+from mmsec.visualization import (
+    PALETTE,
+    ClusterMap,
+    Regions,
+    SheetRow,
+    as_seen,
+    cluster_maps,
+    cluster_sheet,
+    contact_sheet,
+    mean_of_heads,
+    regions,
+)
+from tests.conftest import SMALL_ARCH
 
 
 def one_map(height, width, num_clusters, title='stage 1, head 1'):
@@ -40,3 +58,82 @@ def test_mean_of_heads_cuts_the_mean_score_into_equal_clusters():
 def test_no_map_is_an_error():
     with pytest.raises(ValueError, match='at least one map'):
         cluster_sheet(np.zeros((4, 4, 3), np.uint8), [])
+
+
+def test_maps_of_a_backbone_are_titled_from_one():
+    backbone, image = SecViT(SMALL_ARCH).eval(), torch.randn(1, 3, 64, 96)
+    maps = cluster_maps(backbone, image, [1, 2], heads='all')
+    assert [each.title for each in maps] == [f'stage {s}, head {h}' for s in (2, 3) for h in range(1, 2 * s - 1)]
+    assert [each.stride for each in maps] == [8, 8, 16, 16, 16, 16]
+    ranks, scores = backbone.clusters(image, [2])[0]
+    assert torch.equal(maps[3].ranks, ranks[0, 1])
+    assert torch.equal(maps[3].scores, scores[0, 1])
+    (one,) = cluster_maps(backbone, image, [2], block=0, heads=3)
+    assert one.title == 'stage 3, block 1, head 4'
+    (mean,) = cluster_maps(backbone, image, [2])
+    assert torch.equal(mean.scores, scores[0].mean(0))
+    with pytest.raises(ValueError, match=r"heads must be 'all', 'mean' or in \[0, 1\], got 2"):
+        cluster_maps(backbone, image, [1], heads=2)
+
+
+def test_as_seen_is_rgb_and_the_normalised_input():
+    preprocessor = DetDataPreprocessor(mean=[10, 20, 30], std=[2, 2, 2], bgr_to_rgb=True, pad_size_divisor=32)
+    bgr = torch.arange(3, dtype=torch.uint8).mul(100).view(3, 1, 1).expand(3, 8, 40)
+    image, batch = as_seen(preprocessor, {'inputs': bgr, 'data_samples': DetDataSample()})
+    assert image.shape == (8, 40, 3)
+    assert image[0, 0].tolist() == [200, 100, 0]
+    assert batch.shape == (1, 3, 32, 64)
+    assert batch[0, :, 0, 0].tolist() == [95, 40, -15]
+
+
+def test_regions_of_instances_come_largest_first_and_above_the_threshold():
+    masks = np.zeros((3, 4, 4), np.uint8)
+    masks[0, 0, 0] = masks[1, :, :] = masks[2, :2, :] = 1
+    truth = InstanceData(masks=BitmapMasks(masks, 4, 4), labels=torch.tensor([5, 6, 7]))
+    found = InstanceData(masks=torch.tensor(masks).bool(), labels=torch.tensor([5, 6, 7]))
+    found.scores = torch.tensor([0.9, 0.2, 0.5])
+    sample = DetDataSample(gt_instances=truth, pred_instances=found)
+    assert regions(sample, 'gt').labels.tolist() == [6, 7, 5]
+    kept = regions(sample, 'pred', score_thr=0.5)
+    assert kept.labels.tolist() == [7, 5]
+    assert kept.masks.sum((1, 2)).tolist() == [8, 1]
+
+
+def test_regions_of_boxes_are_filled_and_cut_at_the_image():
+    boxes = InstanceData(bboxes=torch.tensor([[1.0, 1.0, 9.0, 3.0]]), labels=torch.tensor([2]))
+    sample = DetDataSample(gt_instances=boxes, metainfo={'ori_shape': (4, 6)})
+    masks = regions(sample, 'gt').masks
+    assert masks.shape == (1, 4, 6)
+    assert masks[0].nonzero()[0].tolist() == [1] * 5 + [2] * 5
+
+
+def test_regions_of_a_segmentation_leave_out_what_is_not_labelled():
+    sample = SegDataSample(gt_sem_seg=PixelData(data=torch.tensor([[[0, 3, 3], [255, 3, 0]]])))
+    found = regions(sample, 'gt')
+    assert found.labels.tolist() == [3, 0]
+    assert found.masks.tolist() == [[[0, 1, 1], [0, 1, 0]], [[1, 0, 0], [0, 0, 1]]]
+    assert len(regions(sample, 'pred').masks) == 0
+
+
+@pytest.mark.parametrize('maps', [0, 3])
+@pytest.mark.parametrize('palette', [None, [(255, 0, 0), (0, 255, 0)]])
+def test_a_contact_sheet_shows_truth_in_the_colour_of_its_class(maps, palette):
+    masks = np.ones((1, 40, 40), bool)
+    row = SheetRow(
+        np.zeros((40, 40, 3), np.uint8),
+        Regions(masks, np.array([0])),
+        Regions(masks[:0], np.zeros(0, int)),
+        [one_map(10, 10, 4)] * maps,
+    )
+    sheet = contact_sheet([row, row], ['cat', 'dog'], palette).astype(int)
+    assert sheet.shape[1:] == (1200, 3)
+    if palette:
+        columns = 3 + maps
+        truth = sheet[int(0.25 * len(sheet)), int(1200 * 1.5 / columns)]
+        assert np.abs(truth - [0.65 * 255, 0, 0]).max() <= 2  # over black
+        assert sheet[int(0.25 * len(sheet)), int(1200 * 2.5 / columns)].sum() == 0
+
+
+def test_a_contact_sheet_without_rows_is_an_error():
+    with pytest.raises(ValueError, match='at least one row'):
+        contact_sheet([], [], [])

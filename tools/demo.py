@@ -72,6 +72,8 @@ def main() -> None:
     print(f'\nresults: {work_dir / "results.json"}')
     for host, folder in pictures.items():
         print(f'pictures, truth left and prediction right ({host}): {folder}')
+    for host, folder in pictures.items():
+        print(f'contact sheet of truth, prediction and clusters ({host}): {folder / "contact_sheet.png"}')
 
 
 if __name__ == '__main__':

@@ -6,17 +6,16 @@ from pathlib import Path
 
 import mmcv
 import torch
+from mmengine.config import Config
 from mmengine.utils import track_iter_progress
 from torch import Tensor
 
-from mmsec.engine import load_config
+from mmsec.engine import build_backbone, load_config, run
 from mmsec.errors import InputError
+from mmsec.images import find_images, read_image
 from mmsec.models import SecViT
-from mmsec.models.checkpoint import load_pretrained
-from mmsec.registry import MODELS
-from mmsec.visualization import ClusterMap, cluster_sheet, mean_of_heads
+from mmsec.visualization import cluster_maps, cluster_sheet
 
-SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 MEAN, STD = (
     (123.675, 116.28, 103.53),
     (58.395, 57.12, 57.375),
@@ -26,7 +25,7 @@ MEAN, STD = (
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('images', nargs='+', type=Path, metavar='IMAGE', help='image file or folder of images')
+    parser.add_argument('images', nargs='+', metavar='IMAGE', help='image file, folder or pattern')
     parser.add_argument('--config', help='config of mmdetection or mmsegmentation whose backbone is SecViT')
     parser.add_argument('--arch', choices=sorted(SecViT.arch_zoo), help='instead of --config')
     parser.add_argument('--checkpoint', help='published or trained weights (default: random ones)')
@@ -47,18 +46,14 @@ def parse_args() -> argparse.Namespace:
 
 def build(args: argparse.Namespace) -> tuple[SecViT, Tensor, Tensor]:
     """The backbone in evaluation mode, and mean and deviation of the colours it wants, (3, 1, 1) each."""
-    mean, std, options = MEAN, STD, dict(type='mmsec.SecViT', arch=args.arch)
     if args.config:
         cfg = load_config(args.config)
-        options = cfg.model.get('backbone', {})
-        if options.get('type') not in ('mmsec.SecViT', 'SecViT'):
-            raise InputError(f"config '{args.config}': the backbone is {options.get('type')}, not mmsec.SecViT")
-        options.init_cfg = None  # --checkpoint says what to load
-        mean, std = cfg.model.data_preprocessor.mean, cfg.model.data_preprocessor.std
-    backbone = MODELS.build(options)
-    if args.checkpoint:
-        load_pretrained(backbone, args.checkpoint)
     else:
+        model = dict(backbone=dict(type='mmsec.SecViT', arch=args.arch), data_preprocessor=dict(mean=MEAN, std=STD))
+        cfg = Config(dict(model=model))
+    backbone = build_backbone(cfg, args.checkpoint)
+    mean, std = cfg.model.data_preprocessor.mean, cfg.model.data_preprocessor.std
+    if not args.checkpoint:
         print('no --checkpoint: weights are random')
     for stage in args.stage:
         if stage > len(backbone.stages):
@@ -70,65 +65,35 @@ def build(args: argparse.Namespace) -> tuple[SecViT, Tensor, Tensor]:
             raise InputError(f'--head {args.head}: stage {stage} has {heads} heads')
         if args.clusters:
             backbone.stages[stage - 1].num_clusters = args.clusters
-    return backbone.eval(), *(torch.tensor(value).view(3, 1, 1) for value in (mean, std))
-
-
-def find_images(paths: list[Path]) -> list[Path]:
-    """The files named, and the images in the folders named."""
-    found = []
-    for path in paths:
-        if not path.exists():
-            raise InputError(f"image '{path}' not found")
-        inside = (
-            sorted(each for each in path.rglob('*') if each.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
-        )
-        if not inside:
-            raise InputError(f"no image in folder '{path}' ({', '.join(SUFFIXES)})")
-        found += inside
-    return found
-
-
-def cluster_maps(backbone: SecViT, image: Tensor, args: argparse.Namespace) -> list[ClusterMap]:
-    """A map for each stage and head that was asked for."""
-    maps = []
-    for stage in args.stage:
-        ranks, scores = (t[0] for t in backbone.clusters(image, stage - 1, args.block - 1 if args.block else -1))
-        title = f'stage {stage}' + (f', block {args.block}' if args.block else '')
-        stride = 2 << stage
-        if args.head == 'mean':
-            maps.append(ClusterMap(f'{title}, mean of heads', stride, *mean_of_heads(scores, int(ranks.max()) + 1)))
-        else:
-            heads = range(len(ranks)) if args.head == 'all' else [int(args.head) - 1]
-            maps += [ClusterMap(f'{title}, head {head + 1}', stride, ranks[head], scores[head]) for head in heads]
-    return maps
+    return backbone, *(torch.tensor(value).view(3, 1, 1) for value in (mean, std))
 
 
 def main() -> None:
     """Draw."""
     args = parse_args()
-    paths = find_images(args.images)
+    images = find_images(args.images)
     backbone, mean, std = build(args)
+    stages = [stage - 1 for stage in args.stage]
+    block = -1 if args.block is None else args.block - 1
+    heads = args.head if args.head in ('all', 'mean') else int(args.head) - 1
     failed = 0
-    for path in track_iter_progress(paths) if len(paths) > 3 else paths:
-        image = mmcv.imread(str(path))
+    for path, name in track_iter_progress(list(images.items())) if len(images) > 3 else images.items():
+        image = read_image(path)
         if image is None:
             print(f"error: '{path}' is not an image that can be read", file=sys.stderr)
             failed += 1
             continue
         image = image[..., ::-1].copy()  # RGB
         pixels = (torch.from_numpy(image).permute(2, 0, 1).float() - mean) / std
-        sheet = cluster_sheet(image, cluster_maps(backbone, pixels[None], args))
-        out = args.out / f'{path.stem}.png'
+        sheet = cluster_sheet(image, cluster_maps(backbone, pixels[None], stages, block, heads))
+        out = args.out / f'{name}.png'
         mmcv.imwrite(sheet[..., ::-1], str(out))
-        if len(paths) <= 3:
+        if len(images) <= 3:
             print(out)
-    print(f'{len(paths) - failed} sheets in {args.out}')
+    print(f'{len(images) - failed} sheets in {args.out}')
     if failed:
         sys.exit(1)
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f'error: {error}')
+    run(main)

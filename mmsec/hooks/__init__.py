@@ -1,6 +1,7 @@
 """What training needs and MMEngine lacks, registered in :data:`mmsec.registry.HOOKS`."""
 
 from mmsec.hooks.broken_data import BrokenDataHook
+from mmsec.hooks.cluster_visualization import ClusterVisualizationHook
 from mmsec.hooks.eager_optimizer import EagerOptimizerHook
 from mmsec.hooks.finite import FiniteHook
 from mmsec.hooks.plain_checkpoint import PlainCheckpointHook
@@ -11,6 +12,7 @@ from mmsec.hooks.whole_checkpoint import WholeCheckpointHook
 
 __all__ = [
     'BrokenDataHook',
+    'ClusterVisualizationHook',
     'EagerOptimizerHook',
     'FiniteHook',
     'PlainCheckpointHook',

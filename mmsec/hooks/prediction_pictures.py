@@ -1,37 +1,73 @@
-"""Truth beside prediction for every test image."""
+"""Truth beside prediction for every test image, and a contact sheet of the first ones with their clusters."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import mmcv
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
+from mmsec.models import SecViT
 from mmsec.registry import HOOKS
+from mmsec.visualization import SheetRow, as_seen, cluster_maps, contact_sheet, regions
+
+CONTACT_SHEET = 'contact_sheet.png'
 
 
 @HOOKS.register_module()
 class PredictionPicturesHook(Hook):
     """Draw each test image with the run's visualizer: truth on the left, prediction on the right.
 
+    The first images go onto a contact sheet too, ``contact_sheet.png``: image, truth, prediction, and what SecViT's
+    stages group.
+
     Args:
         out_dir (str): Folder for the pictures, one PNG per image, named after it.
         score_thr (float): Detections below this score are not drawn. Default: 0.5.
+        num_sheet_images (int): Images on the contact sheet; 0 for none. Default: 4.
     """
 
-    def __init__(self, out_dir: str, score_thr: float = 0.5) -> None:
+    def __init__(self, out_dir: str, score_thr: float = 0.5, num_sheet_images: int = 4) -> None:
         self.out_dir = Path(out_dir)
         self.score_thr = score_thr
+        self.num_sheet_images = num_sheet_images
+        self.rows: list[SheetRow] = []
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence[BaseDataElement]
     ) -> None:
         """Draw the images of one batch."""
-        for sample in outputs:
+        for i, sample in enumerate(outputs):
             name = f'{Path(sample.img_path).stem}.png'
             image = mmcv.imread(sample.img_path, channel_order='rgb')
             options = {'pred_score_thr': self.score_thr} if 'pred_instances' in sample else {}
             runner.visualizer.add_datasample(
                 name, image, data_sample=sample, out_file=str(self.out_dir / name), **options
             )
+            if is_main_process() and len(self.rows) < self.num_sheet_images:
+                batch = {key: data_batch[key][i] for key in ('inputs', 'data_samples')}
+                self.rows += self._row(runner, batch, sample)
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Draw the contact sheet."""
+        if self.rows:
+            meta = runner.visualizer.dataset_meta
+            palette = meta.get('palette')  # mmdetection may have the word 'random' here
+            palette = None if isinstance(palette, str) else palette
+            sheet = contact_sheet(self.rows, meta['classes'], palette)
+            mmcv.imwrite(sheet[..., ::-1], str(self.out_dir / CONTACT_SHEET))
+            self.rows.clear()
+
+    def _row(self, runner: Runner, inputs: dict, sample: BaseDataElement) -> list[SheetRow]:
+        """A row of the contact sheet; none under test-time augmentation, where there are several inputs of an image."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if isinstance(inputs['inputs'], list):
+            return []
+        image, batch = as_seen(model.data_preprocessor, inputs)
+        maps = []
+        if isinstance(model.backbone, SecViT):
+            maps = cluster_maps(model.backbone, batch, range(min(3, len(model.backbone.stages))))
+        return [SheetRow(image, regions(sample, 'gt'), regions(sample, 'pred', self.score_thr), maps)]

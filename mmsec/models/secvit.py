@@ -318,40 +318,48 @@ class SecViT(BaseModule):
         return tuple(maps[i] for i in self.out_indices)
 
     @torch.no_grad()
-    def clusters(self, x: Tensor, stage: int, block: int = -1) -> tuple[Tensor, Tensor]:
-        """Look at the clusters that attention uses, with all norms in evaluation mode.
+    def clusters(self, x: Tensor, stages: Sequence[int], block: int = -1) -> list[tuple[Tensor, Tensor]]:
+        """Look at the clusters that attention uses, in one pass, with all norms in evaluation mode.
 
         Args:
             x (Tensor): (B, in_channels, H, W) images, as :meth:`forward` takes them.
-            stage (int): Stage from 0, as in ``out_indices``.
-            block (int): Block of the stage from 0, or from its end if negative. Default: -1.
+            stages (Sequence[int]): Stages from 0, as in ``out_indices``.
+            block (int): Block of each stage from 0, or from its end if negative. Default: -1.
 
         Returns:
-            tuple[Tensor, Tensor]: For each token of the stage's map the cluster it is in, (B, heads, H', W') int64 from
-            0 for the lowest scores, and its score, the cosine of its key with the mean key, (B, heads, H', W').
+            list[tuple[Tensor, Tensor]]: For each stage that was asked for, in that order: for each token of its map the
+            cluster it is in, (B, heads, H', W') int64 from 0 for the lowest scores, and its score, the cosine of its
+            key with the mean key, (B, heads, H', W').
 
         Raises:
             ValueError: If there is no such stage or block.
         """
-        if not 0 <= stage < len(self.stages):
-            raise ValueError(f'stage must be in [0, {len(self.stages) - 1}], got {stage}')
-        blocks = self.stages[stage].blocks
-        if not -len(blocks) <= block < len(blocks):
-            raise ValueError(f'stage {stage} has {len(blocks)} blocks, got block {block}')
-        seen: list[tuple[Tensor, Tensor, int]] = []
-        layer = blocks[block].attn
-        hook = layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
+        layers = []
+        for stage in stages:
+            if not 0 <= stage < len(self.stages):
+                raise ValueError(f'stage must be in [0, {len(self.stages) - 1}], got {stage}')
+            blocks = self.stages[stage].blocks
+            if not -len(blocks) <= block < len(blocks):
+                raise ValueError(f'stage {stage} has {len(blocks)} blocks, got block {block}')
+            layers.append(blocks[block].attn)
+        seen: dict[nn.Module, tuple[Tensor, Tensor, int]] = {}
+        hooks = [layer.register_forward_pre_hook(seen.__setitem__) for layer in layers]
         training = self.training
         try:
             self.eval()
             self(x)
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
             self.train(training)
-        x, rotary, num_clusters = seen[0]
-        _, keys = layer.queries_and_keys(x, rotary)
-        ranks, scores = cluster_ranks(semantic_grouping(keys, num_clusters)), semantic_scores(keys)  # (B, h, N) each
-        return ranks.unflatten(-1, x.shape[1:3]), scores.unflatten(-1, x.shape[1:3])
+        found = []
+        for layer in layers:
+            tokens, rotary, num_clusters = seen[layer]
+            _, keys = layer.queries_and_keys(tokens, rotary)
+            size = tokens.shape[1:3]
+            ranks, scores = cluster_ranks(semantic_grouping(keys, num_clusters)), semantic_scores(keys)  # (B, h, N)
+            found.append((ranks.unflatten(-1, size), scores.unflatten(-1, size)))
+        return found
 
     def _returned(self, x: Tensor, index: int) -> Tensor:
         """Stage ``index``'s map as the host gets it: normalised if asked, contiguous NCHW."""

@@ -87,6 +87,35 @@ def semantic_grouping(k: Tensor, num_clusters: int) -> Grouping:
     return Grouping(order, inverse, num_clusters)
 
 
+def window_grouping(height: int, width: int, num_clusters: int) -> Grouping:
+    """Group tokens by place: windows as square as equal sizes allow, whatever the map holds.
+
+    The map is cut into bands of rows, and each band, column by column, into windows. Where sizes do not fit the grid,
+    the edges of bands and windows have a step of one token.
+
+    Args:
+        height (int): Rows H' of the map.
+        width (int): Columns W' of the map.
+        num_clusters (int): Windows M, 1 <= M <= H' * W'.
+
+    Returns:
+        Grouping: With B = h = 1; sizes are those of :func:`cluster_sizes`, as with every grouping.
+
+    Raises:
+        ValueError: If ``num_clusters`` is not in [1, H' * W'].
+    """
+    num_long, num_short, length = cluster_sizes(height * width, num_clusters)
+    # Rows of windows that make a window as high as wide, and windows dealt to them evenly.
+    num_bands = max(1, min(num_clusters, round((num_clusters * height / width) ** 0.5)))
+    sizes = torch.tensor([length + 1] * num_long + [length] * num_short)
+    band_ends = torch.stack([part.sum() for part in sizes.tensor_split(num_bands)]).cumsum(0)
+    raster = torch.arange(height * width)
+    band = torch.searchsorted(band_ends, raster, right=True)
+    key = (band * width + raster % width) * height + raster // width  # by band, then column, then row
+    order = key.argsort()[None, None]  # (1, 1, N)
+    return Grouping(order, order.argsort(dim=-1), num_clusters)
+
+
 def cluster_ranks(grouping: Grouping) -> Tensor:
     """Which cluster each token is in.
 

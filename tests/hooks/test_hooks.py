@@ -40,7 +40,7 @@ def test_pictures_are_named_after_their_images(tmp_path):
             drawn.append((image.shape, out_file, pred_score_thr))
 
     runner = types.SimpleNamespace(visualizer=Visualizer())
-    hook = PredictionPicturesHook(str(tmp_path / 'out'), score_thr=0.7)
+    hook = PredictionPicturesHook(str(tmp_path / 'out'), score_thr=0.7, num_sheet_images=0)
     samples = [BaseDataElement(metainfo={'img_path': str(tmp_path / 'cat.jpg')}) for _ in range(2)]
     samples[1].pred_instances = BaseDataElement()
     hook.after_test_iter(runner, 0, {}, samples)

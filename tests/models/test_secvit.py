@@ -320,7 +320,7 @@ def test_clusters_are_those_that_attention_uses(monkeypatch, stage, block):
     depths = SMALL_ARCH['depths']
     grouping = used[sum(depths[:stage]) + block % depths[stage]]
     used.clear()
-    ranks, scores = backbone.clusters(images, stage, block)
+    ranks, scores = backbone.clusters(images, [stage], block)[0]
     heads, (height, width) = SMALL_ARCH['num_heads'][stage], backbone(images)[stage].shape[2:]
     assert ranks.shape == scores.shape == (2, heads, height, width)
     if grouping is None:
@@ -335,10 +335,18 @@ def test_clusters_are_those_that_attention_uses(monkeypatch, stage, block):
     assert torch.equal(sorted_scores, sorted_scores.sort(-1).values)
 
 
+def test_clusters_of_several_stages_come_in_the_order_asked_for():
+    backbone, images = small().eval(), torch.randn(1, 3, 64, 64)
+    both = backbone.clusters(images, [2, 0])
+    for found, stage in zip(both, (2, 0), strict=True):
+        alone = backbone.clusters(images, [stage])[0]
+        assert all(torch.equal(a, b) for a, b in zip(found, alone, strict=True))
+
+
 def test_looking_at_clusters_changes_nothing():
     backbone = small(norm_eval=False).train()
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    backbone.clusters(torch.randn(1, 3, 64, 64), stage=0)
+    backbone.clusters(torch.randn(1, 3, 64, 64), stages=[0])
     assert backbone.training
     assert backbone.patch_embed.proj[1].training
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
@@ -348,6 +356,6 @@ def test_looking_at_clusters_changes_nothing():
 def test_clusters_of_no_stage_or_block_are_refused():
     backbone = small(out_indices=(0, 1))
     with pytest.raises(ValueError, match=r'stage must be in \[0, 1\], got 2'):
-        backbone.clusters(torch.randn(1, 3, 64, 64), stage=2)
+        backbone.clusters(torch.randn(1, 3, 64, 64), stages=[0, 2])
     with pytest.raises(ValueError, match='stage 1 has 2 blocks, got block 5'):
-        backbone.clusters(torch.randn(1, 3, 64, 64), stage=1, block=5)
+        backbone.clusters(torch.randn(1, 3, 64, 64), stages=[1], block=5)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmsec.ops import cluster_ranks, cluster_sizes, semantic_grouping, semantic_scores
+from mmsec.ops import cluster_ranks, cluster_sizes, semantic_grouping, semantic_scores, window_grouping
 
 
 @pytest.mark.parametrize('num_tokens', [1, 2, 7, 49, 98, 100, 1749])
@@ -71,3 +71,27 @@ def test_ranks_cut_the_sorted_list_into_the_cluster_sizes(num_tokens, num_cluste
     sizes = torch.tensor([length + 1] * num_long + [length] * num_short)
     wanted = torch.arange(num_clusters).repeat_interleave(sizes).expand(2, 3, -1)
     assert torch.equal(cluster_ranks(grouping).gather(-1, grouping.order), wanted)
+
+
+@pytest.mark.parametrize(
+    ('height', 'width', 'num_clusters'), [(8, 8, 4), (7, 9, 5), (1, 13, 3), (20, 3, 7), (4, 4, 16)]
+)
+def test_windows_are_a_grouping_of_equal_sizes(height, width, num_clusters):
+    grouping = window_grouping(height, width, num_clusters)
+    raster = torch.arange(height * width)
+    assert torch.equal(grouping.order[0, 0].sort().values, raster)
+    assert torch.equal(grouping.order.gather(-1, grouping.inverse)[0, 0], raster)
+    sizes = cluster_ranks(grouping).flatten().bincount(minlength=num_clusters)
+    num_long, num_short, length = cluster_sizes(height * width, num_clusters)
+    assert sizes.tolist() == [length + 1] * num_long + [length] * num_short
+
+
+def test_windows_are_square_where_sizes_allow():
+    ranks = cluster_ranks(window_grouping(8, 12, 6)).view(8, 12)
+    expected = torch.arange(6).view(2, 3).repeat_interleave(4, 0).repeat_interleave(4, 1)
+    assert torch.equal(ranks, expected)
+
+
+def test_windows_refuse_a_count_that_does_not_fit():
+    with pytest.raises(ValueError, match=r'num_clusters must be in \[1, 6\]'):
+        window_grouping(2, 3, 7)

@@ -91,10 +91,9 @@ def test_the_detector_tests_as_it_trained(detector, tmp_path):
     measured = json.loads((tmp_path / 'out/m.json').read_text())
     for kind in ('bbox', 'segm'):
         assert measured[f'coco/{kind}_mAP'] == pytest.approx(trained[f'coco/{kind}_mAP'], abs=1e-6)
-    import cv2
-
     pictures = sorted((tmp_path / 'pictures').iterdir())
-    assert [path.name for path in pictures] == [f'{i:012d}.png' for i in range(9, 13)]
+    assert [path.name for path in pictures] == [f'{i:012d}.png' for i in range(9, 13)] + ['contact_sheet.png']
+    assert cv2.imread(str(pictures[-1])).shape[1] == 1200
     height, width = cv2.imread(str(pictures[0])).shape[:2]
     assert width == 2 * height  # truth beside prediction
 
@@ -108,7 +107,15 @@ def test_the_segmenter_tests_as_it_trained(segmenter, tmp_path):
         '--show-dir', tmp_path / 'pictures',
     )  # fmt: skip
     assert json.loads((tmp_path / 'm.json').read_text())['mIoU'] == pytest.approx(trained['mIoU'], abs=1e-6)
-    assert len(list((tmp_path / 'pictures').iterdir())) == 4
+    assert len(list((tmp_path / 'pictures').iterdir())) == 4 + 1
+    assert cv2.imread(str(tmp_path / 'pictures/contact_sheet.png')).shape[1] == 1200
+
+
+@pytest.mark.parametrize(('run', 'iteration'), [('detector', 120), ('segmenter', 40)])
+def test_clusters_are_drawn_at_each_evaluation(request, run, iteration):
+    _, work_dir, _ = request.getfixturevalue(run)
+    sheets = sorted(path.name for path in work_dir.glob('*/vis_data/vis_image/*.png'))
+    assert sheets == [f'clusters_{image:012d}_{iteration}.png' for image in (9, 12)]
 
 
 def test_test_time_augmentation_and_predictions_file(segmenter, tmp_path):

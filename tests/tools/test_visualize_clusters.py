@@ -40,7 +40,7 @@ def test_configs_of_both_hosts(images, tmp_path, config):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['absent.jpg', '--arch', 'tiny'], "image 'absent.jpg' not found"),
+        (['absent.jpg', '--arch', 'tiny'], "'absent.jpg' not found"),
         (['IMAGE', '--arch', 'tiny', '--stage', '1', '--head', '3'], '--head 3: stage 1 has 2 heads'),
         (['IMAGE', '--arch', 'tiny', '--stage', '1', '--block', '9'], '--block 9: stage 1 has 2 blocks'),
         (['IMAGE', '--arch', 'tiny', '--checkpoint', OFFICIAL], 'does not fit this SecViT'),
@@ -48,7 +48,7 @@ def test_configs_of_both_hosts(images, tmp_path, config):
         (['IMAGE', '--arch', 'tiny', '--stage', '5'], 'invalid choice: 5'),
         (['IMAGE', '--arch', 'tiny', '--clusters', '0'], '--clusters must be at least 1'),
         (['IMAGE'], 'give either --config or --arch'),
-        (['IMAGE', '--config', 'OTHER'], 'the backbone is ResNet, not mmsec.SecViT'),
+        (['IMAGE', '--config', 'OTHER'], 'the backbone of the config is ResNet, not mmsec.SecViT'),
         (['EMPTY', '--arch', 'tiny'], 'no image in folder'),
     ],
 )

@@ -1,0 +1,178 @@
+"""How well clusters agree with annotated masks, and how compact they are in space."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from mmengine.structures import BaseDataElement
+
+from mmsec.visualization import pixels, regions
+
+MEASURES = {
+    'nmi_classes': 'NMI with classes',
+    'nmi_instances': 'NMI with instances',
+    'purity_classes': 'purity of classes',
+    'purity_instances': 'purity of instances',
+    'compactness': 'compactness',
+}
+BASELINES = ('windows', 'random')
+_SHUFFLES = 10
+
+
+class TokenLabels(NamedTuple):
+    """What is annotated at each token; -1 where nothing is, or outside the image.
+
+    Attributes:
+        classes (np.ndarray): (N,) int64. With instances, 0 is the background and class i is i + 1.
+        instances (np.ndarray, optional): (N,) int64, 0 is the background; None where only classes are annotated.
+    """
+
+    classes: np.ndarray
+    instances: np.ndarray | None
+
+
+def token_labels(
+    sample: BaseDataElement, image_shape: tuple[int, int], map_shape: tuple[int, int], stride: int
+) -> TokenLabels | None:
+    """Look up what is annotated at the centre of each token.
+
+    Where instances overlap, the smaller one counts. Crowds, and whatever else the data set says to ignore, are -1.
+
+    Args:
+        sample (BaseDataElement): A DetDataSample or SegDataSample with its truth.
+        image_shape (tuple[int, int]): Height and width of the image as the model sees it, without padding.
+        map_shape (tuple[int, int]): Rows and columns of tokens.
+        stride (int): Pixels of that image a token covers, along each side.
+
+    Returns:
+        TokenLabels, optional: None if the sample has no masks.
+    """
+    segmented = 'gt_sem_seg' in sample
+    if not segmented and 'masks' not in sample.get('gt_instances', ()):
+        return None
+    classes = np.full(map_shape, -1 if segmented else 0)
+    instances = None if segmented else np.zeros(map_shape, np.int64)
+    rows, columns = ((np.arange(count) + 0.5) * stride for count in map_shape)  # centres in pixels of the image
+
+    def at_tokens(mask: np.ndarray) -> np.ndarray:
+        y = (rows * mask.shape[0] / image_shape[0]).astype(int).clip(max=mask.shape[0] - 1)
+        x = (columns * mask.shape[1] / image_shape[1]).astype(int).clip(max=mask.shape[1] - 1)
+        return mask[np.ix_(y, x)]
+
+    for number, (mask, label) in enumerate(zip(*regions(sample, 'gt'), strict=True), start=1):
+        here = at_tokens(mask)
+        classes[here] = label if segmented else label + 1
+        if not segmented:
+            instances[here] = number
+    ignored = np.zeros(map_shape, bool)
+    for mask in regions(sample, 'ignored').masks:
+        ignored |= at_tokens(mask)
+    ignored |= (rows >= image_shape[0])[:, None] | (columns >= image_shape[1])
+    classes[ignored] = -1
+    if instances is not None:
+        instances[ignored] = -1
+        instances = instances.ravel()
+    return TokenLabels(classes.ravel(), instances)
+
+
+def agreement(labels: np.ndarray, clusters: np.ndarray, rng: np.random.Generator) -> tuple[float, float] | None:
+    """Compare clusters with labels: normalised mutual information and purity, both corrected for chance.
+
+    NMI is twice the mutual information over the sum of the two entropies; purity is the share of tokens whose label is
+    the most frequent one of their cluster. Both grow with the number of clusters alone, so each becomes
+    ``(value - chance) / (1 - chance)``, where chance is its mean over shuffled labels: 0 for clusters that know
+    nothing, 1 for clusters that are the labels (for purity: hold one label each). For NMI that is the adjusted mutual
+    information of Vinh et al. (JMLR 2010) with arithmetic mean, its expectation estimated by shuffling.
+
+    Args:
+        labels (np.ndarray): (N,) int64; tokens of a negative label are left out.
+        clusters (np.ndarray): (N,) int64 from 0.
+        rng (np.random.Generator): Shuffles.
+
+    Returns:
+        tuple[float, float], optional: NMI and purity; None if there are not two labels and two clusters to compare.
+    """
+    labelled = labels >= 0
+    labels, clusters = np.unique(labels[labelled], return_inverse=True)[1], clusters[labelled]
+    clusters = np.unique(clusters, return_inverse=True)[1]
+    if not len(labels) or labels.max() == 0 or clusters.max() == 0:
+        return None
+    measured = np.array(_nmi_and_purity(labels, clusters))
+    chance = np.mean([_nmi_and_purity(rng.permutation(labels), clusters) for _ in range(_SHUFFLES)], axis=0)
+    if (chance > 1 - 1e-9).any():  # a cluster for each token
+        return None
+    nmi, purity = (measured - chance) / (1 - chance)
+    return float(nmi), float(purity)
+
+
+def _nmi_and_purity(labels: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
+    """Both without correction; labels and clusters count from 0."""
+    count = labels.max() + 1
+    table = np.bincount(clusters * count + labels, minlength=(clusters.max() + 1) * count).reshape(-1, count)
+    joint = table / len(labels)
+    entropies = [_entropy(joint.sum(1)), _entropy(joint.sum(0))]
+    mutual_information = sum(entropies) - _entropy(joint.ravel())
+    return 2 * mutual_information / sum(entropies), table.max(1).sum() / len(labels)
+
+
+def _entropy(p: np.ndarray) -> float:
+    p = p[p > 0]
+    return float(-(p * np.log(p)).sum())
+
+
+def compactness(clusters: np.ndarray) -> float | None:
+    """The share of the variance of token positions that lies between clusters: 0 if scattered, near 1 if compact.
+
+    Args:
+        clusters (np.ndarray): (H', W') int64 from 0.
+
+    Returns:
+        float, optional: In [0, 1]; None for a map of one token.
+    """
+    positions = np.stack(np.indices(clusters.shape), axis=-1).reshape(-1, 2).astype(float)  # (N, 2)
+    total = ((positions - positions.mean(0)) ** 2).sum()
+    if total == 0:
+        return None
+    flat = np.unique(clusters.ravel(), return_inverse=True)[1]
+    sizes = np.bincount(flat)
+    centres = np.stack([np.bincount(flat, weights=axis) / sizes for axis in positions.T], axis=1)
+    return float(1 - ((positions - centres[flat]) ** 2).sum() / total)
+
+
+def analysis_figure(rows: Sequence[dict], title: str) -> np.ndarray:
+    """Draw a panel for each measure: a dot for each head, stage by stage, and a line for each baseline.
+
+    Args:
+        rows (Sequence[dict]): ``stage``, ``grouping`` (such as 'head 1' or one of :data:`BASELINES`), and a value or
+            None for each of :data:`MEASURES`.
+        title (str): Stands above.
+
+    Returns:
+        np.ndarray: (height, width, 3) uint8, RGB.
+    """
+    shown = [key for key in MEASURES if any(row[key] is not None for row in rows)]
+    figure = Figure(figsize=(12, 2.2 * len(shown) + 0.6), dpi=100, layout='constrained')
+    figure.suptitle(f'{title}; NMI and purity corrected for chance')
+    panels = figure.subplots(len(shown), 1, squeeze=False, sharex=True)[:, 0]
+    stages = sorted({row['stage'] for row in rows})
+    for axes, key in zip(panels, shown, strict=True):
+        start, ticks = 0, []
+        for stage in stages:
+            of_stage = [row for row in rows if row['stage'] == stage]
+            heads = [row[key] for row in of_stage if row['grouping'] not in BASELINES]
+            x = start + np.arange(len(heads))
+            axes.plot(x, heads, 'o', color='tab:blue', label='a head of SecViT')
+            around = [start - 0.4, start + len(heads) - 0.6]
+            for name, colour in zip(BASELINES, ('tab:orange', 'tab:gray'), strict=True):
+                value = next(row[key] for row in of_stage if row['grouping'] == name)
+                axes.plot(around, [value, value], color=colour, label={'random': 'random split'}.get(name, name))
+            ticks.append((np.mean(around), f'stage {stage}'))
+            start += len(heads) + 1
+        axes.set_ylabel(MEASURES[key])
+        axes.set_xticks(*zip(*ticks, strict=True))
+        axes.grid(axis='y', alpha=0.3)
+    handles, labels = panels[0].get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    figure.legend(unique.values(), unique.keys(), loc='outside lower center', ncols=3, frameon=False)
+    return pixels(figure)

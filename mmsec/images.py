@@ -1,0 +1,55 @@
+"""Paths on a command line -> images, and a name for what is drawn of each; for the tools that take images."""
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import mmcv
+import numpy as np
+
+from mmsec.errors import InputError
+
+SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+
+
+def find_images(inputs: Sequence[str]) -> dict[Path, Path]:
+    """List the images that files, folders and glob patterns name.
+
+    Args:
+        inputs (Sequence[str]): Image files, folders (searched with what is in them), and patterns such as
+            ``'photos/*.jpg'``.
+
+    Returns:
+        dict[Path, Path]: To each image a name for what is made of it: a relative path without suffix, no two the same.
+
+    Raises:
+        InputError: If an input names nothing.
+    """
+    found: list[Path] = []
+    for name in inputs:
+        path = Path(name)
+        if path.is_dir():
+            inside = sorted(each for each in path.rglob('*') if each.suffix.lower() in SUFFIXES)
+        else:
+            inside = [path] if path.exists() else [Path(each) for each in sorted(glob.glob(name, recursive=True))]
+        if not inside:
+            wanted = f"no image in folder '{name}' ({', '.join(SUFFIXES)})" if path.is_dir() else f"'{name}' not found"
+            raise InputError(wanted)
+        found += inside
+    found = list(dict.fromkeys(found))
+    common = os.path.commonpath([path.absolute().parent for path in found])
+    names = {path: path.absolute().relative_to(common) for path in found}
+    stems = Counter(name.with_suffix('') for name in names.values())
+    # Only where cat.jpg lies beside cat.png do names keep the suffix.
+    return {path: name.with_suffix('') if stems[name.with_suffix('')] == 1 else name for path, name in names.items()}
+
+
+def read_image(path: Path) -> np.ndarray | None:
+    """Read an image as (H, W, 3) uint8, BGR, or None if it cannot be read."""
+    try:
+        return mmcv.imread(str(path)) if path.is_file() else None
+    except (OSError, cv2.error):  # the latter for an empty file
+        return None

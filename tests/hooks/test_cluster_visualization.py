@@ -1,0 +1,65 @@
+import types
+
+import numpy as np
+import pytest
+import torch
+from mmengine.structures import BaseDataElement
+from torch import nn
+
+from mmsec.hooks import ClusterVisualizationHook
+from mmsec.models import SecViT
+from tests.conftest import SMALL_ARCH
+
+
+class Drawn:
+    """A visualizer that keeps what it is given."""
+
+    def __init__(self):
+        self.images = {}
+
+    def add_image(self, name, image, step):
+        self.images[name, step] = image
+
+
+def a_runner(backbone, count=5):
+    samples = [
+        {
+            'inputs': torch.randint(0, 255, (3, 40, 60), dtype=torch.uint8),
+            'data_samples': BaseDataElement(metainfo={'img_path': f'photos/{i}.jpg'}),
+        }
+        for i in range(count)
+    ]
+    model = nn.Module()
+    model.backbone = backbone
+    model.data_preprocessor = lambda batch, training: {'inputs': torch.stack(batch['inputs']) / 255}
+    loader = types.SimpleNamespace(dataset=samples)
+    return types.SimpleNamespace(model=model, val_dataloader=loader, visualizer=Drawn(), iter=7)
+
+
+def test_sheets_of_the_same_images_go_to_the_visualizer():
+    runner = a_runner(SecViT(SMALL_ARCH).train())
+    hook = ClusterVisualizationHook(num_images=2, stages=(0,))
+    hook.before_train(runner)
+    for runner.iter in (7, 14):
+        hook.after_val_epoch(runner)
+    assert list(runner.visualizer.images) == [(f'clusters_{i}', step) for step in (7, 14) for i in (0, 4)]
+    first, second = (runner.visualizer.images['clusters_0', step] for step in (7, 14))
+    assert first.shape[1:] == (1200, 3)
+    assert np.array_equal(first, second)
+    assert runner.model.backbone.training
+
+
+def test_more_images_than_there_are_is_all_of_them():
+    runner = a_runner(SecViT(SMALL_ARCH), count=1)
+    ClusterVisualizationHook(num_images=9, stages=(3,)).after_val_epoch(runner)
+    assert len(runner.visualizer.images) == 1
+
+
+def test_another_backbone_is_refused_when_training_starts():
+    with pytest.raises(ValueError, match='the backbone is a Linear, not a SecViT'):
+        ClusterVisualizationHook().before_train(a_runner(nn.Linear(1, 1)))
+
+
+def test_no_image_is_refused():
+    with pytest.raises(ValueError, match='num_images must be at least 1, got 0'):
+        ClusterVisualizationHook(num_images=0)

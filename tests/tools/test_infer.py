@@ -1,0 +1,115 @@
+import json
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT, run_tool, small_checkpoint, small_run
+
+DETECTOR = 'mmdet/secvit_t_maskrcnn_shapes.py'
+SEGMENTER = 'mmseg/secvit_t_upernet_shapes.py'
+
+
+@pytest.fixture(scope='module', params=[DETECTOR, SEGMENTER])
+def trained(request, shapes, tmp_path_factory):
+    """A config of each host and a checkpoint with random weights."""
+    config = small_run(request.param, shapes, tmp_path_factory.mktemp('infer'))
+    return config, small_checkpoint(config), request.param == DETECTOR
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Two images of one size, one of another in a folder of its own, and a broken one."""
+    rng = np.random.default_rng(0)
+    for name, shape in (('a.jpg', (70, 90, 3)), ('b.jpg', (70, 90, 3)), ('deep/a.png', (40, 33, 3))):
+        (tmp_path / 'images' / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / 'images' / name), rng.integers(0, 255, shape, np.uint8))
+    (tmp_path / 'images/c.jpg').write_bytes(b'no image')
+    return tmp_path / 'images'
+
+
+def test_a_folder_is_predicted_and_a_broken_image_named(trained, images, tmp_path):
+    config, checkpoint, detector = trained
+    options = ['--score-thr', 0] if detector else []
+    result = run_tool(
+        'infer.py', images, config, checkpoint, '--out', tmp_path / 'out', '--batch-size', 2, '--device', 'cpu',
+        *options, check=False,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert f"error: '{images}/c.jpg' is not an image" in result.stdout
+    assert '3 images predicted' in result.stdout
+    for name, (height, width) in {'a': (70, 90), 'b': (70, 90), 'deep/a': (40, 33)}.items():
+        assert cv2.imread(str(tmp_path / f'out/{name}.png')).shape[:2] == (height, width)
+        content = json.loads((tmp_path / f'out/{name}.json').read_text())
+        assert content['image'].startswith(str(images / name))
+        if detector:
+            scores = [instance['score'] for instance in content['instances']]
+            assert scores
+            assert scores == sorted(scores, reverse=True)
+            assert {instance['class'] for instance in content['instances']} <= {'disc', 'square', 'triangle', 'star'}
+            assert content['instances'][0]['mask']['size'] == [height, width]
+        else:
+            labels = cv2.imread(str((tmp_path / 'out' / name).parent / content['label_map']), cv2.IMREAD_GRAYSCALE)
+            assert labels.shape == (height, width)
+            classes = ['ground', 'disc', 'square', 'triangle', 'star']
+            shares = {classes[label]: float((labels == label).mean()) for label in np.unique(labels)}
+            assert content['share_of_pixels'] == pytest.approx(shares)
+
+
+def test_batches_predict_what_single_images_do(trained, images, tmp_path, monkeypatch):
+    config, checkpoint, _ = trained
+    (images / 'c.jpg').unlink()
+    found = []
+    for size in (1, 2):
+        out = tmp_path / str(size)
+        run(monkeypatch, images, config, checkpoint, '--out', out, '--batch-size', size)
+        found.append(json.loads((out / 'b.json').read_text()))
+    if 'instances' in found[0]:
+        boxes = [[instance['box'] for instance in each['instances']] for each in found]
+        np.testing.assert_allclose(*boxes, atol=1e-2)
+    else:
+        assert found[0] == found[1]
+
+
+def run(monkeypatch, *arguments):
+    """Run the tool in this process, and return it."""
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    import infer
+
+    monkeypatch.setattr(sys, 'argv', ['infer.py', *map(str, arguments)])
+    infer.main()
+    return infer
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['absent.jpg', 'CONFIG', 'CHECKPOINT'], "'absent.jpg' not found"),
+        (['IMAGE', 'absent.py', 'CHECKPOINT'], "config 'absent.py' not found"),
+        (['IMAGE', 'CONFIG', 'absent.pth'], "checkpoint 'absent.pth' not found"),
+        (['IMAGE', 'OTHER', 'CHECKPOINT'], 'does not fit the config'),
+        (['IMAGE', 'CONFIG', 'CHECKPOINT', '--batch-size', '0'], '--batch-size must be at least 1, got 0'),
+        (['IMAGE', 'CONFIG', 'CHECKPOINT', '--score-thr', '30'], '--score-thr must be in [0, 1], got 30'),
+    ],
+)
+def test_bad_input_is_one_line(trained, images, tmp_path, monkeypatch, capsys, arguments, message):
+    from mmsec.errors import InputError
+
+    config, checkpoint, detector = trained
+    other = ROOT / 'configs' / (DETECTOR if detector else SEGMENTER)
+    places = {'IMAGE': images / 'a.jpg', 'CONFIG': config, 'CHECKPOINT': checkpoint, 'OTHER': other}
+    arguments = [places.get(each, each) for each in arguments]
+    with pytest.raises((InputError, SystemExit)) as caught:
+        run(monkeypatch, *arguments, '--out', tmp_path / 'out')
+    assert message in str(caught.value) + capsys.readouterr().err
+
+
+def test_a_segmenter_has_no_score_threshold(trained, images, tmp_path, monkeypatch):
+    from mmsec.errors import InputError
+
+    config, checkpoint, detector = trained
+    if detector:
+        pytest.skip('a detector has one')
+    with pytest.raises(InputError, match=r'--score-thr: .* is a segmenter'):
+        run(monkeypatch, images, config, checkpoint, '--out', tmp_path, '--score-thr', 0.5)

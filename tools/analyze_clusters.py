@@ -1,0 +1,151 @@
+"""Measure on a data set with masks how well clusters agree with what is annotated, against windows and chance."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import mmcv
+import numpy as np
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.registry import DATASETS
+from mmengine.utils import track_iter_progress
+from torch.utils.data import Dataset
+
+from mmsec.analysis import BASELINES, MEASURES, TokenLabels, agreement, analysis_figure, compactness, token_labels
+from mmsec.engine import build_backbone, check_data, load_config, naming_broken_annotations, run
+from mmsec.errors import InputError
+from mmsec.models import SecViT
+from mmsec.ops import Grouping, cluster_ranks, window_grouping
+from mmsec.registry import MODELS
+from mmsec.visualization import as_seen
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config whose backbone is SecViT and whose test data has masks')
+    parser.add_argument('checkpoint', nargs='?', help='published or trained weights (default: random ones)')
+    parser.add_argument('--images', type=int, default=200, metavar='N', help='spread evenly (default: %(default)s)')
+    parser.add_argument('--out', type=Path, metavar='DIR', help='default: work_dirs/<config name>/clusters')
+    parser.add_argument('--device', help='such as cpu or cuda:0 (default: a GPU if there is one)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='key=value pairs that override the config')
+    args = parser.parse_args()
+    if args.images < 1:
+        parser.error(f'--images must be at least 1, got {args.images}')
+    args.out = args.out or Path('work_dirs') / Path(args.config).stem / 'clusters'
+    args.device = args.device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
+    return args
+
+
+def groupings(ranks: np.ndarray, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
+    """Each head's clusters, (H', W'), and the baselines, of the same sizes."""
+    for head, clusters in enumerate(ranks, start=1):
+        yield f'head {head}', clusters
+    height, width = ranks.shape[1:]
+    count = int(ranks.max()) + 1
+    order = torch.from_numpy(rng.permutation(height * width))[None, None]
+    for name, grouping in zip(
+        BASELINES,
+        (window_grouping(height, width, count), Grouping(order, order.argsort(dim=-1), count)),
+        strict=True,
+    ):
+        yield name, cluster_ranks(grouping).view(height, width).numpy()
+
+
+def measure(clusters: np.ndarray, labels: TokenLabels, rng: np.random.Generator) -> dict[str, float | None]:
+    """All measures of one grouping of one image."""
+    result: dict[str, float | None] = dict.fromkeys(MEASURES)
+    for kind, wanted in zip(('classes', 'instances'), labels, strict=True):
+        found = agreement(wanted, clusters.ravel(), rng) if wanted is not None else None
+        result[f'nmi_{kind}'], result[f'purity_{kind}'] = found or (None, None)
+    return result | {'compactness': compactness(clusters)}
+
+
+def analyze(cfg: Config, backbone: SecViT, dataset: Dataset, args: argparse.Namespace) -> tuple[list[dict], int]:
+    """Measure every stage and grouping, as the mean over images, and count the images that could not be loaded."""
+    preprocessor = MODELS.build(cfg.model.data_preprocessor).to(args.device)
+    backbone.to(args.device)
+    rng = np.random.default_rng(0)
+    stages = range(len(backbone.stages))
+    seen: dict[tuple[int, str], list[dict]] = {}
+    counts: dict[int, set[int]] = {stage: set() for stage in stages}
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(args.images, len(dataset))).round().astype(int))
+    failed = 0
+    for index in track_iter_progress(chosen.tolist()):
+        try:
+            sample = dataset[index]
+        except Exception as error:  # whatever a decoder throws; the others are measured
+            path = dataset.get_data_info(index)['img_path']
+            print(
+                f"\nerror: '{path}' cannot be loaded: {type(error).__name__}: {error}".splitlines()[1], file=sys.stderr
+            )
+            failed += 1
+            continue
+        image, batch = as_seen(preprocessor, sample)
+        for stage, (ranks, _) in enumerate(backbone.clusters(batch, stages)):
+            ranks = ranks[0].cpu().numpy()  # (heads, H', W')
+            labels = token_labels(sample['data_samples'], image.shape[:2], ranks.shape[1:], 4 << stage)
+            if labels is None:
+                raise InputError(
+                    f"the test data of '{args.config}' has no masks to compare clusters with; "
+                    'its test pipeline needs LoadAnnotations, for a detector with_mask=True'
+                )
+            counts[stage].add(int(ranks.max()) + 1)
+            for name, clusters in groupings(ranks, rng) if ranks.max() else ():
+                seen.setdefault((stage, name), []).append(measure(clusters, labels, rng))
+    print()
+    for stage, found in counts.items():
+        if found and max(found) == 1:
+            print(f'stage {stage + 1}: one cluster, nothing to compare')
+    rows = []
+    for (stage, name), values in seen.items():
+        means = {key: [value[key] for value in values if value[key] is not None] for key in MEASURES}
+        clusters = sorted(counts[stage] - {1})
+        row = {'stage': stage + 1, 'clusters': [clusters[0], clusters[-1]], 'grouping': name, 'images': len(values)}
+        rows.append(row | {key: float(np.mean(value)) if value else None for key, value in means.items()})
+    return rows, failed
+
+
+def print_table(rows: list[dict]) -> None:
+    """A line for each stage and grouping."""
+    shown = [key for key in MEASURES if any(row[key] is not None for row in rows)]
+    print(f'{"stage":<6}{"clusters":<10}{"grouping":<10}' + ''.join(f'{MEASURES[key]:>21}' for key in shown))
+    for row in rows:
+        clusters = '-'.join(map(str, sorted(set(row['clusters']))))
+        values = ''.join(
+            f'{round(row[key], 3) + 0.0:>21.3f}' if row[key] is not None else f'{"-":>21}' for key in shown
+        )
+        print(f'{row["stage"]:<6}{clusters:<10}{row["grouping"]:<10}{values}')
+
+
+def main() -> None:
+    """Measure, print, write."""
+    args = parse_args()
+    cfg = load_config(args.config, args.cfg_options)
+    torch.manual_seed(0)
+    backbone = build_backbone(cfg, args.checkpoint)
+    if not args.checkpoint:
+        print('no checkpoint: weights are random')
+    check_data(cfg, 'test')
+    with naming_broken_annotations(cfg):
+        dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    rows, failed = analyze(cfg, backbone, dataset, args)
+    if not rows:
+        raise InputError(f"'{args.config}': no image with clusters to compare")
+    print_table(rows)
+    weights = Path(args.checkpoint).name if args.checkpoint else 'random weights'
+    args.out.mkdir(parents=True, exist_ok=True)
+    content = {'config': args.config, 'checkpoint': args.checkpoint, 'block': 'last', 'rows': rows}
+    (args.out / 'analysis.json').write_text(json.dumps(content, indent=1) + '\n')
+    figure = analysis_figure(rows, f'{Path(args.config).stem}, {weights}, {rows[0]["images"]} images')
+    mmcv.imwrite(figure[..., ::-1], str(args.out / 'analysis.png'))
+    print(f'\n{args.out / "analysis.json"}\n{args.out / "analysis.png"}')
+    if failed:
+        sys.exit(1)
+
+
+if __name__ == '__main__':
+    run(main)

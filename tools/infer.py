@@ -1,0 +1,133 @@
+"""Predict images with a trained model of either host: a picture and a JSON file for each."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import mmcv
+import numpy as np
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.infer.infer import BaseInferencer
+from mmengine.registry import MODELS
+from mmengine.utils import ProgressBar
+
+from mmsec.engine import load_config, load_state, run
+from mmsec.errors import InputError
+from mmsec.images import find_images, read_image
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('input', help="image file, folder, or pattern such as 'photos/*.jpg'")
+    parser.add_argument('config', help='config file of mmdetection or mmsegmentation')
+    parser.add_argument('checkpoint', help='checkpoint trained with it')
+    parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder for pictures and JSON files')
+    parser.add_argument('--batch-size', type=int, default=1, metavar='N', help='images at once (default: %(default)s)')
+    parser.add_argument('--device', help='such as cpu or cuda:0 (default: a GPU if there is one)')
+    parser.add_argument(
+        '--score-thr', type=float, metavar='P', help='leave out detections below this score (mmdetection; default: 0.3)'
+    )
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='key=value pairs that override the config')
+    args = parser.parse_args()
+    if args.batch_size < 1:
+        parser.error(f'--batch-size must be at least 1, got {args.batch_size}')
+    if args.score_thr is not None and not 0 <= args.score_thr <= 1:
+        parser.error(f'--score-thr must be in [0, 1], got {args.score_thr}')
+    return args
+
+
+def build_inferencer(cfg: Config, args: argparse.Namespace) -> BaseInferencer:
+    """The host's inferencer with every weight of the checkpoint."""
+    load_state(MODELS.build(cfg.model), args.checkpoint)  # strict; the inferencers are not
+    if cfg.default_scope == 'mmdet':
+        from mmdet.apis import DetInferencer as Inferencer
+    else:
+        from mmseg.apis import MMSegInferencer as Inferencer
+    return Inferencer(cfg, args.checkpoint, device=args.device, scope=cfg.default_scope, show_progress=False)
+
+
+def batches(images: dict[Path, Path], size: int, failed: list[Path]) -> Iterator[list[Path]]:
+    """Up to ``size`` images in a row that are equally large; those that cannot be read go to ``failed``."""
+
+    def readable() -> Iterator[tuple[Path, tuple[int, ...]]]:
+        for path in images:
+            image = read_image(path)
+            if image is None:
+                print(f"error: '{path}' is not an image that can be read", file=sys.stderr)
+                failed.append(path)
+            else:
+                yield path, image.shape
+
+    for _, group in groupby(readable(), key=lambda each: each[1]):
+        paths = (path for path, _ in group)
+        while batch := list(islice(paths, size)):
+            yield batch
+
+
+def detections(found: dict, classes: list[str], score_thr: float) -> dict[str, Any]:
+    """What the JSON file holds of a detector's image, best score first."""
+    masks = found.get('masks') or [None] * len(found['labels'])
+    instances = [
+        {'class': classes[label], 'label': label, 'score': score, 'box': box} | ({'mask': mask} if mask else {})
+        for label, score, box, mask in zip(found['labels'], found['scores'], found['bboxes'], masks, strict=True)
+        if score >= score_thr
+    ]
+    return {'instances': sorted(instances, key=lambda instance: -instance['score'])}
+
+
+def segmentation(label_map: np.ndarray, classes: list[str], file: Path) -> dict[str, Any]:
+    """What the JSON file holds of a segmenter's image; the label map itself is written to ``file``."""
+    cv2.imwrite(str(file), label_map.astype(np.uint8 if len(classes) < 256 else np.uint16))
+    labels, counts = np.unique(label_map, return_counts=True)
+    shares = {classes[label]: count / label_map.size for label, count in zip(labels, counts.tolist(), strict=True)}
+    return {'label_map': file.name, 'share_of_pixels': dict(sorted(shares.items(), key=lambda share: -share[1]))}
+
+
+def main() -> None:
+    """Predict."""
+    args = parse_args()
+    images = find_images([args.input])
+    cfg = load_config(args.config, args.cfg_options)
+    detector = cfg.default_scope == 'mmdet'
+    if not detector and args.score_thr is not None:
+        raise InputError(f"--score-thr: '{args.config}' is a segmenter, whose pixels have no score to leave out")
+    score_thr = 0.3 if args.score_thr is None else args.score_thr
+    args.device = args.device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
+    inferencer = build_inferencer(cfg, args)
+    classes = list(inferencer.model.dataset_meta['classes'])
+    options = {'pred_score_thr': score_thr} if detector else {}
+    failed: list[Path] = []
+    bar = ProgressBar(len(images)) if len(images) > 3 else None
+    for batch in batches(images, args.batch_size, failed):
+        results = inferencer([str(path) for path in batch], batch_size=len(batch), return_vis=True, **options)
+        predictions, pictures = results['predictions'], results['visualization']
+        if not detector and len(batch) == 1:  # mmsegmentation unwraps a single image
+            predictions, pictures = [predictions], [pictures]
+        for path, found, picture in zip(batch, predictions, pictures, strict=True):
+            out = args.out / images[path]
+            mmcv.imwrite(picture[..., ::-1], f'{out}.png')
+            if detector:
+                content = detections(found, classes, score_thr)
+            else:
+                content = segmentation(found, classes, Path(f'{out}_labels.png'))
+            Path(f'{out}.json').write_text(json.dumps({'image': str(path)} | content, indent=1) + '\n')
+            if bar:
+                bar.update()
+            else:
+                print(f'{out}.png')
+    print(
+        f'{chr(10) if bar else ""}{len(images) - len(failed)} images predicted, pictures and JSON files in {args.out}'
+    )
+    if failed:
+        sys.exit(1)
+
+
+if __name__ == '__main__':
+    run(main)
