@@ -32,6 +32,26 @@ class TokenLabels(NamedTuple):
     instances: np.ndarray | None
 
 
+def tokens_inside(image_shape: tuple[int, int], map_shape: tuple[int, int], stride: int) -> tuple[int, int]:
+    """Rows and columns of tokens whose centre lies inside the image; the others cover padding.
+
+    Token i is taken to cover pixels ``stride * i`` to ``stride * (i + 1)``, as feature pyramids and heads do.
+
+    Args:
+        image_shape (tuple[int, int]): Height and width of the image as the model sees it, without padding.
+        map_shape (tuple[int, int]): Rows and columns of tokens.
+        stride (int): Pixels of that image a token covers, along each side.
+
+    Returns:
+        tuple[int, int]: At least 1 each.
+    """
+    height, width = (
+        max(1, min(count, (size + (stride - 1) // 2) // stride))
+        for count, size in zip(map_shape, image_shape, strict=True)
+    )
+    return height, width
+
+
 def token_labels(
     sample: BaseDataElement, image_shape: tuple[int, int], map_shape: tuple[int, int], stride: int
 ) -> TokenLabels | None:
@@ -49,6 +69,7 @@ def token_labels(
         TokenLabels, optional: None if the sample has no masks.
     """
     segmented = 'gt_sem_seg' in sample
+    inside = tokens_inside(image_shape, map_shape, stride)
     if not segmented and 'masks' not in sample.get('gt_instances', ()):
         return None
     classes = np.full(map_shape, -1 if segmented else 0)
@@ -68,7 +89,7 @@ def token_labels(
     ignored = np.zeros(map_shape, bool)
     for mask in regions(sample, 'ignored').masks:
         ignored |= at_tokens(mask)
-    ignored |= (rows >= image_shape[0])[:, None] | (columns >= image_shape[1])
+    ignored[inside[0] :] = ignored[:, inside[1] :] = True
     classes[ignored] = -1
     if instances is not None:
         instances[ignored] = -1
@@ -91,18 +112,17 @@ def agreement(labels: np.ndarray, clusters: np.ndarray, rng: np.random.Generator
         rng (np.random.Generator): Shuffles.
 
     Returns:
-        tuple[float, float], optional: NMI and purity; None if there are not two labels and two clusters to compare.
+        tuple[float, float], optional: NMI and purity; None if there are not two labels, whatever the clusters are.
+        Clusters that cannot be told from chance, one of all tokens or one for each, get 0.
     """
     labelled = labels >= 0
     labels, clusters = np.unique(labels[labelled], return_inverse=True)[1], clusters[labelled]
     clusters = np.unique(clusters, return_inverse=True)[1]
-    if not len(labels) or labels.max() == 0 or clusters.max() == 0:
+    if not len(labels) or labels.max() == 0:
         return None
     measured = np.array(_nmi_and_purity(labels, clusters))
     chance = np.mean([_nmi_and_purity(rng.permutation(labels), clusters) for _ in range(_SHUFFLES)], axis=0)
-    if (chance > 1 - 1e-9).any():  # a cluster for each token
-        return None
-    nmi, purity = (measured - chance) / (1 - chance)
+    nmi, purity = np.where(chance < 1 - 1e-9, (measured - chance) / (1 - chance).clip(min=1e-9), 0)
     return float(nmi), float(purity)
 
 
@@ -125,7 +145,7 @@ def compactness(clusters: np.ndarray) -> float | None:
     """The share of the variance of token positions that lies between clusters: 0 if scattered, near 1 if compact.
 
     Args:
-        clusters (np.ndarray): (H', W') int64 from 0.
+        clusters (np.ndarray): (H', W') int64; of a padded map, the part inside the image.
 
     Returns:
         float, optional: In [0, 1]; None for a map of one token.

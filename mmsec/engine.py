@@ -39,14 +39,16 @@ def run(main: Callable[[], None]) -> None:
     Args:
         main (Callable): The tool.
     """
+    code = 0
     try:
         main()
     except InputError as error:
-        sys.exit(f'error: {error}')
+        print(f'error: {error}', file=sys.stderr)
+        code = 1
     except SystemExit as leaving:
-        _leave_gloo(leaving.code or 0)
-        raise
-    _leave_gloo(0)
+        code = leaving.code
+    _leave_gloo(code or 0)
+    sys.exit(code)
 
 
 def _leave_gloo(code: int) -> None:

@@ -39,12 +39,31 @@ def find_images(inputs: Sequence[str]) -> dict[Path, Path]:
             wanted = f"no image in folder '{name}' ({', '.join(SUFFIXES)})" if path.is_dir() else f"'{name}' not found"
             raise InputError(wanted)
         found += inside
-    found = list(dict.fromkeys(found))
-    common = os.path.commonpath([path.absolute().parent for path in found])
-    names = {path: path.absolute().relative_to(common) for path in found}
+    places: dict[Path, Path] = {}
+    for path in found:
+        places.setdefault(Path(os.path.abspath(path)), path)  # once each, without '..'
+    common = os.path.commonpath([place.parent for place in places])
+    names = {path: place.relative_to(common) for place, path in places.items()}
     stems = Counter(name.with_suffix('') for name in names.values())
     # Only where cat.jpg lies beside cat.png do names keep the suffix.
     return {path: name.with_suffix('') if stems[name.with_suffix('')] == 1 else name for path, name in names.items()}
+
+
+def check_outputs(images: dict[Path, Path], out: Path, ending: str = '.png') -> None:
+    """Refuse to write over the images that are read.
+
+    Args:
+        images (dict[Path, Path]): As :func:`find_images` gives them.
+        out (Path): Folder that is written to.
+        ending (str): What follows the name of each file that is written. Default: '.png'.
+
+    Raises:
+        InputError: If an image would be written over.
+    """
+    inputs = {path.resolve() for path in images}
+    for name in images.values():
+        if (out / f'{name}{ending}').resolve() in inputs:
+            raise InputError(f"--out '{out}': '{out / f'{name}{ending}'}' is one of the images; choose another folder")
 
 
 def read_image(path: Path) -> np.ndarray | None:

@@ -23,7 +23,8 @@ from mmsec.ops import Grouping, cluster_ranks
 PALETTE = 'viridis'  # ordered in brightness, readable by the colour-blind
 _GREY = np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601
 _TICKS = 8
-_LEGEND_COLUMNS = 8
+_OPACITY = 0.7  # of what is laid over an image
+_CONTOUR_PIXELS = 400
 _UNLABELLED = 255  # of mmsegmentation
 
 
@@ -71,13 +72,15 @@ class SheetRow(NamedTuple):
     maps: Sequence[ClusterMap]
 
 
-def regions(sample: BaseDataElement, kind: str, score_thr: float = 0.0) -> Regions:
+def regions(sample: BaseDataElement, kind: str, score_thr: float = 0.0, num_classes: int | None = None) -> Regions:
     """Take the areas out of a data sample of mmdetection or mmsegmentation.
 
     Args:
         sample (BaseDataElement): A DetDataSample or SegDataSample.
         kind (str): 'gt' or 'pred'.
         score_thr (float): Predicted instances below this score are left out. Default: 0.
+        num_classes (int, optional): Labels from here on, which a data set may use for what is not labelled, are left
+            out. Default: None, only mmsegmentation's 255 is.
 
     Returns:
         Regions: Masks of the instances, their boxes where they have no masks, or one area for each class; none if the
@@ -102,6 +105,8 @@ def regions(sample: BaseDataElement, kind: str, score_thr: float = 0.0) -> Regio
     if masks is None or not len(masks):
         return Regions(np.zeros((0, 1, 1), bool), np.zeros(0, np.int64))
     masks = masks.astype(bool)
+    if num_classes is not None:
+        masks, labels = masks[labels < num_classes], labels[labels < num_classes]
     largest_first = np.argsort(-masks.sum((1, 2)), kind='stable')
     return Regions(masks[largest_first], labels[largest_first])
 
@@ -213,7 +218,8 @@ def cluster_sheet(image: np.ndarray, maps: Sequence[ClusterMap]) -> np.ndarray:
         figure.colorbar(drawn, ax=scores, fraction=0.04)
         norm = BoundaryNorm(np.arange(num_clusters + 1) - 0.5, num_clusters)
         ticks = np.unique(np.linspace(0, num_clusters - 1, min(num_clusters, _TICKS)).round().astype(int))
-        legend = figure.colorbar(ScalarMappable(norm, colours), ax=clusters, fraction=0.04, ticks=ticks)
+        shown = ListedColormap(_as_laid(colours(np.arange(num_clusters))))
+        legend = figure.colorbar(ScalarMappable(norm, shown), ax=clusters, fraction=0.04, ticks=ticks)
         means = [each.scores[each.ranks == rank].mean().item() for rank in ticks]
         legend.minorticks_off()
         legend.set_label('mean score of the cluster', fontsize='small')
@@ -246,8 +252,10 @@ def contact_sheet(
     columns = 3 + len(rows[0].maps)
     heights = [_flatness(row.image) for row in rows]
     shown = np.unique(np.concatenate([each.labels for row in rows for each in (row.truth, row.prediction)]))
-    lines_of_legend = -(-len(shown) // _LEGEND_COLUMNS)
-    height = 12 / columns * sum(heights) + 0.7 + 0.25 * lines_of_legend
+    longest = max((len(classes[label]) for label in shown), default=0)
+    legend_columns = max(1, int(12 / (0.7 + 0.1 * longest)))  # inches
+    legend_lines = -(-len(shown) // legend_columns)
+    height = 12 / columns * sum(heights) + 0.7 + 0.25 * legend_lines
     figure = Figure(figsize=(12, height), dpi=100, layout='constrained')
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
     grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
@@ -263,14 +271,14 @@ def contact_sheet(
         for axes in line:
             _frame(axes, row.image)
     if rows[0].maps:
-        bar = ScalarMappable(cmap=PALETTE)
+        bar = ScalarMappable(cmap=ListedColormap(_as_laid(colormaps[PALETTE](np.linspace(0, 1, 256)))))
         legend = figure.colorbar(bar, ax=grid, location='bottom', aspect=80, pad=0.01, ticks=[0, 1])
         legend.ax.set_xticklabels(['clusters: least similar to the mean key', 'most similar'])
         for label, side in zip(legend.ax.get_xticklabels(), ('left', 'right'), strict=True):
             label.set_horizontalalignment(side)
     patches = [Patch(color=np.array(palette[label]) / 255, label=classes[label]) for label in shown]
     if patches:
-        figure.legend(handles=patches, loc='outside lower center', ncols=_LEGEND_COLUMNS, frameon=False)
+        figure.legend(handles=patches, loc='outside lower center', ncols=legend_columns, frameon=False)
     return pixels(figure)
 
 
@@ -278,11 +286,13 @@ def _draw_regions(axes: Axes, image: np.ndarray, areas: Regions, palette: Sequen
     """Lay areas over the image in the colours of their classes, outlined."""
     height, width = image.shape[:2]
     axes.imshow(image)
+    over = np.zeros((*areas.masks.shape[1:], 4), np.uint8)
     for mask, label in zip(*areas, strict=True):
-        colour = np.array([*palette[label], 0.65 * 255]) / 255
-        over = dict(extent=(0, width, height, 0), interpolation='nearest')
-        axes.imshow(np.where(mask[..., None], colour, 0), **over)
-        if mask.any() and not mask.all():
+        over[mask] = *palette[label], round(_OPACITY * 255)
+    axes.imshow(over, extent=(0, width, height, 0), interpolation='nearest')
+    step = max(1, max(over.shape) // _CONTOUR_PIXELS)  # no outline needs more than the panel has
+    for mask in areas.masks[:, ::step, ::step]:
+        if min(mask.shape) > 1 and mask.any() and not mask.all():
             x = (np.arange(mask.shape[1]) + 0.5) * width / mask.shape[1]
             y = (np.arange(mask.shape[0]) + 0.5) * height / mask.shape[0]
             axes.contour(x, y, mask, levels=[0.5], colors='white', linewidths=0.8)
@@ -303,10 +313,17 @@ def _draw_clusters(axes: Axes, image: np.ndarray, each: ClusterMap) -> ListedCol
     """Lay the clusters over the image in grey, and return their colours."""
     num_clusters = int(each.ranks.max()) + 1
     colours = ListedColormap(colormaps[PALETTE](np.linspace(0, 1, num_clusters) if num_clusters > 1 else [0.5]))
-    axes.imshow((image @ _GREY).astype(np.uint8), cmap='gray', vmin=0, vmax=255)
+    # Grey of little contrast, so that a colour is nearly the same wherever it lies, and that of the legend.
+    axes.imshow((image @ _GREY).astype(np.uint8), cmap='gray', vmin=-128, vmax=383)
     last = max(num_clusters - 1, 1)
-    axes.imshow(each.ranks, cmap=colours, vmin=0, vmax=last, alpha=0.7, extent=_extent(each), interpolation='nearest')
+    where = dict(extent=_extent(each), interpolation='nearest')
+    axes.imshow(each.ranks, cmap=colours, vmin=0, vmax=last, alpha=_OPACITY, **where)
     return colours
+
+
+def _as_laid(colours: np.ndarray) -> np.ndarray:
+    """RGBA colours as they look over the mean grey of :func:`_draw_clusters`."""
+    return np.concatenate([_OPACITY * colours[:, :3] + (1 - _OPACITY) * 0.5, colours[:, 3:]], axis=1)
 
 
 def _frame(axes: Axes, image: np.ndarray) -> None:

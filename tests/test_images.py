@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmsec.errors import InputError
-from mmsec.images import find_images, read_image
+from mmsec.images import check_outputs, find_images, read_image
 
 
 @pytest.fixture
@@ -34,6 +34,23 @@ def test_folders_are_searched_and_no_two_names_are_the_same(folder):
 def test_files_patterns_and_repetitions(folder):
     inputs = [str(folder / 'b/*.png'), str(folder / 'a/cat.jpg'), str(folder / 'a/cat.jpg')]
     assert named(find_images(inputs), folder) == {'b/cat.png': 'b/cat', 'a/cat.jpg': 'a/cat'}
+
+
+def test_names_stay_inside_the_folder_they_are_written_to(folder, monkeypatch):
+    monkeypatch.chdir(folder / 'a')
+    found = find_images(['cat.jpg', '../b/cat.png', '../a/cat.jpg'])
+    assert found == {Path('cat.jpg'): Path('a/cat'), Path('../b/cat.png'): Path('b/cat')}
+
+
+def test_no_image_is_written_over(folder):
+    images = find_images([str(folder / 'b')])  # both cats keep their suffix
+    check_outputs(images, folder / 'b')
+    (folder / 'b/cat.jpg').unlink()
+    images = find_images([str(folder / 'b')])
+    check_outputs(images, folder / 'out')
+    check_outputs(images, folder / 'b', '_labels.png')
+    with pytest.raises(InputError, match=r"cat.png' is one of the images; choose another folder"):
+        check_outputs(images, folder / 'b')
 
 
 def test_a_single_relative_file_keeps_its_name(folder, monkeypatch):

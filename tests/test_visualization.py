@@ -44,7 +44,7 @@ def test_clusters_have_the_colour_of_their_rank_at_their_place():
     """Two clusters, the upper half of a black image and the lower, in the panel's middle column."""
     sheet = cluster_sheet(np.zeros((400, 400, 3), np.uint8), [one_map(100, 100, 2)]).astype(int)
     for rank, row in ((0, 0.35), (1, 0.75)):
-        wanted = 0.7 * 255 * np.array(colormaps[PALETTE](float(rank))[:3])  # over black
+        wanted = 0.7 * 255 * np.array(colormaps[PALETTE](float(rank))[:3]) + 0.3 * 64  # over black, drawn as dark grey
         assert np.abs(sheet[int(row * len(sheet)), 520] - wanted).max() <= 2
 
 
@@ -130,10 +130,45 @@ def test_a_contact_sheet_shows_truth_in_the_colour_of_its_class(maps, palette):
     if palette:
         columns = 3 + maps
         truth = sheet[int(0.25 * len(sheet)), int(1200 * 1.5 / columns)]
-        assert np.abs(truth - [0.65 * 255, 0, 0]).max() <= 2  # over black
+        assert np.abs(truth - [0.7 * 255, 0, 0]).max() <= 2  # over black
         assert sheet[int(0.25 * len(sheet)), int(1200 * 2.5 / columns)].sum() == 0
 
 
 def test_a_contact_sheet_without_rows_is_an_error():
     with pytest.raises(ValueError, match='at least one row'):
         contact_sheet([], [], [])
+
+
+def test_on_a_contact_sheet_the_smaller_region_covers_the_larger_one():
+    masks = np.ones((2, 8, 8), bool)
+    masks[1, :, 4:] = False
+    row = SheetRow(
+        np.zeros((40, 40, 3), np.uint8), Regions(masks, np.array([0, 1])), Regions(masks[:0], np.zeros(0, int)), []
+    )
+    sheet = contact_sheet([row], ['cat', 'dog'], [(255, 0, 0), (0, 255, 0)]).astype(int)
+    height = int(0.4 * len(sheet))
+    assert np.abs(sheet[height, int(1200 * 1.25 / 3)] - [0, 0.7 * 255, 0]).max() <= 2
+    assert np.abs(sheet[height, int(1200 * 1.75 / 3)] - [0.7 * 255, 0, 0]).max() <= 2
+
+
+def test_the_legend_of_a_contact_sheet_fits_for_any_names():
+    names = [f'a very long name of class {i}' for i in range(9)]
+    masks = np.eye(9, dtype=bool).reshape(9, 3, 3)
+    row = SheetRow(np.zeros((40, 40, 3), np.uint8), Regions(masks, np.arange(9)), Regions(masks, np.arange(9)), [])
+    sheet = contact_sheet([row], names, None)
+    legend = sheet[-60:]
+    assert (legend < 128).any()  # text
+    assert (legend[:, :8] > 250).all()  # and none at the edges
+    assert (legend[:, -8:] > 250).all()
+
+
+def test_a_region_one_pixel_wide_is_drawn():
+    masks = np.zeros((1, 5, 1), bool)
+    masks[0, 2] = True
+    row = SheetRow(np.zeros((5, 1, 3), np.uint8), Regions(masks, np.array([0])), Regions(masks, np.array([0])), [])
+    assert contact_sheet([row], ['cat'], None).shape[1] == 1200
+
+
+def test_regions_leave_out_labels_that_are_no_class():
+    sample = SegDataSample(gt_sem_seg=PixelData(data=torch.tensor([[[0, 200], [1, 1]]])))
+    assert regions(sample, 'gt', num_classes=2).labels.tolist() == [1, 0]

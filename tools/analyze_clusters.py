@@ -14,7 +14,16 @@ from mmengine.registry import DATASETS
 from mmengine.utils import track_iter_progress
 from torch.utils.data import Dataset
 
-from mmsec.analysis import BASELINES, MEASURES, TokenLabels, agreement, analysis_figure, compactness, token_labels
+from mmsec.analysis import (
+    BASELINES,
+    MEASURES,
+    TokenLabels,
+    agreement,
+    analysis_figure,
+    compactness,
+    token_labels,
+    tokens_inside,
+)
 from mmsec.engine import build_backbone, check_data, load_config, naming_broken_annotations, run
 from mmsec.errors import InputError
 from mmsec.models import SecViT
@@ -55,13 +64,15 @@ def groupings(ranks: np.ndarray, rng: np.random.Generator) -> Iterator[tuple[str
         yield name, cluster_ranks(grouping).view(height, width).numpy()
 
 
-def measure(clusters: np.ndarray, labels: TokenLabels, rng: np.random.Generator) -> dict[str, float | None]:
+def measure(
+    clusters: np.ndarray, labels: TokenLabels, inside: tuple[int, int], rng: np.random.Generator
+) -> dict[str, float | None]:
     """All measures of one grouping of one image."""
     result: dict[str, float | None] = dict.fromkeys(MEASURES)
     for kind, wanted in zip(('classes', 'instances'), labels, strict=True):
         found = agreement(wanted, clusters.ravel(), rng) if wanted is not None else None
         result[f'nmi_{kind}'], result[f'purity_{kind}'] = found or (None, None)
-    return result | {'compactness': compactness(clusters)}
+    return result | {'compactness': compactness(clusters[: inside[0], : inside[1]])}
 
 
 def analyze(cfg: Config, backbone: SecViT, dataset: Dataset, args: argparse.Namespace) -> tuple[list[dict], int]:
@@ -94,8 +105,9 @@ def analyze(cfg: Config, backbone: SecViT, dataset: Dataset, args: argparse.Name
                     'its test pipeline needs LoadAnnotations, for a detector with_mask=True'
                 )
             counts[stage].add(int(ranks.max()) + 1)
+            inside = tokens_inside(image.shape[:2], ranks.shape[1:], 4 << stage)
             for name, clusters in groupings(ranks, rng) if ranks.max() else ():
-                seen.setdefault((stage, name), []).append(measure(clusters, labels, rng))
+                seen.setdefault((stage, name), []).append(measure(clusters, labels, inside, rng))
     print()
     for stage, found in counts.items():
         if found and max(found) == 1:
@@ -104,7 +116,8 @@ def analyze(cfg: Config, backbone: SecViT, dataset: Dataset, args: argparse.Name
     for (stage, name), values in seen.items():
         means = {key: [value[key] for value in values if value[key] is not None] for key in MEASURES}
         clusters = sorted(counts[stage] - {1})
-        row = {'stage': stage + 1, 'clusters': [clusters[0], clusters[-1]], 'grouping': name, 'images': len(values)}
+        row = {'stage': stage + 1, 'clusters': [clusters[0], clusters[-1]], 'grouping': name}
+        row['images'] = {key: len(value) for key, value in means.items()}  # that have two labels
         rows.append(row | {key: float(np.mean(value)) if value else None for key, value in means.items()})
     return rows, failed
 
@@ -140,7 +153,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     content = {'config': args.config, 'checkpoint': args.checkpoint, 'block': 'last', 'rows': rows}
     (args.out / 'analysis.json').write_text(json.dumps(content, indent=1) + '\n')
-    figure = analysis_figure(rows, f'{Path(args.config).stem}, {weights}, {rows[0]["images"]} images')
+    figure = analysis_figure(rows, f'{Path(args.config).stem}, {weights}, {rows[0]["images"]["compactness"]} images')
     mmcv.imwrite(figure[..., ::-1], str(args.out / 'analysis.png'))
     print(f'\n{args.out / "analysis.json"}\n{args.out / "analysis.png"}')
     if failed:

@@ -19,7 +19,7 @@ from mmengine.utils import ProgressBar
 
 from mmsec.engine import load_config, load_state, run
 from mmsec.errors import InputError
-from mmsec.images import find_images, read_image
+from mmsec.images import check_outputs, find_images, read_image
 
 
 def parse_args() -> argparse.Namespace:
@@ -45,7 +45,9 @@ def parse_args() -> argparse.Namespace:
 
 def build_inferencer(cfg: Config, args: argparse.Namespace) -> BaseInferencer:
     """The host's inferencer with every weight of the checkpoint."""
-    load_state(MODELS.build(cfg.model), args.checkpoint)  # strict; the inferencers are not
+    checkpoint = load_state(MODELS.build(cfg.model), args.checkpoint)  # strict; the inferencers are not
+    if 'classes' not in checkpoint.get('meta', {}).get('dataset_meta', {}):
+        raise InputError(f"checkpoint '{args.checkpoint}' has no class names (meta.dataset_meta.classes)")
     if cfg.default_scope == 'mmdet':
         from mmdet.apis import DetInferencer as Inferencer
     else:
@@ -94,6 +96,8 @@ def main() -> None:
     """Predict."""
     args = parse_args()
     images = find_images([args.input])
+    check_outputs(images, args.out)
+    check_outputs(images, args.out, '_labels.png')
     cfg = load_config(args.config, args.cfg_options)
     detector = cfg.default_scope == 'mmdet'
     if not detector and args.score_thr is not None:

@@ -7,19 +7,20 @@ from pathlib import Path
 import mmcv
 import torch
 from mmengine.config import Config
+from mmengine.structures import BaseDataElement
 from mmengine.utils import track_iter_progress
-from torch import Tensor
+from torch import nn
 
 from mmsec.engine import build_backbone, load_config, run
 from mmsec.errors import InputError
-from mmsec.images import find_images, read_image
+from mmsec.images import check_outputs, find_images, read_image
 from mmsec.models import SecViT
-from mmsec.visualization import cluster_maps, cluster_sheet
+from mmsec.registry import MODELS
+from mmsec.visualization import as_seen, cluster_maps, cluster_sheet
 
-MEAN, STD = (
-    (123.675, 116.28, 103.53),
-    (58.395, 57.12, 57.375),
-)  # of ImageNet, which all published weights were trained with
+PREPROCESSOR = dict(  # that of all published weights
+    type='ImgDataPreprocessor', mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375), bgr_to_rgb=True
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -44,15 +45,15 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def build(args: argparse.Namespace) -> tuple[SecViT, Tensor, Tensor]:
-    """The backbone in evaluation mode, and mean and deviation of the colours it wants, (3, 1, 1) each."""
+def build(args: argparse.Namespace) -> tuple[SecViT, nn.Module]:
+    """The backbone in evaluation mode, and what makes its input of an image."""
     if args.config:
         cfg = load_config(args.config)
     else:
-        model = dict(backbone=dict(type='mmsec.SecViT', arch=args.arch), data_preprocessor=dict(mean=MEAN, std=STD))
-        cfg = Config(dict(model=model))
+        cfg = Config(
+            dict(model=dict(backbone=dict(type='mmsec.SecViT', arch=args.arch), data_preprocessor=PREPROCESSOR))
+        )
     backbone = build_backbone(cfg, args.checkpoint)
-    mean, std = cfg.model.data_preprocessor.mean, cfg.model.data_preprocessor.std
     if not args.checkpoint:
         print('no --checkpoint: weights are random')
     for stage in args.stage:
@@ -65,14 +66,15 @@ def build(args: argparse.Namespace) -> tuple[SecViT, Tensor, Tensor]:
             raise InputError(f'--head {args.head}: stage {stage} has {heads} heads')
         if args.clusters:
             backbone.stages[stage - 1].num_clusters = args.clusters
-    return backbone, *(torch.tensor(value).view(3, 1, 1) for value in (mean, std))
+    return backbone, MODELS.build(cfg.model.data_preprocessor)
 
 
 def main() -> None:
     """Draw."""
     args = parse_args()
     images = find_images(args.images)
-    backbone, mean, std = build(args)
+    check_outputs(images, args.out)
+    backbone, preprocessor = build(args)
     stages = [stage - 1 for stage in args.stage]
     block = -1 if args.block is None else args.block - 1
     heads = args.head if args.head in ('all', 'mean') else int(args.head) - 1
@@ -83,9 +85,9 @@ def main() -> None:
             print(f"error: '{path}' is not an image that can be read", file=sys.stderr)
             failed += 1
             continue
-        image = image[..., ::-1].copy()  # RGB
-        pixels = (torch.from_numpy(image).permute(2, 0, 1).float() - mean) / std
-        sheet = cluster_sheet(image, cluster_maps(backbone, pixels[None], stages, block, heads))
+        sample = {'inputs': torch.from_numpy(image).permute(2, 0, 1), 'data_samples': BaseDataElement()}
+        image, batch = as_seen(preprocessor, sample)
+        sheet = cluster_sheet(image, cluster_maps(backbone, batch, stages, block, heads))
         out = args.out / f'{name}.png'
         mmcv.imwrite(sheet[..., ::-1], str(out))
         if len(images) <= 3:

@@ -26,7 +26,7 @@ class ClusterVisualizationHook(Hook):
         stages (Sequence[int]): Stages from 0. Default: (0, 1, 2).
 
     Raises:
-        ValueError: If ``num_images`` is below 1, or the model's backbone is not a SecViT.
+        ValueError: If ``num_images`` is below 1; when training starts, if the backbone is not a SecViT of these stages.
     """
 
     def __init__(self, num_images: int = 2, stages: Sequence[int] = (0, 1, 2)) -> None:
@@ -36,8 +36,10 @@ class ClusterVisualizationHook(Hook):
         self.stages = tuple(stages)
 
     def before_train(self, runner: Runner) -> None:
-        """Refuse another backbone before hours of training."""
-        _unwrapped(runner)
+        """Refuse another backbone, or stages it does not have, before hours of training."""
+        count = len(_unwrapped(runner).backbone.stages)
+        if not self.stages or not set(self.stages) <= set(range(count)):
+            raise ValueError(f'ClusterVisualizationHook: stages must be in [0, {count - 1}], got {self.stages}')
 
     @master_only
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:

@@ -48,8 +48,12 @@ class PredictionPicturesHook(Hook):
                 name, image, data_sample=sample, out_file=str(self.out_dir / name), **options
             )
             if is_main_process() and len(self.rows) < self.num_sheet_images:
-                batch = {key: data_batch[key][i] for key in ('inputs', 'data_samples')}
-                self.rows += self._row(runner, batch, sample)
+                if isinstance(data_batch['inputs'][0], list | tuple):  # several inputs of an image
+                    runner.logger.warning('no contact sheet under test-time augmentation')
+                    self.num_sheet_images = 0
+                    continue
+                inputs = {key: data_batch[key][i] for key in ('inputs', 'data_samples')}
+                self.rows.append(self._row(runner, inputs, sample))
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Draw the contact sheet."""
@@ -61,13 +65,13 @@ class PredictionPicturesHook(Hook):
             mmcv.imwrite(sheet[..., ::-1], str(self.out_dir / CONTACT_SHEET))
             self.rows.clear()
 
-    def _row(self, runner: Runner, inputs: dict, sample: BaseDataElement) -> list[SheetRow]:
-        """A row of the contact sheet; none under test-time augmentation, where there are several inputs of an image."""
+    def _row(self, runner: Runner, inputs: dict, sample: BaseDataElement) -> SheetRow:
+        """A row of the contact sheet."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        if isinstance(inputs['inputs'], list):
-            return []
         image, batch = as_seen(model.data_preprocessor, inputs)
         maps = []
         if isinstance(model.backbone, SecViT):
             maps = cluster_maps(model.backbone, batch, range(min(3, len(model.backbone.stages))))
-        return [SheetRow(image, regions(sample, 'gt'), regions(sample, 'pred', self.score_thr), maps)]
+        count = len(runner.visualizer.dataset_meta['classes'])
+        truth, prediction = (regions(sample, kind, self.score_thr, count) for kind in ('gt', 'pred'))
+        return SheetRow(image, truth, prediction, maps)

@@ -60,6 +60,12 @@ def test_another_backbone_is_refused_when_training_starts():
         ClusterVisualizationHook().before_train(a_runner(nn.Linear(1, 1)))
 
 
+@pytest.mark.parametrize('stages', [(), (4,), (0, -1)])
+def test_stages_that_the_backbone_lacks_are_refused_when_training_starts(stages):
+    with pytest.raises(ValueError, match=r'stages must be in \[0, 3\]'):
+        ClusterVisualizationHook(stages=stages).before_train(a_runner(SecViT(SMALL_ARCH)))
+
+
 def test_no_image_is_refused():
     with pytest.raises(ValueError, match='num_images must be at least 1, got 0'):
         ClusterVisualizationHook(num_images=0)

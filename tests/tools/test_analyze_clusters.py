@@ -24,7 +24,7 @@ def test_every_stage_and_grouping_is_measured(shapes, tmp_path, name):
     assert measured == [(s, g) for s, heads in enumerate(wanted, start=1) for g in [*heads, 'windows', 'random']]
     by_grouping = {(row['stage'], row['grouping']): row for row in content['rows']}
     assert by_grouping[1, 'head 1']['clusters'] == [32, 32]
-    assert by_grouping[1, 'head 1']['images'] == 3
+    assert by_grouping[1, 'head 1']['images']['nmi_classes'] == 3
     assert by_grouping[1, 'windows']['nmi_classes'] > 0.1
     assert abs(by_grouping[1, 'random']['nmi_classes']) < 0.1
     assert by_grouping[1, 'windows']['compactness'] > 0.9 > by_grouping[1, 'head 1']['compactness']
@@ -56,7 +56,7 @@ def test_random_weights_are_said_and_a_broken_image_is_named(shapes, tmp_path, m
     printed = capsys.readouterr()
     assert 'weights are random' in printed.out
     assert str(broken) in printed.err
-    assert json.loads((tmp_path / 'out/analysis.json').read_text())['rows'][0]['images'] == 3
+    assert json.loads((tmp_path / 'out/analysis.json').read_text())['rows'][0]['images']['compactness'] == 3
 
 
 @pytest.mark.parametrize(

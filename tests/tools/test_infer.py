@@ -4,7 +4,9 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import torch
 
+from mmsec.errors import InputError
 from tests.conftest import ROOT, run_tool, small_checkpoint, small_run
 
 DETECTOR = 'mmdet/secvit_t_maskrcnn_shapes.py'
@@ -94,8 +96,6 @@ def run(monkeypatch, *arguments):
     ],
 )
 def test_bad_input_is_one_line(trained, images, tmp_path, monkeypatch, capsys, arguments, message):
-    from mmsec.errors import InputError
-
     config, checkpoint, detector = trained
     other = ROOT / 'configs' / (DETECTOR if detector else SEGMENTER)
     places = {'IMAGE': images / 'a.jpg', 'CONFIG': config, 'CHECKPOINT': checkpoint, 'OTHER': other}
@@ -105,9 +105,20 @@ def test_bad_input_is_one_line(trained, images, tmp_path, monkeypatch, capsys, a
     assert message in str(caught.value) + capsys.readouterr().err
 
 
-def test_a_segmenter_has_no_score_threshold(trained, images, tmp_path, monkeypatch):
-    from mmsec.errors import InputError
+def test_a_checkpoint_without_class_names_is_refused(trained, images, tmp_path, monkeypatch):
+    config, checkpoint, _ = trained
+    torch.save(torch.load(checkpoint)['state_dict'], tmp_path / 'bare.pth')
+    with pytest.raises(InputError, match='has no class names'):
+        run(monkeypatch, images, config, tmp_path / 'bare.pth', '--out', tmp_path / 'out')
 
+
+def test_pictures_do_not_replace_the_images(trained, images, monkeypatch):
+    config, checkpoint, _ = trained
+    with pytest.raises(InputError, match='is one of the images'):
+        run(monkeypatch, images / 'deep', config, checkpoint, '--out', images / 'deep')
+
+
+def test_a_segmenter_has_no_score_threshold(trained, images, tmp_path, monkeypatch):
     config, checkpoint, detector = trained
     if detector:
         pytest.skip('a detector has one')

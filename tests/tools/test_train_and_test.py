@@ -124,9 +124,12 @@ def test_test_time_augmentation_and_predictions_file(segmenter, tmp_path):
     text = config.read_text()
     path = tmp_path / 'tta.py'
     path.write_text(text + f"\ntta_pipeline[1]['transforms'][0] = {scales!r}\n")
-    run_tool(
-        'test.py', path, work_dir / 'iter_40.pth', '--work-dir', tmp_path / 'work', '--tta', '--out', tmp_path / 'p.pkl'
-    )
+    result = run_tool(
+        'test.py', path, work_dir / 'iter_40.pth', '--work-dir', tmp_path / 'work', '--tta',
+        '--out', tmp_path / 'p.pkl', '--show-dir', tmp_path / 'pictures',
+    )  # fmt: skip
+    assert 'no contact sheet under test-time augmentation' in result.stdout
+    assert len(list((tmp_path / 'pictures').iterdir())) == 4
     (ran,) = (tmp_path / 'work').glob('*/vis_data/config.py')
     assert Config.fromfile(ran).model.type == 'SegTTAModel'
     assert Config.fromfile(ran).test_dataloader.dataset.pipeline[1].type == 'TestTimeAug'
