@@ -16,7 +16,7 @@ help:
 	@echo 'make demo   train and evaluate SecViT on generated data, on the CPU'
 	@echo 'make test   lint and tests'
 	@echo 'make test-slurm  the launchers on a Slurm of one node, which is installed (as root), started and stopped'
-	@echo 'make bench  measure docs/performance.md again (about 12 minutes)'
+	@echo 'make bench  measure docs/performance.md again (about 15 minutes)'
 	@echo 'make setup  only make the environment that the two need'
 	@echo 'VENV=DIR    where the environment is made (default .venv)'
 	@echo 'PYTHON=EXE  use the environment of this interpreter, which has OpenMMLab and mmsec[dev] already'
