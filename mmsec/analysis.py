@@ -53,7 +53,11 @@ def tokens_inside(image_shape: tuple[int, int], map_shape: tuple[int, int], stri
 
 
 def token_labels(
-    sample: BaseDataElement, image_shape: tuple[int, int], map_shape: tuple[int, int], stride: int
+    sample: BaseDataElement,
+    image_shape: tuple[int, int],
+    map_shape: tuple[int, int],
+    stride: int,
+    num_classes: int | None = None,
 ) -> TokenLabels | None:
     """Look up what is annotated at the centre of each token.
 
@@ -64,6 +68,7 @@ def token_labels(
         image_shape (tuple[int, int]): Height and width of the image as the model sees it, without padding.
         map_shape (tuple[int, int]): Rows and columns of tokens.
         stride (int): Pixels of that image a token covers, along each side.
+        num_classes (int, optional): Labels from here on are no label. Default: None, only mmsegmentation's 255 is none.
 
     Returns:
         TokenLabels, optional: None if the sample has no masks.
@@ -81,7 +86,7 @@ def token_labels(
         x = (columns * mask.shape[1] / image_shape[1]).astype(int).clip(max=mask.shape[1] - 1)
         return mask[np.ix_(y, x)]
 
-    for number, (mask, label) in enumerate(zip(*regions(sample, 'gt'), strict=True), start=1):
+    for number, (mask, label) in enumerate(zip(*regions(sample, 'gt', num_classes=num_classes), strict=True), start=1):
         here = at_tokens(mask)
         classes[here] = label if segmented else label + 1
         if not segmented:

@@ -264,7 +264,7 @@ def contact_sheet(
         axes.set_title(title, fontsize='medium')
     for line, row in zip(grid, rows, strict=True):
         line[0].imshow(row.image)
-        for axes, areas in zip(line[1:], (row.truth, row.prediction), strict=False):
+        for axes, areas in zip(line[1:3], (row.truth, row.prediction), strict=True):
             _draw_regions(axes, row.image, areas, palette)
         for axes, each in zip(line[3:], row.maps, strict=True):
             _draw_clusters(axes, row.image, each)

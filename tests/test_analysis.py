@@ -55,6 +55,11 @@ def test_segmentation_has_classes_only_and_255_is_no_label():
     assert labels.instances is None
 
 
+def test_labels_that_are_no_class_are_no_label():
+    sample = SegDataSample(gt_sem_seg=PixelData(data=torch.tensor([[[0, 200], [1, 1]]])))
+    assert token_labels(sample, (8, 8), (2, 2), 4, num_classes=2).classes.tolist() == [0, -1, 1, 1]
+
+
 def test_a_sample_without_masks_has_no_labels():
     assert token_labels(DetDataSample(), (8, 8), (2, 2), 4) is None
     sample = DetDataSample(gt_instances=InstanceData(labels=torch.tensor([1])))

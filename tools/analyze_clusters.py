@@ -81,6 +81,7 @@ def analyze(cfg: Config, backbone: SecViT, dataset: Dataset, args: argparse.Name
     backbone.to(args.device)
     rng = np.random.default_rng(0)
     stages = range(len(backbone.stages))
+    num_classes = len(dataset.metainfo['classes'])
     seen: dict[tuple[int, str], list[dict]] = {}
     counts: dict[int, set[int]] = {stage: set() for stage in stages}
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(args.images, len(dataset))).round().astype(int))
@@ -90,15 +91,14 @@ def analyze(cfg: Config, backbone: SecViT, dataset: Dataset, args: argparse.Name
             sample = dataset[index]
         except Exception as error:  # whatever a decoder throws; the others are measured
             path = dataset.get_data_info(index)['img_path']
-            print(
-                f"\nerror: '{path}' cannot be loaded: {type(error).__name__}: {error}".splitlines()[1], file=sys.stderr
-            )
+            reason = f'{type(error).__name__}: {error}'.splitlines()[0]
+            print(f"\nerror: '{path}' cannot be loaded: {reason}", file=sys.stderr)
             failed += 1
             continue
         image, batch = as_seen(preprocessor, sample)
         for stage, (ranks, _) in enumerate(backbone.clusters(batch, stages)):
             ranks = ranks[0].cpu().numpy()  # (heads, H', W')
-            labels = token_labels(sample['data_samples'], image.shape[:2], ranks.shape[1:], 4 << stage)
+            labels = token_labels(sample['data_samples'], image.shape[:2], ranks.shape[1:], 4 << stage, num_classes)
             if labels is None:
                 raise InputError(
                     f"the test data of '{args.config}' has no masks to compare clusters with; "

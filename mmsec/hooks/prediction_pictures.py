@@ -70,7 +70,7 @@ class PredictionPicturesHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         image, batch = as_seen(model.data_preprocessor, inputs)
         maps = []
-        if isinstance(model.backbone, SecViT):
+        if isinstance(getattr(model, 'backbone', None), SecViT):
             maps = cluster_maps(model.backbone, batch, range(min(3, len(model.backbone.stages))))
         count = len(runner.visualizer.dataset_meta['classes'])
         truth, prediction = (regions(sample, kind, self.score_thr, count) for kind in ('gt', 'pred'))
