@@ -81,7 +81,7 @@ def semantic_grouping(k: Tensor, num_clusters: int) -> Grouping:
 
     Source: Semantic Equitable Clustering (arXiv 2405.13337), section 3.2.
     """
-    scores = semantic_scores(k).contiguous()  # sorting along a strided dimension takes three times as long
+    scores = semantic_scores(k).contiguous()  # sorting along a strided dimension takes up to three times as long
     order = scores.argsort(dim=-1, stable=True)  # (B, h, N)
     places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
     inverse = torch.empty_like(order).scatter_(-1, order, places)
