@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmsec.models.layers import Block, LayerScale
+from mmsec.models.layers.maps import LayerScale
+from mmsec.models.layers.secvit import Block
 from mmsec.models.secvit import SecViT
 from mmsec.ops import cluster_sizes
 

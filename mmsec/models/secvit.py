@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsec.models.checkpoint import load_pretrained
-from mmsec.models.layers import Block, PatchMerging, Stem
-from mmsec.ops import cluster_ranks, rotary_table, semantic_grouping, semantic_scores
+from mmsec.models.layers.secvit import Block, PatchMerging, Stem
+from mmsec.ops import cluster_ids, rotary_table
 from mmsec.registry import MODELS
 
 
@@ -24,6 +24,7 @@ class Stage(nn.Module):
         layer_scale (bool): Whether the blocks have layer scale.
         num_clusters (int, optional): Clusters M whatever the map's size.
         cluster_size (int, optional): Tokens a cluster holds at most; used where ``num_clusters`` is None.
+        grouping (dict): How tokens are grouped, for :func:`mmsec.ops.build_grouping`.
         with_cp (bool): Whether to recompute each block in the backward pass instead of keeping its activations.
     """
 
@@ -36,6 +37,7 @@ class Stage(nn.Module):
         layer_scale: bool,
         num_clusters: int | None,
         cluster_size: int | None,
+        grouping: dict,
         with_cp: bool,
     ) -> None:
         super().__init__()
@@ -43,7 +45,10 @@ class Stage(nn.Module):
         self.num_clusters = num_clusters
         self.cluster_size = cluster_size
         self.with_cp = with_cp
-        self.blocks = nn.ModuleList(Block(embed_dims, num_heads, mlp_ratio, rate, layer_scale) for rate in drop_path)
+        self.blocks = nn.ModuleList(
+            Block(embed_dims, num_heads, mlp_ratio, rate, layer_scale, grouping, block)
+            for block, rate in enumerate(drop_path)
+        )
 
     def clusters_for(self, num_tokens: int) -> int:
         """Clusters that a map of ``num_tokens`` tokens is cut into, at most one per token."""
@@ -84,6 +89,8 @@ class SecViT(BaseModule):
             published. Exclusive with ``cluster_size``.
         cluster_size (int | Sequence[int], optional): Tokens per cluster at most, for all stages or per stage; the
             number of clusters then grows with the image and the cost is linear. Exclusive with ``num_clusters``.
+        grouping (dict): Which tokens make a cluster: ``type``, a name in :data:`mmsec.ops.grouping.GROUPINGS`, and its
+            options. Default: ``dict(type='SemanticGrouping')``, as published.
         drop_path_rate (float): Drop path of the last block; it rises linearly from 0 over all blocks. Default: 0.1.
         out_indices (Sequence[int]): Stages whose maps are returned, in this order. Default: (0, 1, 2, 3).
         norm_cfg (dict): Norm of stem and patch merging: ``dict(type='BN')`` or ``dict(type='SyncBN')``.
@@ -139,6 +146,7 @@ class SecViT(BaseModule):
         in_channels: int = 3,
         num_clusters: Sequence[int] | None = None,
         cluster_size: int | Sequence[int] | None = None,
+        grouping: dict = dict(type='SemanticGrouping'),  # noqa: B006 (OpenMMLab's convention; never mutated)
         drop_path_rate: float = 0.1,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         norm_cfg: dict = dict(type='BN'),  # noqa: B006 (OpenMMLab's convention; never mutated)
@@ -188,6 +196,7 @@ class SecViT(BaseModule):
                     settings['layer_scale'][i],
                     num_clusters[i] if num_clusters else None,
                     cluster_size[i] if cluster_size else None,
+                    grouping,
                     with_cp,
                 )
             )
@@ -354,11 +363,10 @@ class SecViT(BaseModule):
             self.train(training)
         found = []
         for layer in layers:
-            tokens, rotary, num_clusters = seen[layer]
-            _, keys = layer.queries_and_keys(tokens, rotary)
-            size = tokens.shape[1:3]
-            ranks, scores = cluster_ranks(semantic_grouping(keys, num_clusters)), semantic_scores(keys)  # (B, h, N)
-            found.append((ranks.unflatten(-1, size), scores.unflatten(-1, size)))
+            *inputs, num_clusters = seen[layer]
+            tokens = layer.tokens(*inputs)
+            ids, scores = cluster_ids(layer.grouping(tokens, num_clusters)), layer.grouping.scores(tokens)  # (B, h, N)
+            found.append((ids.unflatten(-1, tokens.size), scores.unflatten(-1, tokens.size)))
         return found
 
     def _returned(self, x: Tensor, index: int) -> Tensor:

@@ -1,27 +1,26 @@
-"""Pure tensor functions: clustering, attention inside clusters, rotary embedding. They need torch alone."""
+"""Pure tensor functions: grouping, attention inside clusters, layers over maps, rotary embedding. They need torch alone."""
 
-from mmsec.ops.attention import cluster_attention, explain_attention
-from mmsec.ops.clustering import (
-    Grouping,
-    cluster_ranks,
-    cluster_sizes,
-    semantic_grouping,
-    semantic_scores,
-    window_grouping,
-)
-from mmsec.ops.convolution import conv2d_nhwc
+from mmsec.ops.attention import attention, cluster_attention
+from mmsec.ops.grouping import Grouping, Tokens, build_grouping, cluster_ids, cluster_sizes
+from mmsec.ops.kernels import explain, plain_torch
+from mmsec.ops.maps import add, conv2d, gelu_and_mix, linear, linear_chunks
 from mmsec.ops.rotary import apply_rotary, rotary_table
 
 __all__ = [
     'Grouping',
+    'Tokens',
+    'add',
     'apply_rotary',
+    'attention',
+    'build_grouping',
     'cluster_attention',
-    'cluster_ranks',
+    'cluster_ids',
     'cluster_sizes',
-    'conv2d_nhwc',
-    'explain_attention',
+    'conv2d',
+    'explain',
+    'gelu_and_mix',
+    'linear',
+    'linear_chunks',
+    'plain_torch',
     'rotary_table',
-    'semantic_grouping',
-    'semantic_scores',
-    'window_grouping',
 ]

@@ -1,14 +1,15 @@
 """Attention inside clusters. It takes a grouping and does not know who made it."""
 
 import math
-import warnings
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend
 
-from mmsec.ops.clustering import Grouping, cluster_sizes
+from mmsec.ops.grouping import Grouping, cluster_sizes
+from mmsec.ops.kernels import front, onednn, sdpa
+
+_GRID = 65535  # the largest second or third dimension of a grid on CUDA; PyTorch's kernels put batch and heads there
 
 
 class _TakeRows(torch.autograd.Function):
@@ -36,7 +37,8 @@ def cluster_attention(q: Tensor, k: Tensor, v: Tensor, grouping: Grouping | None
         q (Tensor): (B, N, h, d) queries in raster order.
         k (Tensor): (B, N, h, d) keys.
         v (Tensor): (B, N, h, d) values.
-        grouping (Grouping, optional): The clusters; None for attention over all tokens.
+        grouping (Grouping, optional): The clusters, of each image and head or of all; None for attention over all
+            tokens.
 
     Returns:
         Tensor: (B, N, h, d) in raster order.
@@ -44,15 +46,43 @@ def cluster_attention(q: Tensor, k: Tensor, v: Tensor, grouping: Grouping | None
     Source: Semantic Equitable Clustering (arXiv 2405.13337), section 3.2.
     """
     if grouping is None:
-        return _attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)  # (B, h, N, d) inside
+        return attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)  # (B, h, N, d) inside
     batch, num_tokens, heads, _ = q.shape
-    index, inverse = row_indices(grouping)
+    order, inverse = (x.expand(batch, heads, -1) for x in grouping[:2])
+    index, inverse = row_indices(Grouping(order, inverse, grouping.num_clusters))
     q, k, v = (take_rows(x.reshape(-1, x.shape[-1]), index, inverse) for x in (q, k, v))  # (B*h*N, d)
-    runs = [(count * batch * heads, length) for count, length in _runs(num_tokens, grouping.num_clusters)]
-    parts = zip(*(x.split([count * size for count, size in runs]) for x in (q, k, v)), strict=True)
-    out = [_attention_in_runs(*part, *run) for part, run in zip(parts, runs, strict=True)]
+    lists = batch * heads
+    runs = _runs(num_tokens, grouping.num_clusters)
+    parts = zip(*(x.split([lists * count * length for count, length in runs]) for x in (q, k, v)), strict=True)
+    out = [
+        _attention_in_runs(*(x.unflatten(0, (lists, count, length)) for x in part)).flatten(0, 2)
+        for part, (count, length) in zip(parts, runs, strict=True)
+    ]
     rows = torch.cat(out) if len(out) > 1 else out[0]
     return take_rows(rows, inverse, index).unflatten(0, (batch, num_tokens, heads))
+
+
+@front(sdpa.FLASH_FIRST, onednn.ATTENTION_IN_PRODUCTS, details=sdpa.explain_choice)
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention of all tokens over all tokens, scaled by d^(-1/2).
+
+    Args:
+        q (Tensor): (n, m, L, d) queries of n times m independent lists.
+        k (Tensor): (n, m, L, d) keys.
+        v (Tensor): (n, m, L, d) values.
+
+    Returns:
+        Tensor: (n, m, L, d).
+    """
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def _attention_in_runs(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention inside clusters, (lists, clusters, L, d) in and out, with no more clusters at a time than a grid takes."""
+    if q.shape[1] <= _GRID:
+        return attention(q, k, v)
+    parts = zip(*(x.split(_GRID, dim=1) for x in (q, k, v)), strict=True)
+    return torch.cat([attention(*part) for part in parts], dim=1)
 
 
 def row_indices(grouping: Grouping) -> tuple[Tensor, Tensor]:
@@ -80,37 +110,6 @@ def row_indices(grouping: Grouping) -> tuple[Tensor, Tensor]:
     return index, places.gather(-1, inverse).transpose(1, 2).flatten()
 
 
-def explain_attention(q: Tensor, k: Tensor, v: Tensor) -> dict[str, str]:
-    """Say which kernel :func:`cluster_attention` takes for such tensors, and why not the others.
-
-    Args:
-        q (Tensor): (B, N, h, d) queries; the type, the device, d and whether a gradient is wanted decide.
-        k (Tensor): (B, N, h, d) keys.
-        v (Tensor): (B, N, h, d) values.
-
-    Returns:
-        dict[str, str]: 'chosen' or the reason against it, for PyTorch's 'flash_attention', 'efficient_attention',
-        'cudnn_attention' and 'math', and for 'products', two oneDNN products around a softmax.
-    """
-    against_products = _against_products(q, k, v)
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, h, N, d)
-    chosen = SDPBackend(torch._fused_sdp_choice(q, k, v)).name.lower()
-    reasons = {'math': 'the slowest; taken only where no other kernel can run'}
-    for name in ('flash_attention', 'efficient_attention', 'cudnn_attention'):
-        if not q.is_cuda:
-            reasons[name] = f'cannot run on {q.device.type} tensors of {q.dtype}'
-            continue
-        can_use = getattr(torch.backends.cuda, f'can_use_{name}')
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter('always')
-            usable = can_use(torch.backends.cuda.SDPAParams(q, k, v, None, 0.0, False, False), debug=True)
-        said = ' '.join(str(warning.message).split(' (Triggered')[0] for warning in caught)
-        reasons[name] = f'could run; PyTorch prefers {chosen}' if usable else said or 'PyTorch gives no reason'
-    if against_products:
-        return reasons | {chosen: 'chosen', 'products': against_products}
-    return reasons | {chosen: 'could run; products are faster', 'products': 'chosen'}
-
-
 def take_rows(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
     """Permute rows; swap ``index`` and ``inverse`` to undo it bit for bit.
 
@@ -134,48 +133,3 @@ def _runs(num_tokens: int, num_clusters: int) -> list[tuple[int, int]]:
         first = num_long + num_short // num_clusters
         return [(first, -(-num_tokens // num_clusters)), (num_clusters - first, length)]
     return [(num_long, length + 1), (num_short, length)] if num_long else [(num_short, length)]
-
-
-def _attention_in_runs(q: Tensor, k: Tensor, v: Tensor, count: int, length: int) -> Tensor:
-    """Attention inside ``count`` contiguous runs of ``length`` rows; (count * length, d) in and out."""
-    q, k, v = (x.unflatten(0, (count, 1, length)) for x in (q, k, v))  # (count, 1, L, d)
-    return _attention(q, k, v).flatten(0, 2)
-
-
-def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention, (..., L, d) in and out, by the kernel that :func:`explain_attention` names."""
-    if _against_products(q, k, v):
-        return F.scaled_dot_product_attention(q, k, v)
-    return _attention_in_products(*(x.flatten(0, 1) for x in (q, k, v))).view(q.shape)
-
-
-def _against_products(q: Tensor, k: Tensor, v: Tensor) -> str | None:
-    """Why :func:`_attention_in_products` is not the kernel for such tensors; None where it is."""
-    if q.device.type != 'cpu' or q.dtype != torch.bfloat16:
-        return f"PyTorch's own kernels are the faster ones for {q.dtype} on {q.device.type}"
-    if torch.compiler.is_compiling():
-        return 'not under torch.compile'
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
-        return 'would keep every attention matrix for the backward'
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported() or torch.cpu._is_amx_tile_supported():
-        return 'not for this processor: it has no bfloat16 products, or AMX, which PyTorch uses by itself'
-    return None
-
-
-def _attention_in_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention as two oneDNN products around a softmax, (n, L, d) in and out, a cache-sized piece at a time.
-
-    PyTorch's CPU kernel multiplies bfloat16 by MKL, which gains nothing over float32 without AMX; oneDNN takes half
-    the time (docs/performance.md).
-    """
-    entries = 2**20  # of the attention matrix at a time: 2 MiB
-    count, length, dim = q.shape
-    rows = max(1, min(length, entries // length))
-    lists = max(1, entries // (length * rows))
-    out, k = torch.empty_like(q), k.transpose(1, 2)
-    for i in range(0, count, lists):
-        for j in range(0, length, rows):
-            part = q[i : i + lists, j : j + rows]
-            scores = torch.baddbmm(part.new_empty(()), part, k[i : i + lists], beta=0, alpha=dim**-0.5)
-            out[i : i + lists, j : j + rows] = scores.softmax(-1) @ v[i : i + lists]
-    return out

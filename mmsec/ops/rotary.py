@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from mmsec.ops.kernels import front, memory
+
 
 def rotary_table(height: int, width: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Cosines and sines of the rotation angles of every token.
@@ -38,6 +40,7 @@ def rotary_table(height: int, width: int, head_dim: int, dtype: torch.dtype, dev
     return torch.stack([angles.cos(), angles.sin()], dim=-1).flatten(0, 1)
 
 
+@front(memory.ROTATION_AS_COMPLEX)
 def apply_rotary(x: Tensor, table: Tensor) -> Tensor:
     """Rotate interleaved channel pairs: (x0, x1) -> (x0 cos - x1 sin, x1 cos + x0 sin).
 
@@ -49,10 +52,5 @@ def apply_rotary(x: Tensor, table: Tensor) -> Tensor:
         Tensor: (B, N, h, d), contiguous, same dtype as ``x``.
     """
     pairs = x.to(table.dtype).unflatten(-1, (-1, 2))  # (B, N, h, d/2, 2)
-    table = table[:, None]  # (N, 1, d/2, 2)
-    if torch.compiler.is_compiling():  # the compiler fuses the formula, but not complex numbers
-        (x0, x1), (cos, sin) = pairs.unbind(-1), table.unbind(-1)
-        turned = torch.stack([x0 * cos - x1 * sin, x1 * cos + x0 * sin], dim=-1)
-    else:  # one pass over memory: multiplication by a complex number of length one
-        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(table))
-    return turned.flatten(-2).to(x.dtype)
+    (x0, x1), (cos, sin) = pairs.unbind(-1), table[:, None].unbind(-1)
+    return torch.stack([x0 * cos - x1 * sin, x1 * cos + x0 * sin], dim=-1).flatten(-2).to(x.dtype)

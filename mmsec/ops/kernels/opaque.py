@@ -1,48 +1,33 @@
-"""Convolution of maps whose channels come last."""
+"""Convolutions as operators that neither the compiler nor autograd looks into."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmsec.ops.kernels.front import Kernel
 
-def conv2d_nhwc(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    stride: int,
-    padding: int,
-    groups: int,
-    plus: Tensor | None = None,
+
+def _against(
+    x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, groups: int, plus: Tensor | None = None
+) -> str | None:
+    # Inductor's own lowering fails on channels-last maps of symbolic size (pytorch/pytorch#188422, torch 2.13).
+    if torch.compiler.is_compiling():
+        return None
+    if not _is_wide(x, weight, groups):
+        return 'not under torch.compile, and no depthwise convolution of 5x5 on a CPU'
+    return None if weight.requires_grad and torch.is_grad_enabled() else 'no gradient of the weight is wanted'
+
+
+def _convolution(
+    x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, groups: int, plus: Tensor | None = None
 ) -> Tensor:
-    """Two-dimensional convolution, NHWC in and out.
-
-    Args:
-        x (Tensor): (B, H, W, C).
-        weight (Tensor): (C', C / groups, K, K).
-        bias (Tensor): (C',).
-        stride (int): Step of the kernel.
-        padding (int): Zeros around the map.
-        groups (int): Groups of channels; C for a depthwise convolution.
-        plus (Tensor, optional): (B, H', W', C'), added to the result; under autocast it may be wider than the result.
-
-    Returns:
-        Tensor: (B, H', W', C').
-    """
-    learning = weight.requires_grad and torch.is_grad_enabled()
-    if not (torch.compiler.is_compiling() or (learning and _is_wide(x, weight, groups))):
-        out = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, padding, 1, groups)
-        if plus is not None:
-            plus = plus.permute(0, 3, 1, 2)
-            # Neither is a view of the other, and no backward needs the convolution's result: it may be overwritten.
-            out = out.add_(plus) if out.dtype == plus.dtype else out + plus
-        return out.permute(0, 2, 3, 1)
-    # Inductor's own lowering fails on channels-last maps of symbolic size (pytorch/pytorch#188422, torch 2.13), so the
-    # compiler gets an operator it does not look into, and no autocast either. The operator also has the faster gradient
-    # of wide depthwise kernels, see _wide_weight_gradient.
-    if torch.is_autocast_enabled(x.device.type):
+    if torch.is_autocast_enabled(x.device.type):  # which does not look into the operator either
         x, weight, bias = (t.to(torch.get_autocast_dtype(x.device.type)) for t in (x, weight, bias))
     out = _conv2d_nhwc(x, weight, bias, stride, padding, groups)
     return out if plus is None else out + plus
+
+
+CONVOLUTION = Kernel('opaque operator', _against, _convolution)
 
 
 def _is_wide(x: Tensor, weight: Tensor, groups: int) -> bool:

@@ -1,0 +1,22 @@
+"""Ways of grouping tokens. Each is a file here; every file is imported, so that a new one needs no line elsewhere."""
+
+import importlib
+import pkgutil
+
+from mmsec.ops.grouping.grouping import Grouping, cluster_ids, cluster_sizes, grouping_from_order
+from mmsec.ops.grouping.method import GROUPINGS, GroupingMethod, Tokens, build_grouping, register_grouping
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f'{__name__}.{_module.name}')
+
+__all__ = [
+    'GROUPINGS',
+    'Grouping',
+    'GroupingMethod',
+    'Tokens',
+    'build_grouping',
+    'cluster_ids',
+    'cluster_sizes',
+    'grouping_from_order',
+    'register_grouping',
+]
