@@ -12,6 +12,8 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 
+from mmsec.ops import Grouping, Tokens, build_grouping
+
 ROOT = Path(__file__).parents[1]
 DATA = Path(__file__).parent / 'data'
 SMALL_ARCH = dict(
@@ -22,6 +24,16 @@ SMALL_ARCH = dict(
     layer_scale=(False, False, True, True),
 )
 OFFICIAL = DATA / 'secvit_official_tiny.pth'
+
+
+def tokens_of(key: torch.Tensor, size: tuple[int, int] | None = None) -> Tokens:
+    """What a grouping is given, all parts of it the keys (B, N, h, d)."""
+    return Tokens(key, key, key, key, size or (key.shape[1], 1))
+
+
+def semantic(key: torch.Tensor, num_clusters: int) -> Grouping:
+    """The published grouping of keys (B, N, h, d)."""
+    return build_grouping(dict(type='SemanticGrouping'))(tokens_of(key), num_clusters)
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,5 @@
-"""Backbones, registered in :data:`mmsec.registry.MODELS`."""
+"""Backbones and what they are made of, registered in :data:`mmsec.registry.MODELS`."""
 
-from mmsec.models.secvit import SecViT
+from mmsec.models.backbones.secvit import SecViT
 
 __all__ = ['SecViT']

@@ -1,21 +1,12 @@
 import torch
 from torch import nn
 
-from mmsec.models.layers import (
-    FFN,
-    Block,
-    ClusterAttention,
-    Conv2d,
-    DepthwiseConv,
-    LayerScale,
-    Linear,
-    PatchMerging,
-    Stem,
-    add,
-)
+from mmsec.models.layers.maps import Conv2d, DepthwiseConv, LayerScale
+from mmsec.models.layers.secvit import FFN, Block, ClusterAttention, PatchMerging, Stem
 from mmsec.ops import rotary_table
 
 BN = dict(type='BN')
+SEMANTIC = dict(type='SemanticGrouping')
 
 
 def test_stem_and_merging_round_sizes_up():
@@ -38,20 +29,6 @@ def test_depthwise_convolution_works_on_nhwc_maps():
     assert torch.equal(plus, before[1])
 
 
-def test_linear_is_a_linear_layer_of_each_token():
-    layer = Linear(4, 6)
-    x = torch.randn(2, 3, 5, 4)
-    torch.testing.assert_close(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
-
-
-def test_sum_is_as_wide_as_the_wider_and_leaves_the_other_term_alone():
-    x = torch.randn(3)
-    kept = x.clone()
-    assert add(torch.ones(3, dtype=torch.bfloat16), x).dtype == torch.float32
-    torch.testing.assert_close(add(torch.ones(3), x), kept + 1)
-    assert torch.equal(x, kept)
-
-
 def test_ffn_adds_its_depthwise_convolution():
     ffn = FFN(4, 12)
     x = torch.randn(1, 3, 3, 4)
@@ -65,7 +42,7 @@ def test_layer_scale_multiplies_channels():
 
 
 def test_attention_adds_lepe_of_the_unsorted_values():
-    attention = ClusterAttention(8, 2)
+    attention = ClusterAttention(8, 2, SEMANTIC, block=0)
     with torch.no_grad():
         attention.qkv.weight[:16] = 0  # equal keys: each token sees the mean of its cluster's values
         attention.qkv.bias[:16] = 0
@@ -77,7 +54,7 @@ def test_attention_adds_lepe_of_the_unsorted_values():
 
 
 def test_block_is_three_residuals():
-    block = Block(8, 2, mlp_ratio=3, drop_path=0.0, layer_scale=True)
+    block = Block(8, 2, mlp_ratio=3, drop_path=0.0, layer_scale=True, grouping=SEMANTIC, block=0)
     x = torch.randn(1, 4, 4, 8)
     rotary = rotary_table(4, 4, 4, x.dtype, x.device)
     y = block.pos(x, plus=x)

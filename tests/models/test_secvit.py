@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from mmsec.models import SecViT
-from mmsec.models.reference import reference_forward
+from mmsec.models.inspection import token_clusters
 from mmsec.ops import cluster_attention
+from tests import oracle
 from tests.conftest import DATA, OFFICIAL, SMALL_ARCH
 
 
@@ -283,13 +284,13 @@ def test_constant_images_at_detection_size_give_numbers_in_half_precision(dtype,
     assert all(m.isfinite().all() for m in maps)
 
 
-def test_equals_the_step_by_step_reference_with_gradients():
+def test_equals_the_oracle_with_gradients():
     for options in ({}, dict(cluster_size=20)):
         backbone = small(drop_path_rate=0.0, **options).double()
         images = torch.randn(2, 3, 91, 70, dtype=torch.float64)  # N does not divide by the cluster counts
         parameters = list(backbone.parameters())
         results = []
-        for maps in (backbone(images), reference_forward(backbone, images)):
+        for maps in (backbone(images), oracle.forward(backbone, images)):
             gradients = torch.autograd.grad(sum(m.square().sum() for m in maps), parameters)
             results.append([*maps, *gradients])
         for ours, wanted in zip(*results, strict=True):
@@ -315,21 +316,22 @@ def test_clusters_are_those_that_attention_uses(monkeypatch, stage, block):
         used.append(grouping)
         return cluster_attention(q, k, v, grouping)
 
-    monkeypatch.setattr('mmsec.models.layers.cluster_attention', record)
+    monkeypatch.setattr('mmsec.ops.cluster_attention', record)
     backbone(images)
     depths = SMALL_ARCH['depths']
     grouping = used[sum(depths[:stage]) + block % depths[stage]]
     used.clear()
-    ranks, scores = backbone.clusters(images, [stage], block)[0]
+    ids, scores, score_name = token_clusters(backbone, images, [stage], block)[0]
+    assert score_name
     heads, (height, width) = SMALL_ARCH['num_heads'][stage], backbone(images)[stage].shape[2:]
-    assert ranks.shape == scores.shape == (2, heads, height, width)
+    assert ids.shape == scores.shape == (2, heads, height, width)
     if grouping is None:
-        assert not ranks.any()
+        assert not ids.any()
         return
-    sizes = torch.stack([(ranks == m).sum((2, 3)) for m in range(grouping.num_clusters)])
+    sizes = torch.stack([(ids == m).sum((2, 3)) for m in range(grouping.num_clusters)])
     assert sizes.sum(0).unique().tolist() == [height * width]
     assert sizes.max() - sizes.min() <= 1
-    in_order = ranks.flatten(2).gather(-1, grouping.order)  # what attention sees one after the other
+    in_order = ids.flatten(2).gather(-1, grouping.order)  # what attention sees one after the other
     assert torch.equal(in_order, in_order.sort(-1).values)
     sorted_scores = scores.flatten(2).gather(-1, grouping.order)
     assert torch.equal(sorted_scores, sorted_scores.sort(-1).values)
@@ -337,16 +339,17 @@ def test_clusters_are_those_that_attention_uses(monkeypatch, stage, block):
 
 def test_clusters_of_several_stages_come_in_the_order_asked_for():
     backbone, images = small().eval(), torch.randn(1, 3, 64, 64)
-    both = backbone.clusters(images, [2, 0])
+    both = token_clusters(backbone, images, [2, 0])
     for found, stage in zip(both, (2, 0), strict=True):
-        alone = backbone.clusters(images, [stage])[0]
-        assert all(torch.equal(a, b) for a, b in zip(found, alone, strict=True))
+        alone = token_clusters(backbone, images, [stage])[0]
+        assert torch.equal(found.ids, alone.ids)
+        assert torch.equal(found.scores, alone.scores)
 
 
 def test_looking_at_clusters_changes_nothing():
     backbone = small(norm_eval=False).train()
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    backbone.clusters(torch.randn(1, 3, 64, 64), stages=[0])
+    token_clusters(backbone, torch.randn(1, 3, 64, 64), stages=[0])
     assert backbone.training
     assert backbone.patch_embed.proj[1].training
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
@@ -356,6 +359,6 @@ def test_looking_at_clusters_changes_nothing():
 def test_clusters_of_no_stage_or_block_are_refused():
     backbone = small(out_indices=(0, 1))
     with pytest.raises(ValueError, match=r'stage must be in \[0, 1\], got 2'):
-        backbone.clusters(torch.randn(1, 3, 64, 64), stages=[0, 2])
+        token_clusters(backbone, torch.randn(1, 3, 64, 64), stages=[0, 2])
     with pytest.raises(ValueError, match='stage 1 has 2 blocks, got block 5'):
-        backbone.clusters(torch.randn(1, 3, 64, 64), stages=[1], block=5)
+        token_clusters(backbone, torch.randn(1, 3, 64, 64), stages=[1], block=5)

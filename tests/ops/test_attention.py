@@ -2,9 +2,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmsec.models.reference import reference_attention
-from mmsec.ops import cluster_attention, explain_attention, semantic_grouping
-from mmsec.ops.attention import _attention_in_products, row_indices, take_rows
+from mmsec.ops import cluster_attention, cluster_ids, explain
+from mmsec.ops.attention import row_indices, take_rows
+from mmsec.ops.kernels.onednn import attention_in_products
+from tests import oracle
+from tests.conftest import semantic
 
 
 def random_qkv(batch, num_tokens, head_dim=16, dtype=torch.float64):
@@ -25,11 +27,11 @@ def with_gradients(function, inputs, weights):
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_is_as_near_to_the_float64_reference_as_its_precision_allows(batch, head_dim, num_tokens, num_clusters, dtype):
     qkv = random_qkv(batch, num_tokens, head_dim, dtype)
-    grouping = semantic_grouping(qkv[1], num_clusters)
+    grouping = semantic(qkv[1], num_clusters)
     weights = torch.randn(qkv[0].shape)
 
     def reference(q, k, v):
-        return reference_attention(q, k, v, grouping.order, num_clusters)
+        return oracle.attention(q, k, v, cluster_ids(grouping))
 
     def fast(q, k, v):
         return cluster_attention(q, k, v, grouping)
@@ -47,7 +49,7 @@ def test_is_as_near_to_the_float64_reference_as_its_precision_allows(batch, head
 
 def test_a_token_alone_in_its_cluster_keeps_its_value():
     q, k, v = random_qkv(2, 5)
-    out = cluster_attention(q, k, v, semantic_grouping(k, 5))
+    out = cluster_attention(q, k, v, semantic(k, 5))
     torch.testing.assert_close(out, v)
     grad_q, _, grad_v = torch.autograd.grad(out.sum(), (q, k, v))
     torch.testing.assert_close(grad_q, torch.zeros_like(q))
@@ -56,13 +58,13 @@ def test_a_token_alone_in_its_cluster_keeps_its_value():
 
 def test_without_grouping_all_tokens_attend_to_all():
     q, k, v = random_qkv(2, 10)
-    torch.testing.assert_close(cluster_attention(q, k, v, None), reference_attention(q, k, v, None, 1))
+    torch.testing.assert_close(cluster_attention(q, k, v, None), oracle.attention(q, k, v, None))
 
 
 @pytest.mark.parametrize(('num_tokens', 'num_clusters'), [(41, 4), (40, 4), (3, 3)])
 def test_rows_of_a_grouping_are_its_clusters_one_after_the_other(num_tokens, num_clusters):
     k = torch.randn(2, num_tokens, 3, 8)
-    grouping = semantic_grouping(k, num_clusters)
+    grouping = semantic(k, num_clusters)
     index, inverse = row_indices(grouping)
     ids = torch.arange(2 * num_tokens * 3).view(2, num_tokens, 3)
     long = num_tokens % num_clusters
@@ -81,7 +83,7 @@ def test_rows_of_a_grouping_are_its_clusters_one_after_the_other(num_tokens, num
 
 def test_taking_rows_there_and_back_restores_every_bit():
     x = torch.randn(2 * 41 * 3, 8)
-    index, inverse = row_indices(semantic_grouping(torch.randn(2, 41, 3, 8), 4))
+    index, inverse = row_indices(semantic(torch.randn(2, 41, 3, 8), 4))
     moved = take_rows(x, index, inverse)
     assert torch.equal(moved[5], x[index[5]])
     assert torch.equal(take_rows(moved, inverse, index), x)
@@ -98,7 +100,7 @@ def test_taking_rows_has_the_right_gradient_and_never_adds():
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
 def test_equal_or_zero_tokens_give_numbers(dtype):
     for q, k, v in ([torch.zeros(1, 50, 2, 16, dtype=dtype)] * 3, [torch.full((1, 50, 2, 16), 3.0, dtype=dtype)] * 3):
-        out = cluster_attention(q, k, v, semantic_grouping(k, 7))
+        out = cluster_attention(q, k, v, semantic(k, 7))
         torch.testing.assert_close(out, v)
 
 
@@ -108,15 +110,17 @@ def test_one_can_ask_which_kernel_runs_and_why_not_the_others(dtype, wants_gradi
     q, k, v = random_qkv(1, 64, 32, dtype)
     with torch.set_grad_enabled(wants_gradient):
         with torch.profiler.profile() as profile:
-            cluster_attention(q, k, v, semantic_grouping(k, 4))
-        kernels = explain_attention(q, k, v)
+            cluster_attention(q, k, v, semantic(k, 4))
+        kernels = explain(cluster_attention, q, k, v, None)['attention']
     flash = 'aten::_scaled_dot_product_flash_attention_for_cpu' in {event.name for event in profile.events()}
-    assert [name for name, said in kernels.items() if said == 'chosen'] == ['flash_attention' if flash else 'products']
+    assert [name for name, said in kernels.items() if said == 'chosen'] == (
+        ['plain torch', 'plain torch: flash_attention'] if flash else ['oneDNN products']
+    )
     assert flash or (dtype == torch.bfloat16 and not wants_gradient)
-    assert kernels['efficient_attention'] == f'cannot run on cpu tensors of {dtype}'
+    assert not flash or kernels['plain torch: efficient_attention'] == f'cannot run on cpu tensors of {dtype}'
 
 
 @pytest.mark.parametrize(('count', 'length'), [(3, 1500), (400, 70), (2, 1)])
 def test_products_in_pieces_are_attention(count, length):
-    q, k, v = (torch.randn(count, length, 16, dtype=torch.float64) for _ in range(3))
-    torch.testing.assert_close(_attention_in_products(q, k, v), F.scaled_dot_product_attention(q, k, v))
+    q, k, v = (torch.randn(count, 1, length, 16, dtype=torch.float64) for _ in range(3))
+    torch.testing.assert_close(attention_in_products(q, k, v), F.scaled_dot_product_attention(q, k, v))

@@ -9,6 +9,7 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from mmsec import ops
+from mmsec.models.inspection import TokenClusters
 from mmsec.models.layers.maps import Conv2d, DepthwiseConv, LayerScale, Linear
 from mmsec.ops import Tokens, build_grouping
 
@@ -108,6 +109,13 @@ class ClusterAttention(nn.Module):
         parts = ops.linear_chunks(x, self.qkv.weight, self.qkv.bias, 3)  # (B, H, W, C) each
         q, k, v, x_heads = (t.flatten(1, 2).unflatten(-1, (self.num_heads, -1)) for t in (*parts, x))  # (B, N, h, d)
         return Tokens(ops.apply_rotary(q, rotary), ops.apply_rotary(k, rotary), v, x_heads, x.shape[1:3])
+
+    def clusters(self, x: Tensor, rotary: Tensor, num_clusters: int) -> TokenClusters:
+        """Which tokens attend to each other; arguments as :meth:`forward`."""
+        tokens = self.tokens(x, rotary)
+        ids, scores = ops.cluster_ids(self.grouping(tokens, num_clusters)), self.grouping.scores(tokens)  # (B, h, N)
+        ids, scores = (None if t is None else t.unflatten(-1, tokens.size) for t in (ids, scores))
+        return TokenClusters(ids, scores, self.grouping.score_name)
 
 
 class FFN(nn.Module):

@@ -101,7 +101,11 @@ def explain(function: Callable, *args: Any) -> dict[str, dict[str, str]]:
     return {
         name: known[0]
         if len(known) == 1
-        else {f'{kernel}, {n} calls': said for each, n in zip(known, counts[name], strict=True) for kernel, said in each.items()}
+        else {
+            f'{kernel}, {n} calls': said
+            for each, n in zip(known, counts[name], strict=True)
+            for kernel, said in each.items()
+        }
         for name, known in answers.items()
     }
 

@@ -99,7 +99,11 @@ def chunks_apart(linear: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Kernel:
 
 
 def _against_complex(x: Tensor, table: Tensor) -> str | None:
-    return 'not under torch.compile, which fuses the formula and not complex numbers' if torch.compiler.is_compiling() else None
+    return (
+        'not under torch.compile, which fuses the formula and not complex numbers'
+        if torch.compiler.is_compiling()
+        else None
+    )
 
 
 def _rotation_as_complex(x: Tensor, table: Tensor) -> Tensor:

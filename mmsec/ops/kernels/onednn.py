@@ -11,8 +11,8 @@ from mmsec.ops.kernels.front import Kernel
 def _against_linear_as_convolution(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
     if x.device.type != 'cpu':
         return f'not on {x.device.type}'
-    if processor.vendor() != 'AuthenticAMD':
-        return f'measured to be faster on AMD processors, and not on {processor.vendor()}'
+    if processor.VENDOR != 'AuthenticAMD':
+        return f'measured to be faster on AMD processors, and not on {processor.VENDOR}'
     return None
 
 
@@ -34,9 +34,9 @@ def _against_products(q: Tensor, k: Tensor, v: Tensor) -> str | None:
         return 'not under torch.compile'
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
         return 'would keep every attention matrix for the backward'
-    if processor.has_amx():
+    if processor.AMX:
         return 'not for a processor with AMX, which PyTorch uses by itself'
-    return None if processor.has_bfloat16_products() else 'this processor has no bfloat16 products'
+    return None if processor.BFLOAT16_PRODUCTS else 'this processor has no bfloat16 products'
 
 
 def attention_in_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -1,8 +1,7 @@
-"""SecViT step by step, as the published code computes it: what is right, and how slow it was.
+"""SecViT step by step, as the published code computes it: what benchmarks compare with.
 
 Maps are NCHW; every attention matrix is materialised; tokens are sorted twice (once for the order, once for its
-inverse) and moved by expanded gathers. Tests hold the fast paths against it, tools/benchmark_backbone.py times them
-against it. Nothing else uses it.
+inverse) and moved by expanded gathers.
 """
 
 import torch
@@ -11,13 +10,13 @@ from torch import Tensor, nn
 
 from mmsec.models.layers.maps import LayerScale
 from mmsec.models.layers.secvit import Block
-from mmsec.models.secvit import SecViT
+from mmsec.models import SecViT
 from mmsec.ops import cluster_sizes
 
 _MAP = (0, 3, 1, 2)  # NHWC -> NCHW
 
 
-def reference_forward(backbone: SecViT, x: Tensor) -> tuple[Tensor, ...]:
+def published_forward(backbone: SecViT, x: Tensor) -> tuple[Tensor, ...]:
     """Compute what ``backbone(x)`` computes, with its weights, step by step.
 
     Drop path is not applied: in training mode the two agree where ``drop_path_rate`` is 0.
@@ -31,11 +30,13 @@ def reference_forward(backbone: SecViT, x: Tensor) -> tuple[Tensor, ...]:
 
     Source: Semantic Equitable Clustering (arXiv 2405.13337), section 3; steps of the public code (qhfan/SecViT).
     """
-    x = backbone.patch_embed(x)
+    for layer in backbone.patch_embed.proj:
+        x = _convolution(layer, x) if isinstance(layer, nn.Conv2d) else layer(x)
     maps = {}
     for i, stage in enumerate(backbone.stages):
         if i:
-            x = backbone.downsamples[i - 1](x)
+            merging = backbone.downsamples[i - 1]
+            x = merging.norm(_convolution(merging.reduction, x))
         height, width = x.shape[2:]
         sin, cos = _rotary(height, width, stage.head_dim, x)
         for block in stage.blocks:
@@ -46,7 +47,7 @@ def reference_forward(backbone: SecViT, x: Tensor) -> tuple[Tensor, ...]:
     return tuple(maps[i] for i in backbone.out_indices)
 
 
-def reference_order(k: Tensor) -> Tensor:
+def published_order(k: Tensor) -> Tensor:
     """Tokens in ascending order of the cosine of their key with the mean key.
 
     Args:
@@ -61,7 +62,7 @@ def reference_order(k: Tensor) -> Tensor:
         return F.cosine_similarity(center, keys, dim=-1).argsort(dim=-1, stable=True)
 
 
-def reference_attention(q: Tensor, k: Tensor, v: Tensor, order: Tensor | None, num_clusters: int) -> Tensor:
+def published_attention(q: Tensor, k: Tensor, v: Tensor, order: Tensor | None, num_clusters: int) -> Tensor:
     """Attention inside clusters, step by step.
 
     Args:
@@ -115,9 +116,9 @@ def _conv1x1(layer: nn.Linear, x: Tensor) -> Tensor:
     return F.conv2d(x, layer.weight[..., None, None], layer.bias)
 
 
-def _depthwise(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """The same-size depthwise convolution of an NCHW map."""
-    return F.conv2d(x, layer.weight, layer.bias, padding=layer.padding, groups=layer.groups)
+def _convolution(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """The convolution of an NCHW map, whatever the layer's own way is."""
+    return F.conv2d(x, layer.weight, layer.bias, layer.stride, layer.padding, 1, layer.groups)
 
 
 def _layer_norm(layer: nn.LayerNorm, x: Tensor) -> Tensor:
@@ -132,10 +133,10 @@ def _scale(layer: nn.Module, x: Tensor) -> Tensor:
 
 def _block(block: Block, x: Tensor, sin: Tensor, cos: Tensor, num_clusters: int) -> Tensor:
     """(B, C, H, W) -> (B, C, H, W)."""
-    x = x + _depthwise(block.pos, x)
+    x = x + _convolution(block.pos, x)
     x = x + _scale(block.scale1, _attention(block.attn, _layer_norm(block.norm1, x), sin, cos, num_clusters))
     hidden = F.gelu(_conv1x1(block.ffn.fc1, _layer_norm(block.norm2, x)))
-    hidden = hidden + _depthwise(block.ffn.dwconv, hidden)
+    hidden = hidden + _convolution(block.ffn.dwconv, hidden)
     return x + _scale(block.scale2, _conv1x1(block.ffn.fc2, hidden))
 
 
@@ -143,11 +144,11 @@ def _attention(layer: nn.Module, x: Tensor, sin: Tensor, cos: Tensor, num_cluste
     """(B, C, H, W) -> (B, C, H, W)."""
     height, width = x.shape[2:]
     q, k, v = _conv1x1(layer.qkv, x).chunk(3, dim=1)
-    lepe = _depthwise(layer.lepe, v)
+    lepe = _convolution(layer.lepe, v)
     q, k, v = (t.unflatten(1, (layer.num_heads, -1)).flatten(3).transpose(2, 3) for t in (q, k, v))  # (B, h, N, d)
     q, k = _rotate(q, sin, cos), _rotate(k, sin, cos)
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (B, N, h, d)
-    order = reference_order(k) if num_clusters > 1 else None
-    out = reference_attention(q, k, v, order, num_clusters)  # (B, N, h, d)
+    order = published_order(k) if num_clusters > 1 else None
+    out = published_attention(q, k, v, order, num_clusters)  # (B, N, h, d)
     out = out.flatten(2).transpose(1, 2).unflatten(2, (height, width))  # (B, C, H, W)
     return _conv1x1(layer.out_proj, out + lepe)

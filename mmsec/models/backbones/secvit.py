@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 import torch.utils.checkpoint
-from mmengine.model import BaseModule
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmsec.models.backbones.base import Backbone
 from mmsec.models.checkpoint import load_pretrained
 from mmsec.models.layers.secvit import Block, PatchMerging, Stem
-from mmsec.ops import cluster_ids, rotary_table
+from mmsec.ops import rotary_table
 from mmsec.registry import MODELS
 
 
@@ -75,7 +74,7 @@ class Stage(nn.Module):
 
 
 @MODELS.register_module()
-class SecViT(BaseModule):
+class SecViT(Backbone):
     """SecViT backbone with one map per stage, at strides 4, 8, 16 and 32.
 
     Any image size from 1x1 up is taken as it is: clusters of a map differ by at most one token. Stages after the
@@ -156,28 +155,18 @@ class SecViT(BaseModule):
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        super().__init__(init_cfg)
-        settings = self._settings(arch)
+        settings = self.settings(arch, ('embed_dims', 'depths', 'num_heads', 'layer_scale'))
         dims, depths, heads = settings['embed_dims'], settings['depths'], settings['num_heads']
-        num_stages = len(depths)
-        num_clusters, cluster_size = self._clustering(num_clusters, cluster_size, num_stages)
-        if in_channels < 1:
-            raise ValueError(f'in_channels must be at least 1, got {in_channels}')
+        strides = tuple(4 << i for i in range(len(depths)))
+        super().__init__(in_channels, strides, out_indices, frozen_stages, norm_eval, init_cfg)
+        for width, count in zip(dims, heads, strict=True):
+            if width % count or width // count % 4:
+                raise ValueError(f'embed_dims / num_heads must be a multiple of 4, got {width} / {count}')
+        num_clusters, cluster_size = self._clustering(num_clusters, cluster_size, len(depths))
         if not 0 <= drop_path_rate < 1:
             raise ValueError(f'drop_path_rate must be in [0, 1), got {drop_path_rate}')
         if norm_cfg.get('type') not in ('BN', 'SyncBN'):
             raise ValueError(f"norm_cfg must have type 'BN' or 'SyncBN', got {norm_cfg}")
-        if not out_indices or len(set(out_indices)) < len(out_indices):
-            raise ValueError(f'out_indices must name at least one stage, each once, got {tuple(out_indices)}')
-        if not set(out_indices) <= set(range(num_stages)):
-            raise ValueError(f'out_indices must be in [0, {num_stages - 1}], got {tuple(out_indices)}')
-        if not -1 <= frozen_stages <= num_stages:
-            raise ValueError(f'frozen_stages must be in [-1, {num_stages}], got {frozen_stages}')
-
-        self.in_channels = in_channels
-        self.out_indices = tuple(out_indices)
-        self.frozen_stages = frozen_stages
-        self.norm_eval = norm_eval
 
         rates = [drop_path_rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths))]
         self.patch_embed = Stem(in_channels, dims[0], norm_cfg)
@@ -200,29 +189,8 @@ class SecViT(BaseModule):
                     with_cp,
                 )
             )
-        self.out_norms = nn.ModuleDict(
-            {str(i): nn.LayerNorm(dims[i], eps=1e-6) for i in sorted(out_indices)} if out_norm else {}
-        )
         self._init_parameters()
-        self._freeze()
-
-    @classmethod
-    def _settings(cls, arch: str | dict) -> dict:
-        """Sizes of ``arch``, checked."""
-        if isinstance(arch, str):
-            if arch not in cls.arch_zoo:
-                raise ValueError(f'arch must be one of {sorted(cls.arch_zoo)} or a dict, got {arch!r}')
-            return cls.arch_zoo[arch]
-        expected = set(cls.arch_zoo['tiny'])
-        if set(arch) != expected:
-            raise ValueError(f'an arch dict must have the keys {sorted(expected)}, got {sorted(arch)}')
-        per_stage = {key: len(arch[key]) for key in ('embed_dims', 'depths', 'num_heads', 'layer_scale')}
-        if len(set(per_stage.values())) != 1:
-            raise ValueError(f'the lists of an arch dict must have one length, got {per_stage}')
-        for dims, heads in zip(arch['embed_dims'], arch['num_heads'], strict=True):
-            if dims % heads or dims // heads % 4:
-                raise ValueError(f'embed_dims / num_heads must be a multiple of 4, got {dims} / {heads}')
-        return arch
+        self.finish(dims, out_norm)
 
     @staticmethod
     def _clustering(
@@ -269,53 +237,17 @@ class SecViT(BaseModule):
         else:
             super().init_weights()
 
-    def _freeze(self) -> None:
-        """Stop the gradients of the frozen stages."""
-        for module in self._frozen_modules():
-            module.requires_grad_(False)
+    def parts(self) -> list[list[nn.Module]]:
+        """The stem; then each stage, with the patch merging before it."""
+        merging = [[], *([each] for each in self.downsamples)]
+        return [[self.patch_embed], *([*before, stage] for before, stage in zip(merging, self.stages, strict=True))]
 
-    def _frozen_modules(self) -> list[nn.Module]:
-        """The stem and the first ``frozen_stages`` stages with the patch merging and output norm they use."""
-        if self.frozen_stages < 0:
-            return []
-        frozen: list[nn.Module] = [self.patch_embed]
-        for i in range(min(self.frozen_stages, len(self.stages))):
-            frozen.append(self.stages[i])
-            if i:
-                frozen.append(self.downsamples[i - 1])
-            if str(i) in self.out_norms:
-                frozen.append(self.out_norms[str(i)])
-        return frozen
+    def attention_layers(self) -> list[list[nn.Module]]:
+        """The attention layers of each stage's blocks."""
+        return [[block.attn for block in stage.blocks] for stage in self.stages]
 
-    def train(self, mode: bool = True) -> 'SecViT':
-        """Set training mode; frozen stages, and every BatchNorm under ``norm_eval``, stay in evaluation mode."""
-        super().train(mode)
-        if mode:
-            for module in self._frozen_modules():
-                module.eval()
-            if self.norm_eval:
-                for module in self.modules():
-                    if isinstance(module, _BatchNorm):
-                        module.eval()
-        return self
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute the maps of ``out_indices``.
-
-        Args:
-            x (Tensor): (B, in_channels, H, W) images, H and W from 1 up.
-
-        Returns:
-            tuple[Tensor, ...]: Per stage i of ``out_indices`` a contiguous (B, embed_dims[i], ceil(H / 2^(i+2)),
-            ceil(W / 2^(i+2))) map, each halving rounded up.
-
-        Raises:
-            ValueError: If the input is not (B, in_channels, H, W) with H and W at least 1.
-        """
-        if x.dim() != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(f'expected images of shape (B, {self.in_channels}, H, W), got {tuple(x.shape)}')
-        if x.shape[0] < 1 or x.shape[2] < 1 or x.shape[3] < 1:
-            raise ValueError(f'batch, height and width must be at least 1, got images of shape {tuple(x.shape)}')
+    def maps(self, x: Tensor) -> dict[int, Tensor]:
+        """The map of each stage in ``out_indices``, (B, C, H', W')."""
         x = self.patch_embed(x.contiguous(memory_format=torch.channels_last))
         maps = {}
         for i, stage in enumerate(self.stages):
@@ -323,54 +255,5 @@ class SecViT(BaseModule):
                 x = self.downsamples[i - 1](x)
             x = stage(x)
             if i in self.out_indices:
-                maps[i] = self._returned(x, i)
-        return tuple(maps[i] for i in self.out_indices)
-
-    @torch.no_grad()
-    def clusters(self, x: Tensor, stages: Sequence[int], block: int = -1) -> list[tuple[Tensor, Tensor]]:
-        """Look at the clusters that attention uses, in one pass, with all norms in evaluation mode.
-
-        Args:
-            x (Tensor): (B, in_channels, H, W) images, as :meth:`forward` takes them.
-            stages (Sequence[int]): Stages from 0, as in ``out_indices``.
-            block (int): Block of each stage from 0, or from its end if negative. Default: -1.
-
-        Returns:
-            list[tuple[Tensor, Tensor]]: For each stage that was asked for, in that order: for each token of its map the
-            cluster it is in, (B, heads, H', W') int64 from 0 for the lowest scores, and its score, the cosine of its
-            key with the mean key, (B, heads, H', W').
-
-        Raises:
-            ValueError: If there is no such stage or block.
-        """
-        layers = []
-        for stage in stages:
-            if not 0 <= stage < len(self.stages):
-                raise ValueError(f'stage must be in [0, {len(self.stages) - 1}], got {stage}')
-            blocks = self.stages[stage].blocks
-            if not -len(blocks) <= block < len(blocks):
-                raise ValueError(f'stage {stage} has {len(blocks)} blocks, got block {block}')
-            layers.append(blocks[block].attn)
-        seen: dict[nn.Module, tuple[Tensor, Tensor, int]] = {}
-        hooks = [layer.register_forward_pre_hook(seen.__setitem__) for layer in layers]
-        training = self.training
-        try:
-            self.eval()
-            self(x)
-        finally:
-            for hook in hooks:
-                hook.remove()
-            self.train(training)
-        found = []
-        for layer in layers:
-            *inputs, num_clusters = seen[layer]
-            tokens = layer.tokens(*inputs)
-            ids, scores = cluster_ids(layer.grouping(tokens, num_clusters)), layer.grouping.scores(tokens)  # (B, h, N)
-            found.append((ids.unflatten(-1, tokens.size), scores.unflatten(-1, tokens.size)))
-        return found
-
-    def _returned(self, x: Tensor, index: int) -> Tensor:
-        """Stage ``index``'s map as the host gets it: normalised if asked, contiguous NCHW."""
-        if str(index) in self.out_norms:
-            x = self.out_norms[str(index)](x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return x.contiguous()
+                maps[i] = x
+        return maps

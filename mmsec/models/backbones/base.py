@@ -1,0 +1,154 @@
+"""What all backbones share: options and their checks, freezing, output norms, and where to look at clusters."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class Backbone(BaseModule):
+    """A backbone of stages, each with a map.
+
+    A subclass builds its layers, then calls :meth:`finish`. It says which modules belong to which stage
+    (:meth:`parts`), computes its maps (:meth:`maps`), and names its attention layers (:meth:`attention_layers`).
+
+    Args:
+        in_channels (int): Channels of the image.
+        strides (Sequence[int]): Pixels of the image that a token of each stage covers, along each side.
+        out_indices (Sequence[int]): Stages whose maps are returned, in this order.
+        frozen_stages (int): -1 freezes nothing, 0 the stem, i the stem and the first i stages.
+        norm_eval (bool): Whether BatchNorm keeps its running statistics in training.
+        init_cfg (dict | list[dict], optional): As MMEngine's; ``dict(type='Pretrained', checkpoint=PATH)`` loads
+            strictly.
+
+    Raises:
+        ValueError: If an option has a value that cannot be used; the message names the option.
+    """
+
+    arch_zoo: ClassVar[dict[str, dict]]
+
+    def __init__(
+        self,
+        in_channels: int,
+        strides: Sequence[int],
+        out_indices: Sequence[int],
+        frozen_stages: int,
+        norm_eval: bool,
+        init_cfg: dict | list[dict] | None,
+    ) -> None:
+        super().__init__(init_cfg)
+        last = len(strides) - 1
+        if in_channels < 1:
+            raise ValueError(f'in_channels must be at least 1, got {in_channels}')
+        if not out_indices or len(set(out_indices)) < len(out_indices):
+            raise ValueError(f'out_indices must name at least one stage, each once, got {tuple(out_indices)}')
+        if not set(out_indices) <= set(range(last + 1)):
+            raise ValueError(f'out_indices must be in [0, {last}], got {tuple(out_indices)}')
+        if not -1 <= frozen_stages <= last + 1:
+            raise ValueError(f'frozen_stages must be in [-1, {last + 1}], got {frozen_stages}')
+        self.in_channels = in_channels
+        self.strides = tuple(strides)
+        self.out_indices = tuple(out_indices)
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.out_norms = nn.ModuleDict()
+
+    @classmethod
+    def settings(cls, arch: str | dict, per_stage: Sequence[str]) -> dict:
+        """Look up the sizes of ``arch``.
+
+        Args:
+            arch (str | dict): A name in ``arch_zoo``, or a dict with the keys of its entries.
+            per_stage (Sequence[str]): Keys whose values are lists with an entry for each stage.
+
+        Returns:
+            dict: The sizes.
+
+        Raises:
+            ValueError: If there is no such name, or keys or lengths are wrong.
+        """
+        if isinstance(arch, str):
+            if arch not in cls.arch_zoo:
+                raise ValueError(f'arch must be one of {sorted(cls.arch_zoo)} or a dict, got {arch!r}')
+            return cls.arch_zoo[arch]
+        expected = set(next(iter(cls.arch_zoo.values())))
+        if set(arch) != expected:
+            raise ValueError(f'an arch dict must have the keys {sorted(expected)}, got {sorted(arch)}')
+        lengths = {key: len(arch[key]) for key in per_stage}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f'the lists of an arch dict must have one length, got {lengths}')
+        return arch
+
+    @abstractmethod
+    def parts(self) -> list[list[nn.Module]]:
+        """The modules of the stem, then those of each stage that is built, in the order images pass them."""
+
+    @abstractmethod
+    def maps(self, x: Tensor) -> dict[int, Tensor]:
+        """The map of each stage in ``out_indices``, (B, C, H', W'), of checked images."""
+
+    @abstractmethod
+    def attention_layers(self) -> list[list[nn.Module]]:
+        """For each stage that is built the attention layers of its blocks; see :mod:`mmsec.models.inspection`."""
+
+    def finish(self, embed_dims: Sequence[int], out_norm: bool) -> None:
+        """Add the output norms and freeze what is frozen.
+
+        Args:
+            embed_dims (Sequence[int]): Channels of each stage's map.
+            out_norm (bool): Whether each returned map passes a LayerNorm of its own.
+        """
+        if out_norm:
+            self.out_norms.update({str(i): nn.LayerNorm(embed_dims[i], eps=1e-6) for i in sorted(self.out_indices)})
+        for module in self._frozen_modules():
+            module.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute the maps of ``out_indices``.
+
+        Args:
+            x (Tensor): (B, in_channels, H, W) images, H and W from 1 up.
+
+        Returns:
+            tuple[Tensor, ...]: Per stage i of ``out_indices`` a contiguous (B, C_i, ceil(H / strides[i]),
+            ceil(W / strides[i])) map.
+
+        Raises:
+            ValueError: If the input is not (B, in_channels, H, W) with H and W at least 1.
+        """
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(f'expected images of shape (B, {self.in_channels}, H, W), got {tuple(x.shape)}')
+        if x.shape[0] < 1 or x.shape[2] < 1 or x.shape[3] < 1:
+            raise ValueError(f'batch, height and width must be at least 1, got images of shape {tuple(x.shape)}')
+        maps = self.maps(x)
+        return tuple(self._returned(maps[i], i) for i in self.out_indices)
+
+    def train(self, mode: bool = True) -> 'Backbone':
+        """Set training mode; frozen stages, and every BatchNorm under ``norm_eval``, stay in evaluation mode."""
+        super().train(mode)
+        if mode:
+            for module in self._frozen_modules():
+                module.eval()
+            if self.norm_eval:
+                for module in self.modules():
+                    if isinstance(module, _BatchNorm):
+                        module.eval()
+        return self
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        """The stem and the first ``frozen_stages`` stages with the output norms they use."""
+        frozen: list[nn.Module] = []
+        for i, modules in enumerate(self.parts()[: self.frozen_stages + 1]):
+            frozen += modules
+            if str(i - 1) in self.out_norms:
+                frozen.append(self.out_norms[str(i - 1)])
+        return frozen
+
+    def _returned(self, x: Tensor, index: int) -> Tensor:
+        """Stage ``index``'s map as the host gets it: normalised if asked, contiguous NCHW."""
+        if str(index) in self.out_norms:
+            x = self.out_norms[str(index)](x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return x.contiguous()

@@ -1,0 +1,76 @@
+"""A look at which tokens a backbone puts together, on given images."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmsec.models.backbones.base import Backbone
+
+
+class TokenClusters(NamedTuple):
+    """Which tokens of a map are together.
+
+    Attributes:
+        ids (Tensor): (B, heads, H', W') int64, the cluster of each token from 0.
+        scores (Tensor, optional): (B, heads, H', W'), what tokens were sorted by; clusters then stand in ascending
+            order of it. None for clusters without order.
+        score_name (str): What the scores are.
+    """
+
+    ids: Tensor
+    scores: Tensor | None = None
+    score_name: str = ''
+
+
+@torch.no_grad()
+def token_clusters(backbone: Backbone, x: Tensor, stages: Sequence[int], block: int = -1) -> list[TokenClusters]:
+    """Look at the clusters that attention uses, in one pass, with the backbone in evaluation mode.
+
+    Args:
+        backbone (Backbone): Its attention layers answer for their inputs by ``clusters``.
+        x (Tensor): (B, in_channels, H, W) images.
+        stages (Sequence[int]): Stages from 0, as in ``out_indices``.
+        block (int): Block of each stage from 0, or from its end if negative. Default: -1.
+
+    Returns:
+        list[TokenClusters]: For each stage that was asked for, in that order.
+
+    Raises:
+        ValueError: If there is no such stage or block.
+    """
+    layers = [attention_layer(backbone, stage, block) for stage in stages]
+    seen: dict[nn.Module, tuple] = {}
+    hooks = [layer.register_forward_pre_hook(seen.__setitem__) for layer in layers]
+    training = backbone.training
+    try:
+        backbone.eval()
+        backbone(x)
+        return [layer.clusters(*seen[layer]) for layer in layers]
+    finally:
+        for hook in hooks:
+            hook.remove()
+        backbone.train(training)
+
+
+def attention_layer(backbone: Backbone, stage: int, block: int = -1) -> nn.Module:
+    """Find the attention layer of a block.
+
+    Args:
+        backbone (Backbone): The backbone.
+        stage (int): Stage from 0.
+        block (int): Block of the stage from 0, or from its end if negative. Default: -1.
+
+    Returns:
+        nn.Module: The layer.
+
+    Raises:
+        ValueError: If there is no such stage or block.
+    """
+    layers = backbone.attention_layers()
+    if not 0 <= stage < len(layers):
+        raise ValueError(f'stage must be in [0, {len(layers) - 1}], got {stage}')
+    if not -len(layers[stage]) <= block < len(layers[stage]):
+        raise ValueError(f'stage {stage} has {len(layers[stage])} blocks, got block {block}')
+    return layers[stage][block]
