@@ -1,13 +1,15 @@
 """SecViT: a vision transformer whose attention runs inside semantic clusters of equal size."""
 
+import logging
 from collections.abc import Sequence
 
 import torch.utils.checkpoint
-from mmengine.model import BaseModule
+from mmengine.logging import print_log
+from mmengine.model import BaseModule, initialize
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmsec.models.checkpoint import load_pretrained
+from mmsec.models.checkpoint import is_pretrained, load_pretrained
 from mmsec.models.layers import Block, PatchMerging, Stem
 from mmsec.ops import cluster_ranks, rotary_table, semantic_grouping, semantic_scores
 from mmsec.registry import MODELS
@@ -91,9 +93,9 @@ class SecViT(BaseModule):
         frozen_stages (int): -1 freezes nothing, 0 the stem, i the stem and the first i stages. Default: -1.
         norm_eval (bool): Whether BatchNorm keeps its running statistics in training. Default: False.
         with_cp (bool): Whether to trade time for memory by activation checkpointing. Default: False.
-        init_cfg (dict | list[dict], optional): ``dict(type='Pretrained', checkpoint=PATH)`` loads a published SecViT
-            checkpoint or one trained here, strictly; see :mod:`mmsec.models.checkpoint`. Default: None, random
-            weights.
+        init_cfg (dict | list[dict], optional): ``dict(type='Pretrained', checkpoint=PATH)``, alone or in a list, loads
+            a published SecViT checkpoint or one trained here, strictly; see :mod:`mmsec.models.checkpoint`. Default:
+            None, random weights.
 
     Raises:
         ValueError: If an option has a value that cannot be used; the message names the option.
@@ -246,19 +248,35 @@ class SecViT(BaseModule):
                 nn.init.zeros_(module.bias)
 
     def init_weights(self) -> None:
-        """Load ``init_cfg``'s checkpoint, or apply MMEngine's initialisers where ``init_cfg`` names others.
+        """Apply MMEngine's initialisers that ``init_cfg`` names, then load its checkpoint, if it names one, strictly.
 
         Raises:
             InputError: If the checkpoint is missing, cannot be read, or lacks a weight of this backbone.
+            ValueError: If ``init_cfg`` names several checkpoints, or keys that a checkpoint has no use for.
         """
-        if isinstance(self.init_cfg, dict) and self.init_cfg['type'] == 'Pretrained':
-            unknown = set(self.init_cfg) - {'type', 'checkpoint'}
+        init_cfgs = self.init_cfg if isinstance(self.init_cfg, list | tuple) else [self.init_cfg or {}]
+        pretrained = [each for each in init_cfgs if is_pretrained(each)]
+        if len(pretrained) > 1:
+            raise ValueError(f'SecViT loads one checkpoint, got {len(pretrained)} in init_cfg')
+        if pretrained:
+            unknown = set(pretrained[0]) - {'type', 'checkpoint'}
             if unknown:
                 raise ValueError(f'SecViT takes init_cfg keys type and checkpoint, got also {sorted(unknown)}')
-            load_pretrained(self, self.init_cfg['checkpoint'])
+            initialize(self, [each for each in init_cfgs if not is_pretrained(each)])
+            load_pretrained(self, pretrained[0]['checkpoint'])
             self._is_init = True
-        else:
-            super().init_weights()
+            return
+        super().init_weights()
+        fixed = [f'norm_eval={self.norm_eval}'] * self.norm_eval
+        fixed += [f'frozen_stages={self.frozen_stages}'] * (self.frozen_stages >= 0)
+        if fixed:
+            print_log(
+                f'SecViT starts from random weights, and {" and ".join(fixed)} keeps what was never trained as it is '
+                '(BatchNorm: mean 0, variance 1). Unless a checkpoint is loaded after this, set norm_eval=False and '
+                'frozen_stages=-1',
+                logger='current',
+                level=logging.WARNING,
+            )
 
     def _freeze(self) -> None:
         """Stop the gradients of the frozen stages."""
