@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,19 @@ import torch.distributed
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
 from torch import nn
 
 from mmsec.errors import InputError
 from mmsec.models import SecViT
-from mmsec.models.checkpoint import load_pretrained, read_checkpoint, read_pretrained
+from mmsec.models.checkpoint import is_pretrained, load_pretrained, read_checkpoint, read_pretrained
 from mmsec.registry import MODELS
 
 HOSTS = ('mmdet', 'mmseg')
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a tool: an :class:`InputError` becomes one line and exit code 1.
+    """Run a tool: an :class:`InputError` becomes one line and exit code 1, and no checkpoint runs code.
 
     A process of a gloo group is ended without Python's finalization. In it, a thread of gloo that still drops the
     tensors of the last collective waits for an interpreter that is gone, and aborts the process after all is done.
@@ -40,6 +41,7 @@ def run(main: Callable[[], None]) -> None:
         main (Callable): The tool.
     """
     code = 0
+    read_all_safely()
     try:
         main()
     except InputError as error:
@@ -51,6 +53,39 @@ def run(main: Callable[[], None]) -> None:
     sys.exit(code)
 
 
+def read_all_safely() -> None:
+    """Make MMEngine and its hosts read every checkpoint of this process by :func:`read_checkpoint`.
+
+    MMEngine's own loader falls back to a pickle that may run code, and ``Runner.resume`` executes the text that it
+    finds as ``config`` in a checkpoint's ``meta``. All their ways to a checkpoint (``load_from``, ``resume``,
+    ``init_cfg`` of any module, inferencers) go through the loaders that are replaced here. A ``torch.load`` of others
+    is held to tensors and plain values too.
+    """
+    for prefix in list(CheckpointLoader._schemes):  # one for local files, and one for each kind of URL
+        CheckpointLoader.register_scheme(prefix, load_from_local, force=True)
+    os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)  # torch loads nothing if both are set
+    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+
+
+def load_from_local(filename: str, map_location: Any = 'cpu') -> dict:
+    """Load a checkpoint for MMEngine, without the text that it would execute and no longer writes.
+
+    Args:
+        filename (str): A file on this machine.
+        map_location (Any): Where its tensors go, as :func:`torch.load` takes it. Default: 'cpu'.
+
+    Returns:
+        dict: What the file holds.
+
+    Raises:
+        InputError: As :func:`mmsec.models.checkpoint.read_checkpoint`.
+    """
+    checkpoint = read_checkpoint(os.path.expanduser(filename), map_location)
+    if isinstance(checkpoint.get('meta'), dict):
+        checkpoint['meta'].pop('config', None)
+    return checkpoint
+
+
 def _leave_gloo(code: int) -> None:
     """End this process if it is in a gloo group."""
     if torch.distributed.is_initialized() and torch.distributed.get_backend() == 'gloo':
@@ -58,6 +93,32 @@ def _leave_gloo(code: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def check_operators(device: str) -> None:
+    """Check that mmcv has the compiled operators that a device needs.
+
+    mmcv compiled on a machine without a GPU, such as a login node, has none for GPUs unless told so.
+
+    Args:
+        device (str): Such as 'cpu' or 'cuda:0'.
+
+    Raises:
+        InputError: If they are missing; how to compile them.
+    """
+    try:
+        from mmcv.ops import get_compiling_cuda_version
+    except ImportError as error:
+        raise InputError(
+            f'mmcv has no compiled operators ({error}). Install it as the README says ("Install")'
+        ) from error
+    if device.startswith('cuda') and get_compiling_cuda_version() == 'not available':
+        distribution = packages_distributions().get('mmcv', ['onedl-mmcv'])[0]  # stock or maintained
+        raise InputError(
+            f'mmcv was compiled without CUDA and cannot run on {device}. Compile it again, for A100 and H100 by: '
+            'FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST="8.0;9.0" pip install --no-build-isolation --no-deps --no-cache-dir '
+            f'--force-reinstall {distribution}'
+        )
 
 
 def load_config(path: str, options: dict | None = None) -> Config:
@@ -141,19 +202,50 @@ def _datasets(dataset: ConfigDict | None) -> Iterator[ConfigDict]:
 
 
 def check_weights(cfg: Config) -> None:
-    """Check that the files which ``init_cfg`` and ``load_from`` name can be read, before data is.
+    """Check that the files which ``load_from`` and any ``init_cfg`` of the model name can be read, before data is.
 
     Raises:
         InputError: If one is missing or damaged; see :func:`mmsec.models.checkpoint.read_checkpoint`.
     """
-    init_cfg = cfg.model.get('backbone', {}).get('init_cfg')
-    if isinstance(init_cfg, dict) and 'checkpoint' in init_cfg:
-        read_pretrained(init_cfg['checkpoint'])
-    load_from = cfg.get('load_from')
-    if load_from and '://' in load_from:
-        raise InputError(f"'{load_from}': download it first; a file from elsewhere could run code when it is loaded")
-    if load_from:
-        read_checkpoint(load_from)
+    of_backbone = _pretrained(cfg.model.get('backbone'))
+    for path in sorted(of_backbone):
+        read_pretrained(path)
+    for path in sorted(_pretrained(cfg.model) - of_backbone):
+        read_checkpoint(path)
+    if cfg.get('load_from'):
+        read_checkpoint(cfg.load_from)
+
+
+def check_frozen(cfg: Config) -> None:
+    """Check that what does not learn has weights from somewhere; call :func:`check_weights` first.
+
+    Raises:
+        InputError: If the backbone starts from random weights and ``norm_eval`` or ``frozen_stages`` keeps BatchNorm
+            at mean 0 and variance 1, or stages as they are.
+    """
+    backbone = cfg.model.get('backbone') or {}
+    last = Path(cfg.work_dir, 'last_checkpoint')  # what MMEngine looks at where resume=True stands alone
+    if _pretrained([cfg.model.get('init_cfg'), backbone.get('init_cfg')]):
+        return
+    if cfg.get('load_from') or (cfg.get('resume') and last.is_file()):
+        return
+    fixed, learning = [], []
+    if backbone.get('norm_eval'):
+        fixed.append('norm_eval=True')
+        learning.append('model.backbone.norm_eval=False')
+    if backbone.get('frozen_stages', -1) >= 0:
+        fixed.append(f'frozen_stages={backbone.frozen_stages}')
+        learning.append('model.backbone.frozen_stages=-1')
+    if fixed:
+        raise InputError(
+            f'the backbone starts from random weights, and {" and ".join(fixed)} keeps what was never trained as it is '
+            f'(BatchNorm: mean 0, variance 1). Name a checkpoint, or let it learn: --cfg-options {" ".join(learning)}'
+        )
+
+
+def _pretrained(node: Any) -> set[str]:
+    """The checkpoints that initialisers in a config name, at any depth."""
+    return {str(each['checkpoint']) for each in _dicts(node) if is_pretrained(each) and 'checkpoint' in each}
 
 
 @contextmanager

@@ -1,4 +1,5 @@
 import json
+import runpy
 import subprocess
 import sys
 
@@ -6,8 +7,17 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmsec.engine import check_data, check_weights, load_config, naming_broken_annotations, revert_sync_bn
+from mmsec.engine import (
+    check_data,
+    check_frozen,
+    check_operators,
+    check_weights,
+    load_config,
+    naming_broken_annotations,
+    revert_sync_bn,
+)
 from mmsec.errors import InputError
+from mmsec.registry import MODELS
 from tests.conftest import ROOT
 
 DETECTOR = str(ROOT / 'configs/mmdet/secvit_t_maskrcnn.py')
@@ -89,6 +99,85 @@ def test_missing_and_damaged_weights_are_named(tmp_path):
         check_weights(cfg)
 
 
+@pytest.mark.parametrize('nested', [False, True])
+def test_weights_of_any_part_of_the_model_are_looked_at(tmp_path, nested):
+    cfg = load_config(DETECTOR, {'model.backbone.init_cfg': None})
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'absent.pth'))
+    cfg.model.roi_head.bbox_head.init_cfg = [dict(type='Xavier', layer='Linear'), init_cfg] if nested else init_cfg
+    with pytest.raises(InputError, match=r"absent\.pth' not found"):
+        check_weights(cfg)
+
+
+def test_random_weights_that_stay_as_they_are_are_refused(tmp_path):
+    cfg = load_config(DETECTOR)
+    cfg.work_dir = str(tmp_path)
+    check_frozen(cfg)  # init_cfg names a checkpoint
+    cfg = load_config(DETECTOR, {'model.backbone.init_cfg': None})
+    cfg.work_dir = str(tmp_path)
+    for resume in (False, True):  # resume=True without a checkpoint in the work dir gives no weights
+        cfg.resume = resume
+        with pytest.raises(
+            InputError, match=r'norm_eval=True keeps .* --cfg-options model\.backbone\.norm_eval=False$'
+        ):
+            check_frozen(cfg)
+    (tmp_path / 'last_checkpoint').touch()
+    check_frozen(cfg)
+    cfg.resume = False
+    cfg.load_from = 'epoch_1.pth'
+    check_frozen(cfg)
+    cfg.load_from = None
+    cfg.model.init_cfg = [dict(type='Pretrained', checkpoint='all.pth')]
+    check_frozen(cfg)
+    cfg.model.init_cfg = None
+    cfg.model.backbone.norm_eval = False
+    check_frozen(cfg)
+    cfg.model.backbone.frozen_stages = 0
+    with pytest.raises(InputError, match=r'frozen_stages=0 keeps .* --cfg-options model\.backbone\.frozen_stages=-1$'):
+        check_frozen(cfg)
+
+
+def test_the_line_for_random_weights_trains(tmp_path):
+    """What README and the error for a missing checkpoint give."""
+    options = {'model.backbone.init_cfg': None, 'model.backbone.norm_eval': False}
+    for path in (DETECTOR, SEGMENTER):
+        cfg = load_config(path, options)
+        cfg.work_dir = str(tmp_path)
+        check_frozen(cfg)
+        assert MODELS.build(cfg.model.backbone).train().patch_embed.proj[1].training
+    line = '--cfg-options ' + ' '.join(f'{name}={value}' for name, value in options.items())
+    assert line in (ROOT / 'README.md').read_text()
+
+
+def test_mmcv_without_operators_is_named(monkeypatch):
+    check_operators('cpu')
+    monkeypatch.setattr('mmcv.ops.get_compiling_cuda_version', lambda: 'not available')
+    check_operators('cpu')
+    line = r'FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST="8\.0;9\.0" pip install .* (onedl-)?mmcv$'
+    with pytest.raises(InputError, match=f'compiled without CUDA.*{line}'):
+        check_operators('cuda:0')
+    monkeypatch.setattr('mmcv.ops.get_compiling_cuda_version', lambda: '12.6')
+    check_operators('cuda')
+    monkeypatch.setitem(sys.modules, 'mmcv.ops', None)
+    with pytest.raises(InputError, match='mmcv has no compiled operators'):
+        check_operators('cpu')
+
+
+@pytest.mark.parametrize(
+    ('tool', 'arguments'),
+    [('train', ['absent.py']), ('test', ['absent.py', 'a']), ('infer', ['absent', 'b', 'c', '--out', 'd'])],
+)
+def test_tools_look_at_the_operators_before_anything_else(monkeypatch, tool, arguments):
+    monkeypatch.setattr('mmcv.ops.get_compiling_cuda_version', lambda: 'not available')
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(sys, 'argv', [tool, *arguments])
+    names = runpy.run_path(str(ROOT / 'tools' / f'{tool}.py'))
+    main = names['main']
+    monkeypatch.setitem(main.__globals__, 'exit_when_told', lambda: None)
+    monkeypatch.setitem(main.__globals__, 'get_device', lambda: 'cuda')
+    with pytest.raises(InputError, match='compiled without CUDA'):
+        main()
+
+
 def test_an_annotation_file_that_is_no_json_is_named(tmp_path):
     (tmp_path / 'annotations').mkdir()
     path = tmp_path / 'annotations/instances_train2017.json'
@@ -122,6 +211,7 @@ import atexit, sys
 import torch.distributed
 from mmsec.engine import run
 from mmsec.errors import InputError
+from mmsec.registry import MODELS
 
 class Finalized:
     def __del__(self):

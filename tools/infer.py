@@ -17,7 +17,7 @@ from mmengine.infer.infer import BaseInferencer
 from mmengine.registry import MODELS
 from mmengine.utils import ProgressBar
 
-from mmsec.engine import load_config, load_state, run
+from mmsec.engine import check_operators, load_config, load_state, run
 from mmsec.errors import InputError
 from mmsec.images import check_outputs, find_images, read_image
 
@@ -95,6 +95,8 @@ def segmentation(label_map: np.ndarray, classes: list[str], file: Path) -> dict[
 def main() -> None:
     """Predict."""
     args = parse_args()
+    args.device = args.device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
+    check_operators(args.device)
     images = find_images([args.input])
     check_outputs(images, args.out)
     check_outputs(images, args.out, '_labels.png')
@@ -103,7 +105,6 @@ def main() -> None:
     if not detector and args.score_thr is not None:
         raise InputError(f"--score-thr: '{args.config}' is a segmenter, whose pixels have no score to leave out")
     score_thr = 0.3 if args.score_thr is None else args.score_thr
-    args.device = args.device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
     inferencer = build_inferencer(cfg, args)
     classes = list(inferencer.model.dataset_meta['classes'])
     options = {'pred_score_thr': score_thr} if detector else {}

@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.device import get_device
 from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
 from mmsec.engine import (
     check_data,
+    check_operators,
     join_processes,
     load_config,
     load_trained,
@@ -61,6 +63,7 @@ def configure(args: argparse.Namespace) -> Config:
 def main() -> None:
     """Evaluate."""
     args = parse_args()
+    check_operators(get_device())
     cfg = configure(args)
     read_checkpoint(args.checkpoint)
     join_processes(cfg)

@@ -5,11 +5,14 @@ import os
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
+from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from mmsec.engine import (
     check_data,
+    check_frozen,
+    check_operators,
     check_weights,
     join_processes,
     load_config,
@@ -73,6 +76,7 @@ def configure(args: argparse.Namespace) -> Config:
     if found:
         go_on(cfg, *found)
     check_weights(cfg)
+    check_frozen(cfg)
     revert_sync_bn(cfg, args.launcher)
     if found and args.resume == 'auto':
         check_same_run(cfg, *found)
@@ -82,7 +86,9 @@ def configure(args: argparse.Namespace) -> Config:
 def main() -> None:
     """Train."""
     exit_when_told()
-    cfg = configure(parse_args())
+    args = parse_args()
+    check_operators(get_device())
+    cfg = configure(args)
     join_processes(cfg)
     with naming_broken_annotations(cfg):
         runner = Runner.from_cfg(cfg)

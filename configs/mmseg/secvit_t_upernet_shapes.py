@@ -77,6 +77,7 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', begin=0, end=max_iters, by_epoch=False),
 ]
 optim_wrapper = dict(optimizer=dict(lr=8e-4, fused=True), clip_grad=dict(max_norm=5.0))
+auto_scale_lr = dict(base_batch_size=4)
 default_hooks = dict(
     checkpoint=dict(interval=max_iters, max_keep_ckpts=1),
     clusters=dict(type='mmsec.ClusterVisualizationHook'),

@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,11 @@ from mmcv.transforms import BaseTransform, Compose
 from mmengine.logging import print_log
 
 from mmsec.registry import TRANSFORMS
+
+# JPEG (ITU-T T.81, table B.1): segments start with a marker and, but for those listed here, their length.
+_MARKER = re.compile(rb'\xff+[^\x00\xff]')
+_START_OF_SCAN = 0xDA
+_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xDA)}
 
 
 @TRANSFORMS.register_module()
@@ -55,15 +61,27 @@ class SkipBroken(BaseTransform):
 
 
 def _check_end(path: str) -> None:
-    """Refuse a JPEG file that ends early: OpenCV fills the rest with grey and says nothing."""
+    """Refuse a JPEG file that ends early: OpenCV fills the rest with grey and says nothing.
+
+    What follows the image is not looked at: phones append videos and further images. What precedes its first scan is
+    skipped segment by segment, because a thumbnail in there has an end marker of its own.
+    """
     if not Path(path).is_file():  # missing, or in another storage: the transforms see to it
         return
     with open(path, 'rb') as file:
-        start = file.read(2)
-        file.seek(0, 2)
-        file.seek(max(0, file.tell() - 4096))
-        if start == b'\xff\xd8' and b'\xff\xd9' not in file.read():
+        if file.read(2) != b'\xff\xd8':
+            return
+        content = file.read()
+    position, marker = 0, 0
+    while marker != _START_OF_SCAN:
+        found = _MARKER.search(content, position)
+        if not found:
             raise ValueError('the JPEG file ends early')
+        marker, position = found[0][-1], found.end()
+        if marker not in _WITHOUT_LENGTH:
+            position += int.from_bytes(content[position : position + 2], 'big')
+    if content.rfind(b'\xff\xd9', position) < 0:  # in a scan, a byte 0xff of the image is followed by 0
+        raise ValueError('the JPEG file ends early')
 
 
 def _check_sizes(results: dict, annotated: tuple[int | None, int | None]) -> None:

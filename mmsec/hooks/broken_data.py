@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import get_world_size, is_main_process
+import torch
+from mmengine.dist import all_reduce, broadcast_object_list, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -15,6 +16,9 @@ from mmsec.errors import InputError
 from mmsec.registry import HOOKS
 
 _LISTED = 20
+# How often the counts of all processes are added up, for which they wait for each other.
+_CHECKS_AN_EPOCH = 20
+_LONGEST_INTERVAL = 50  # iterations
 
 
 @HOOKS.register_module()
@@ -22,7 +26,7 @@ class BrokenDataHook(Hook):
     """Count samples that :class:`mmsec.datasets.SkipBroken` left out, and boxes that lie outside their images.
 
     Boxes outside are looked for once, in COCO annotation files, before training; mmdetection leaves them out without a
-    word. Samples are counted over each epoch's worth of images.
+    word. Samples are counted over each epoch's worth of images and over all processes, twenty times an epoch or more.
 
     Args:
         max_share (float): The run stops when more than this share of the samples of an epoch, or of the boxes, is
@@ -34,21 +38,30 @@ class BrokenDataHook(Hook):
             raise ValueError(f'max_share must be between 0 and 1, got {max_share}')
         self.max_share = max_share
         self._loaders: list[SkipBroken] = []
-        self._seen = self._before = 0
+        self._interval = 1
+        self._broken_before = self._seen = self._seen_before = 0
 
     def before_train(self, runner: Runner) -> None:
         """Find the transforms that count, and look at the boxes.
 
         Raises:
-            InputError: If too many boxes lie outside their images.
+            InputError: If too many boxes lie outside their images; on all processes.
         """
-        datasets = list(_datasets(runner.train_dataloader.dataset))
+        loader = runner.train_dataloader
+        datasets = list(_datasets(loader.dataset))
         transforms = [t for each in datasets for t in getattr(getattr(each, 'pipeline', None), 'transforms', [])]
         self._loaders = [t for t in transforms if isinstance(t, SkipBroken)]
-        self._before = self._total()
+        self._broken_before, self._seen, self._seen_before = self._total()[0], 0, 0
+        batch_size = loader.batch_size or loader.batch_sampler.batch_size  # the first is None under a batch sampler
+        iterations = math.ceil(len(loader.dataset) / (batch_size * get_world_size()))
+        self._interval = min(max(iterations // _CHECKS_AN_EPOCH, 1), _LONGEST_INTERVAL)
+        error = [None]
         if is_main_process():
-            for file in {each.ann_file for each in datasets if str(getattr(each, 'ann_file', '')).endswith('.json')}:
-                self._check_boxes(runner, file)
+            files = {each.ann_file for each in datasets if str(getattr(each, 'ann_file', '')).endswith('.json')}
+            error = [next(filter(None, (self._boxes_error(runner, file) for file in sorted(files))), None)]
+        broadcast_object_list(error)
+        if error[0]:
+            raise InputError(error[0])
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
@@ -56,30 +69,38 @@ class BrokenDataHook(Hook):
         """Stop when too much was left out.
 
         Raises:
-            InputError: If more than ``max_share`` of an epoch is broken.
+            InputError: If more than ``max_share`` of an epoch is broken; on all processes.
         """
-        broken = self._total() - self._before
-        epoch = math.ceil(len(runner.train_dataloader.dataset) / get_world_size())  # of this process
+        self._seen += len(data_batch['data_samples'])
+        if not self.every_n_train_iters(runner, self._interval):
+            return
+        broken, seen = self._total()
+        broken -= self._broken_before
+        epoch = len(runner.train_dataloader.dataset)
         if broken > self.max_share * epoch:
             raise InputError(
-                f'{broken} samples were broken and left out, more than {self.max_share:.1%} of the {epoch} of an epoch '
-                '(of this process). The log names each: look for "sample left out". To put up with more, set max_share '
-                'of mmsec.BrokenDataHook'
+                f'{broken} samples were broken and left out, more than {self.max_share:.1%} of the {epoch} of an '
+                'epoch. The log names each: look for "sample left out". To put up with more, set max_share of '
+                'mmsec.BrokenDataHook'
             )
-        self._seen += len(data_batch['data_samples'])
-        if self._seen >= epoch:
+        last = seen - self._seen_before
+        if last >= epoch:
             if broken:
-                runner.logger.warning(f'{broken} of the last {epoch} samples were broken and left out')
-            self._seen, self._before = 0, self._before + broken
+                runner.logger.warning(f'{broken} of the last {last} samples were broken and left out')
+            self._broken_before, self._seen_before = self._broken_before + broken, seen
 
-    def _total(self) -> int:
-        return sum(loader.count.value for loader in self._loaders)
+    def _total(self) -> tuple[int, int]:
+        """Samples that were left out, in the workers too, and samples that were trained on, of all processes."""
+        total = torch.tensor([sum(loader.count.value for loader in self._loaders), self._seen])
+        all_reduce(total)
+        broken, seen = total.tolist()
+        return broken, seen
 
-    def _check_boxes(self, runner: Runner, file: str) -> None:
-        """Name the boxes of a COCO file that lie outside their images."""
+    def _boxes_error(self, runner: Runner, file: str) -> str | None:
+        """Name the boxes of a COCO file that lie outside their images; the error, if they are too many."""
         content = json.loads(Path(file).read_bytes()) if Path(file).is_file() else None
         if not isinstance(content, dict) or not {'images', 'annotations'} <= set(content):
-            return  # not a COCO file
+            return None  # not a COCO file
         images = {image['id']: image for image in content['images']}
         outside = [each for each in content['annotations'] if _is_outside(each, images.get(each['image_id']))]
         for each in outside[:_LISTED]:
@@ -92,11 +113,12 @@ class BrokenDataHook(Hook):
             total = len(content['annotations'])
             runner.logger.error(f'{file}: {len(outside)} of {total} boxes lie outside their images and are left out')
             if len(outside) > self.max_share * total:
-                raise InputError(
+                return (
                     f"annotation file '{file}': {len(outside)} of {total} boxes lie outside their images, more than "
                     f'{self.max_share:.1%}; the log names the first. Is it the file of these images? To put up with '
                     'more, set max_share of mmsec.BrokenDataHook'
                 )
+        return None
 
 
 def _is_outside(annotation: dict, image: dict | None) -> bool:

@@ -9,9 +9,11 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
+from mmengine.model import PretrainedInit
 from torch import Tensor, nn
 
 from mmsec.errors import InputError
@@ -27,7 +29,7 @@ _RENAMED = (
 _LISTED = 20
 
 
-def read_checkpoint(path: str | Path) -> dict:
+def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict:
     """Read a checkpoint file without running code from it.
 
     Tensors and plain values are allowed, and :class:`argparse.Namespace`, in which the published files keep their
@@ -35,19 +37,22 @@ def read_checkpoint(path: str | Path) -> dict:
 
     Args:
         path (str | Path): A file on this machine.
+        map_location (Any): Where its tensors go, as :func:`torch.load` takes it. Default: 'cpu'.
 
     Returns:
-        dict: What the file holds, on the CPU.
+        dict: What the file holds.
 
     Raises:
-        InputError: If there is no such file, it is truncated, or holds anything else.
+        InputError: If the path is a URL, there is no such file, it is truncated, or holds anything else.
     """
+    if '://' in str(path):
+        raise InputError(f"checkpoint '{path}': download it first; checkpoints are read from files on this machine")
     if not Path(path).is_file():
         raise InputError(f"checkpoint '{path}' not found")
     try:
         _check_sums(path)
         with torch.serialization.safe_globals([argparse.Namespace]):
-            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # torch.load has no common error: zip, pickle, end of file, runtime
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         blocked = re.search(r'GLOBAL ([\w.]+)', str(error))
@@ -70,6 +75,12 @@ def _check_sums(path: str | Path) -> None:
             raise ValueError(f'checksum of {damaged} is wrong')
 
 
+def is_pretrained(init_cfg: Mapping) -> bool:
+    """Whether an initialiser of MMEngine, such as ``dict(type='Pretrained', checkpoint=PATH)``, reads a checkpoint."""
+    kind = init_cfg.get('type')
+    return kind is PretrainedInit or (isinstance(kind, str) and kind.split('.')[-1] == 'Pretrained')
+
+
 def read_pretrained(path: str | Path) -> dict:
     """Read the checkpoint that a backbone starts from; :func:`read_checkpoint` with help for one that is not there.
 
@@ -83,11 +94,12 @@ def read_pretrained(path: str | Path) -> dict:
         InputError: If there is no such file (where to get it, where to put it, how to do without), or as
             :func:`read_checkpoint`.
     """
-    if not Path(path).is_file():
+    if '://' not in str(path) and not Path(path).is_file():
         raise InputError(
             f"checkpoint '{path}' not found. Published SecViT weights: follow the links in the README of "
             f"https://github.com/qhfan/SecViT and save the file as '{path}'. "
-            'To train from random weights instead: --cfg-options model.backbone.init_cfg=None'
+            'To train from random weights instead: --cfg-options model.backbone.init_cfg=None '
+            'model.backbone.norm_eval=False'
         )
     return read_checkpoint(path)
 

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from mmengine.logging import MMLogger
+from mmengine.model import PretrainedInit
 
 from mmsec.errors import InputError
 from mmsec.models import SecViT
@@ -133,7 +134,8 @@ def test_a_missing_file_says_where_to_get_it(tmp_path):
     path = tmp_path / 'secvit_tiny.pth'
     with pytest.raises(InputError) as error:
         read_pretrained(path)
-    for part in (str(path), 'github.com/qhfan/SecViT', '--cfg-options model.backbone.init_cfg=None'):
+    line = '--cfg-options model.backbone.init_cfg=None model.backbone.norm_eval=False'
+    for part in (str(path), 'github.com/qhfan/SecViT', line):
         assert part in str(error.value)
 
 
@@ -168,6 +170,42 @@ def test_init_cfg_loads_and_refuses_keys_it_does_not_know():
     assert not backbone.patch_embed.proj[1].running_mean.eq(0).all()
     with pytest.raises(ValueError, match=r"init_cfg keys type and checkpoint, got also \['prefix'\]"):
         small(init_cfg=dict(type='Pretrained', checkpoint=str(OFFICIAL), prefix='backbone.')).init_weights()
+
+
+@pytest.mark.parametrize('kind', ['Pretrained', 'mmengine.Pretrained', PretrainedInit])
+def test_a_checkpoint_in_a_list_of_initialisers_loads_last_and_strictly(published, tmp_path, kind):
+    fill = dict(type='Constant', layer=['Conv2d', 'LayerNorm'], val=0.25)
+    backbone = small(init_cfg=[dict(type=kind, checkpoint=str(OFFICIAL)), fill])
+    backbone.init_weights()
+    direct = small()
+    load_pretrained(direct, OFFICIAL)
+    assert torch.equal(backbone.patch_embed.proj[0].weight, direct.patch_embed.proj[0].weight)
+    assert torch.equal(backbone.out_norms['1'].weight, torch.full((32,), 0.25))  # published files have none
+    del published['model_ema']['layers.1.blocks.0.ffn.fc1.bias']
+    with pytest.raises(InputError, match=r'1 missing: stages\.1\.blocks\.0\.ffn\.fc1\.bias'):
+        small(init_cfg=[fill, dict(type=kind, checkpoint=str(saved(published, tmp_path)))]).init_weights()
+    with pytest.raises(ValueError, match='SecViT loads one checkpoint, got 2 in init_cfg'):
+        small(init_cfg=[dict(type=kind, checkpoint=str(OFFICIAL))] * 2).init_weights()
+
+
+@pytest.mark.parametrize('init_cfg', [None, dict(type='Constant', layer='Linear', val=0.25)])
+@pytest.mark.parametrize(
+    ('options', 'named'),
+    [
+        (dict(norm_eval=True), 'norm_eval=True'),
+        (dict(frozen_stages=0), 'frozen_stages=0'),
+        (dict(norm_eval=True, frozen_stages=2), 'norm_eval=True and frozen_stages=2'),
+        ({}, None),
+    ],
+)
+def test_random_weights_that_stay_as_they_are_are_named(log, options, named, init_cfg):
+    small(init_cfg=init_cfg, **options).init_weights()
+    assert ('SecViT starts from random weights' in log.text) == bool(named)
+    if named:
+        assert f'and {named} keeps what was never trained as it is' in log.text
+    log.clear()
+    small(init_cfg=dict(type='Pretrained', checkpoint=str(OFFICIAL)), **options).init_weights()
+    assert 'random weights' not in log.text
 
 
 def test_other_initialisers_of_mmengine_work():

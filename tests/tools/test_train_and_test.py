@@ -221,7 +221,7 @@ def test_the_learning_rate_scales_with_the_batch(shapes, tmp_path):
     config = small_run(DETECTOR, shapes, tmp_path, **{'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 9})
     result = run_tool(
         'train.py', config, '--work-dir', tmp_path / 'work', '--auto-scale-lr', '--cfg-options',
-        'optim_wrapper.optimizer.lr=1e-3',
+        'optim_wrapper.optimizer.lr=1e-3', 'auto_scale_lr.base_batch_size=16',
     )  # fmt: skip
     assert re.search(r'learning rate\s+0\.00025 ', result.stdout)  # 4 of 16 images
 

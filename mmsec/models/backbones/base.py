@@ -1,12 +1,16 @@
 """What all backbones share: options and their checks, freezing, output norms, and where to look at clusters."""
 
+import logging
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
-from mmengine.model import BaseModule
+from mmengine.logging import print_log
+from mmengine.model import BaseModule, initialize
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmsec.models.checkpoint import is_pretrained, load_pretrained
 
 
 class Backbone(BaseModule):
@@ -125,6 +129,37 @@ class Backbone(BaseModule):
             raise ValueError(f'batch, height and width must be at least 1, got images of shape {tuple(x.shape)}')
         maps = self.maps(x)
         return tuple(self._returned(maps[i], i) for i in self.out_indices)
+
+    def init_weights(self) -> None:
+        """Apply MMEngine's initialisers that ``init_cfg`` names, then load its checkpoint, if it names one, strictly.
+
+        Raises:
+            InputError: If the checkpoint is missing, cannot be read, or lacks a weight of this backbone.
+            ValueError: If ``init_cfg`` names several checkpoints, or keys that a checkpoint has no use for.
+        """
+        init_cfgs = self.init_cfg if isinstance(self.init_cfg, list | tuple) else [self.init_cfg or {}]
+        pretrained = [each for each in init_cfgs if is_pretrained(each)]
+        if len(pretrained) > 1:
+            raise ValueError(f'{type(self).__name__} loads one checkpoint, got {len(pretrained)} in init_cfg')
+        if pretrained:
+            unknown = set(pretrained[0]) - {'type', 'checkpoint'}
+            if unknown:
+                raise ValueError(f'{type(self).__name__} takes init_cfg keys type and checkpoint, got also {sorted(unknown)}')
+            initialize(self, [each for each in init_cfgs if not is_pretrained(each)])
+            load_pretrained(self, pretrained[0]['checkpoint'])
+            self._is_init = True
+            return
+        super().init_weights()
+        fixed = [f'norm_eval={self.norm_eval}'] * self.norm_eval
+        fixed += [f'frozen_stages={self.frozen_stages}'] * (self.frozen_stages >= 0)
+        if fixed:
+            print_log(
+                f'{type(self).__name__} starts from random weights, and {" and ".join(fixed)} keeps what was never trained as it is '
+                '(BatchNorm: mean 0, variance 1). Unless a checkpoint is loaded after this, set norm_eval=False and '
+                'frozen_stages=-1',
+                logger='current',
+                level=logging.WARNING,
+            )
 
     def train(self, mode: bool = True) -> 'Backbone':
         """Set training mode; frozen stages, and every BatchNorm under ``norm_eval``, stay in evaluation mode."""

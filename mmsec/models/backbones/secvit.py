@@ -6,7 +6,6 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from mmsec.models.backbones.base import Backbone
-from mmsec.models.checkpoint import load_pretrained
 from mmsec.models.layers.secvit import Block, PatchMerging, Stem
 from mmsec.ops import rotary_table
 from mmsec.registry import MODELS
@@ -97,9 +96,9 @@ class SecViT(Backbone):
         frozen_stages (int): -1 freezes nothing, 0 the stem, i the stem and the first i stages. Default: -1.
         norm_eval (bool): Whether BatchNorm keeps its running statistics in training. Default: False.
         with_cp (bool): Whether to trade time for memory by activation checkpointing. Default: False.
-        init_cfg (dict | list[dict], optional): ``dict(type='Pretrained', checkpoint=PATH)`` loads a published SecViT
-            checkpoint or one trained here, strictly; see :mod:`mmsec.models.checkpoint`. Default: None, random
-            weights.
+        init_cfg (dict | list[dict], optional): ``dict(type='Pretrained', checkpoint=PATH)``, alone or in a list, loads
+            a published SecViT checkpoint or one trained here, strictly; see :mod:`mmsec.models.checkpoint`. Default:
+            None, random weights.
 
     Raises:
         ValueError: If an option has a value that cannot be used; the message names the option.
@@ -221,21 +220,6 @@ class SecViT(Backbone):
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
-
-    def init_weights(self) -> None:
-        """Load ``init_cfg``'s checkpoint, or apply MMEngine's initialisers where ``init_cfg`` names others.
-
-        Raises:
-            InputError: If the checkpoint is missing, cannot be read, or lacks a weight of this backbone.
-        """
-        if isinstance(self.init_cfg, dict) and self.init_cfg['type'] == 'Pretrained':
-            unknown = set(self.init_cfg) - {'type', 'checkpoint'}
-            if unknown:
-                raise ValueError(f'SecViT takes init_cfg keys type and checkpoint, got also {sorted(unknown)}')
-            load_pretrained(self, self.init_cfg['checkpoint'])
-            self._is_init = True
-        else:
-            super().init_weights()
 
     def parts(self) -> list[list[nn.Module]]:
         """The stem; then each stage, with the patch merging before it."""

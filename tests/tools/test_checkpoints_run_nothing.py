@@ -1,0 +1,165 @@
+"""Whatever a checkpoint holds, and by whichever way it is read, none of it runs."""
+
+import importlib.util
+import os
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import CheckpointLoader
+
+from mmsec.engine import read_all_safely, run
+from tests.conftest import ROOT, small_run
+
+SEGMENTER = 'mmseg/secvit_t_upernet_shapes.py'
+
+
+class Attack:
+    """A pickle that makes a folder where it is loaded."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+@pytest.fixture(autouse=True)
+def _restored(monkeypatch):
+    """What a tool changes in its process is undone."""
+    monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '0')
+    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '0')
+
+
+@pytest.fixture
+def config(shapes, tmp_path):
+    return small_run(SEGMENTER, shapes, tmp_path, **{'train_cfg.max_iters': 2, 'train_cfg.val_interval': 9})
+
+
+@pytest.fixture
+def tool(monkeypatch, capsys):
+    """Run a tool in this process: its exit code and what it printed."""
+
+    def start(name, *arguments):
+        spec = importlib.util.spec_from_file_location(name, ROOT / 'tools' / f'{name}.py')
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
+        spec.loader.exec_module(module)
+        if hasattr(module, 'exit_when_told'):
+            monkeypatch.setattr(module, 'exit_when_told', lambda: None)
+        with pytest.raises(SystemExit) as leaving:
+            run(module.main)
+        return leaving.value.code, ''.join(capsys.readouterr())
+
+    return start
+
+
+def changed(config, text):
+    """The config with a line more."""
+    path = config.with_name('changed.py')
+    path.write_text(config.read_text() + text + '\n')
+    return path
+
+
+WAYS = {
+    'resume path': ('', ['--resume', '{bad}']),
+    'resume auto': ('', ['--resume', 'auto']),
+    'resume option': ('', ['--cfg-options', 'resume=True']),
+    'resume option and load_from': ('', ['--cfg-options', 'resume=True', 'load_from={bad}']),
+    'load_from': ('', ['--cfg-options', 'load_from={bad}']),
+    'init_cfg of the backbone': ('model["backbone"]["init_cfg"] = dict(type="Pretrained", checkpoint="{bad}")', []),
+    'init_cfg of the backbone as a list': (
+        'model["backbone"]["init_cfg"] = [dict(type="mmengine.Pretrained", checkpoint="{bad}")]',
+        [],
+    ),
+    'init_cfg of a head': (
+        'model["decode_head"]["init_cfg"] = dict(type="Pretrained", checkpoint="{bad}", prefix="decode_head")',
+        [],
+    ),
+    'init_cfg of the model': ('model["init_cfg"] = [dict(type="Pretrained", checkpoint="{bad}")]', []),
+}
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_a_pickle_stops_training(config, tool, tmp_path, way):
+    work_dir = tmp_path / 'work'
+    work_dir.mkdir()
+    bad = work_dir / 'iter_1.pth'
+    torch.save({'state_dict': {'w': Attack(tmp_path / 'attacked')}, 'meta': {'iter': 1, 'epoch': 0}}, bad)
+    (work_dir / 'last_checkpoint').write_text(str(bad))
+    text, options = WAYS[way]
+    options = [option.format(bad=bad) for option in options]
+    code, printed = tool('train', changed(config, text.format(bad=bad)), '--work-dir', work_dir, *options)
+    assert not (tmp_path / 'attacked').exists()
+    assert code == 1
+    assert f"'{bad}'" in printed
+    assert 'it holds a' in printed
+    assert 'mkdir, and only tensors and plain values are loaded' in printed
+
+
+@pytest.mark.parametrize(
+    ('name', 'arguments'),
+    [
+        ('test', ['{config}', '{bad}']),
+        ('infer', ['{image}', '{config}', '{bad}', '--out', '{out}', '--device', 'cpu']),
+        ('analyze_clusters', ['{config}', '{bad}', '--out', '{out}']),
+        ('visualize_clusters', ['{image}', '--config', '{config}', '--checkpoint', '{bad}', '--out', '{out}']),
+        ('convert_checkpoint', ['{bad}', '{out}']),
+    ],
+)
+def test_a_pickle_stops_the_other_tools(config, tool, tmp_path, name, arguments):
+    bad, image = tmp_path / 'bad.pth', tmp_path / 'image.png'
+    torch.save({'state_dict': {'w': Attack(tmp_path / 'attacked')}}, bad)
+    cv2.imwrite(str(image), np.zeros((40, 40, 3), np.uint8))
+    paths = dict(config=config, bad=bad, image=image, out=tmp_path / 'out')
+    code, printed = tool(name, *(argument.format(**paths) for argument in arguments))
+    assert not (tmp_path / 'attacked').exists()
+    assert code == 1
+    assert 'only tensors and plain values are loaded' in printed
+
+
+@pytest.mark.parametrize('way', list(WAYS)[:5])
+def test_the_text_of_a_config_is_not_executed(config, tool, tmp_path, way):
+    cfg = Config.fromfile(config)
+    init_default_scope('mmseg')
+    cfg.model.backbone.norm_cfg = dict(type='BN')
+    text = f'import os\nos.mkdir({str(tmp_path / "attacked")!r})\n'
+    work_dir = tmp_path / 'work'
+    work_dir.mkdir()
+    bad = work_dir / 'iter_1.pth'
+    meta = {'iter': 1, 'epoch': 0, 'seed': 0, 'config': text, 'cfg': text}
+    hub = {'log_scalars': {}, 'runtime_info': {'cfg': text}, 'resumed_keys': {}}
+    torch.save({'state_dict': MODELS.build(cfg.model).state_dict(), 'meta': meta, 'message_hub': hub}, bad)
+    (work_dir / 'last_checkpoint').write_text(str(bad))
+    options = [option.format(bad=bad) for option in WAYS[way][1]]
+    code, printed = tool('train', config, '--work-dir', work_dir, *options)
+    assert not (tmp_path / 'attacked').exists()
+    if way == 'resume auto':
+        assert code == 1
+        assert 'error: ' in printed
+    else:
+        assert code == 0, printed
+        assert (work_dir / 'iter_2.pth').exists()
+
+
+@pytest.mark.parametrize(
+    'url', ['https://a/b.pth', 'http://a/b.pth', 'torchvision://resnet50', 'open-mmlab://a', 'mmcls://a', 's3://a/b']
+)
+def test_mmengine_reads_no_url(url):
+    read_all_safely()
+    with pytest.raises(Exception, match=f"'{url}': download it first"):
+        CheckpointLoader.load_checkpoint(url)
+
+
+def test_a_load_by_others_takes_tensors_and_plain_values_only(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
+    read_all_safely()
+    torch.save(Attack(tmp_path / 'attacked'), tmp_path / 'bad.pth')
+    with pytest.raises(Exception, match='mkdir'):
+        torch.load(tmp_path / 'bad.pth', weights_only=False)
+    assert not (tmp_path / 'attacked').exists()
