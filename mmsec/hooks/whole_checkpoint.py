@@ -1,5 +1,6 @@
 """Checkpoints that are on the disk whole or not at all."""
 
+import contextlib
 import copy
 import os
 from pathlib import Path
@@ -34,11 +35,17 @@ def write_whole(path: str | Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # some network mounts cannot flush a folder; the file is there all the same
+        _flush_folder(path.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut, too."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the new name, too, survives a power cut
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 @register_backend('mmsec_whole')
