@@ -73,7 +73,7 @@ def test_a_file_that_cannot_be_flushed_fails_the_save(tmp_path, monkeypatch, num
 def test_the_newest_whole_checkpoint_is_found_and_damaged_ones_are_named(tmp_path, log):
     assert newest_whole_checkpoint(tmp_path) is None
     save(tmp_path, 'epoch_1.pth', 20, age=30)
-    whole = save(tmp_path, 'preempted.pth', 33, age=20)
+    whole = save(tmp_path, 'rolling.pth', 33, age=20)
     truncated = save(tmp_path, 'epoch_2.pth', 40, age=10)
     truncated.write_bytes(truncated.read_bytes()[:700])
     os.utime(truncated, (1e9 - 10, 1e9 - 10))
