@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 
@@ -82,6 +83,55 @@ def test_dist_train_and_dist_test_run_on_a_cpu(shapes, tmp_path, name):
     run(sys.executable, test, config, checkpoint, '--work-dir', work_dir, '--out', tmp_path / 'one.json')
     two, one = (json.loads((tmp_path / f'{n}.json').read_text()) for n in ('two', 'one'))
     assert one == pytest.approx(two)
+
+
+def configure_two(config, *work_dirs):
+    """Two processes that only read their command lines, each with its own --work-dir; exit codes and outputs."""
+    code = (
+        f'import sys; sys.path.insert(0, "{ROOT}/tools"); import train; from mmsec.engine import run\n'
+        'run(lambda: print("goes on from", train.configure(train.parse_args()).load_from))'
+    )
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = str(free.getsockname()[1])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, '-c', code, config, '--resume', '--launcher', 'pytorch', '--work-dir', work_dir],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ
+            | {'RANK': str(rank), 'LOCAL_RANK': str(rank), 'WORLD_SIZE': '2'}
+            | {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': port, 'OMP_NUM_THREADS': '1'},
+        )
+        for rank, work_dir in enumerate(work_dirs)
+    ]
+    outputs = [process.communicate(timeout=100)[0] for process in processes]
+    return [process.returncode for process in processes], outputs
+
+
+def test_all_processes_go_on_from_the_checkpoint_that_the_first_one_finds(shapes, tmp_path):
+    config = small_run(SEGMENTER, shapes, tmp_path)
+    for name in ('first', 'second'):
+        (tmp_path / name).mkdir()
+    text = Config.fromfile(config).pretty_text.replace('SyncBN', 'BN')
+    for iteration, name in ((2, 'first'), (4, 'second')):
+        meta = {'epoch': 0, 'iter': iteration, 'seed': 1, 'cfg': text}
+        torch.save({'meta': meta, 'state_dict': {}}, tmp_path / name / f'iter_{iteration}.pth')
+    codes, outputs = configure_two(config, tmp_path / 'first', tmp_path / 'second')
+    assert codes == [0, 0], outputs
+    assert all(f'goes on from {tmp_path}/first/iter_2.pth' in output for output in outputs)
+
+
+def test_what_the_first_process_cannot_go_on_from_is_one_error(shapes, tmp_path):
+    config = small_run(SEGMENTER, shapes, tmp_path)
+    (tmp_path / 'work').mkdir()
+    (tmp_path / 'work/iter_2.pth').write_bytes(b'damaged')
+    codes, outputs = configure_two(config, tmp_path / 'work', tmp_path / 'work')
+    assert codes == [1, 1], outputs
+    assert 'error: none of the 1 checkpoints' in outputs[0]
+    assert ''.join(outputs).count('error: ') == 1
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Checkpoints on disks that fill and machines that die."""
 
+import argparse
 import errno
 import os
 import random
@@ -21,6 +22,9 @@ from mmsec.models.checkpoint import read_checkpoint
 from mmsec.registry import HOOKS
 from mmsec.resume import check_same_run, go_on, newest_whole_checkpoint
 from tests.conftest import ROOT
+
+sys.path.insert(0, str(ROOT / 'tools'))
+import train
 
 
 def save(folder, name, iteration, age=0):
@@ -213,6 +217,26 @@ def test_the_best_checkpoint_outlives_a_save_that_fails(tmp_path):
         assert Path(hook.best_ckpt_path).name == f'best_AP_iter_{kept}.pth'
     assert sum('the best checkpoint was not saved: [Errno 28]' in line for line in said) == 1
     assert hub.get_info('best_score') == 0.35
+
+
+def test_a_restart_goes_on_from_the_work_dir_or_else_from_the_path_that_it_was_given(tmp_path, log):
+    given = str(save(tmp_path, 'given.pth', 5))
+    work_dir = tmp_path / 'work'
+    work_dir.mkdir()
+
+    def found(resume, restarted):
+        checkpoint = train.find_checkpoint(argparse.Namespace(resume=resume, restarted=restarted), str(work_dir))
+        return checkpoint and checkpoint[0]
+
+    assert found(None, False) is None
+    assert log == []
+    assert found(None, True) is None
+    assert 'the run starts from scratch' in log[0]
+    assert found(given, True) == given
+    own = str(save(work_dir, 'rolling.pth', 8))
+    assert found(given, True) == own
+    assert found(given, False) == given
+    assert found('auto', False) == found(None, True) == own
 
 
 def test_a_run_goes_on_with_the_seed_it_had():
