@@ -13,7 +13,8 @@ import torch.distributed
 from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
 
-from mmsec.engine import join_processes, revert_sync_bn
+from mmsec.engine import end_group, join_processes, revert_sync_bn
+from mmsec.engine import run as run_main
 from mmsec.errors import InputError
 from mmsec.models import SecViT
 from tests.conftest import ROOT, SMALL_ARCH, small_run
@@ -140,6 +141,59 @@ def group(tmp_path):
     torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/group', rank=0, world_size=1)
     yield
     torch.distributed.destroy_process_group()
+
+
+def test_processes_that_arrive_together_wait_for_each_other_and_end_an_nccl_group(tmp_path, monkeypatch):
+    torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/group', rank=0, world_size=1)
+    waited = []
+    monkeypatch.setattr(torch.distributed, 'barrier', lambda: waited.append(torch.distributed.is_initialized()))
+    end_group()
+    assert torch.distributed.is_initialized()  # a gloo group is left as it is
+    monkeypatch.setattr(torch.distributed, 'get_backend', lambda: 'nccl')
+    end_group()
+    assert not torch.distributed.is_initialized()
+    assert waited == [True, True]
+    end_group()  # nothing to end
+
+
+@pytest.mark.parametrize('error', [RuntimeError('a rank fails'), InputError('a rank fails')])
+def test_a_process_that_fails_leaves_alone(group, monkeypatch, capsys, error):
+    def fail():
+        raise error
+
+    def not_to_be_called():
+        pytest.fail('the other processes may be elsewhere')
+
+    def leave(code):
+        raise KeyboardInterrupt(code)  # which nothing on the way takes for an error of the run
+
+    monkeypatch.setattr(torch.distributed, 'barrier', not_to_be_called)
+    monkeypatch.setattr(torch.distributed, 'destroy_process_group', not_to_be_called)
+    monkeypatch.setattr('atexit._run_exitfuncs', lambda: None)
+    monkeypatch.setattr('os._exit', leave)
+    with pytest.raises(KeyboardInterrupt, match='1'):
+        run_main(fail)
+    monkeypatch.undo()
+    shown = capsys.readouterr().err
+    assert 'a rank fails' in shown
+    assert ('Traceback' in shown) == isinstance(error, RuntimeError)
+
+
+def test_processes_on_gpus_are_connected_by_mmengine_before_the_checkpoint_is_chosen(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr('mmsec.engine.set_multi_processing', lambda **options: asked.append(options))
+    monkeypatch.setattr('mmsec.engine.init_dist', lambda launcher, **options: asked.append((launcher, options)))
+    for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'):
+        monkeypatch.setenv(name, '1')
+    env_cfg = dict(mp_cfg=dict(mp_start_method='fork'), dist_cfg=dict(backend='nccl', timeout=900))
+    join_processes(Config(dict(launcher='pytorch', env_cfg=env_cfg)))
+    started, connected = asked
+    assert started == {'mp_start_method': 'fork', 'distributed': True}
+    assert connected == ('pytorch', {'backend': 'nccl', 'timeout': 900})
+    monkeypatch.delenv('RANK')
+    with pytest.raises(InputError, match='--launcher pytorch: RANK not set'):
+        join_processes(Config(dict(launcher='pytorch')))
 
 
 @pytest.mark.parametrize('with_cp', [False, True])
