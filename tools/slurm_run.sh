@@ -1,5 +1,7 @@
-# Sourced by slurm_train.sh and slurm_test.sh: what both ask Slurm for.
+# Sourced by slurm_train.sh, slurm_job.sh and slurm_test.sh: what they ask Slurm for.
 #   slurm_options NAME PARTITION   fills the array "options", which sbatch and srun understand alike
+#   slurm_limit                    prints the time limit in "options", in seconds; nothing if there is none
+#   slurm_seconds TIME             prints a time of Slurm's in seconds; nothing if it is no time, such as UNLIMITED
 #   in_task                        what each task runs: bash -c "$in_task" task SCRIPT [arguments]
 slurm_options() {
   local gpus=${GPUS:-8}
@@ -9,6 +11,32 @@ slurm_options() {
   if [[ $per_node -gt 0 ]]; then options+=(--gres="gpu:$per_node" --ntasks-per-node="$per_node"); fi
   # shellcheck disable=SC2206
   options+=(${SRUN_ARGS:-})
+}
+
+slurm_limit() {
+  local i time=
+  for ((i = 0; i < ${#options[@]}; i++)); do
+    case ${options[i]} in
+      --time=*) time=${options[i]#--time=} ;;
+      --time | -t) time=${options[i + 1]:-} ;;
+      -t?*) time=${options[i]#-t} ;;
+    esac
+  done
+  slurm_seconds "$time"
+}
+
+slurm_seconds() { # minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes[:seconds]
+  local time=$1 days=0 a b c
+  [[ $time =~ ^[0-9]+(-[0-9]+)?(:[0-9]+){0,2}$ && $time =~ [1-9] ]] || return 0 # 0 is no limit
+  if [[ $time == *-* ]]; then
+    days=${time%%-*}
+    IFS=: read -r a b c <<<"${time#*-}:0:0"
+    c=${c%%:*}
+  else
+    IFS=: read -r a b c <<<"$time"
+    if [[ -z $c ]]; then c=${b:-0} b=$a a=0; fi
+  fi
+  echo $((((10#$days * 24 + 10#$a) * 60 + 10#$b) * 60 + 10#$c))
 }
 
 export PYTHON=${PYTHON:-python}

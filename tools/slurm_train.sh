@@ -14,7 +14,8 @@ Environment:
   GPUS_PER_NODE  GPUs a node (8, or GPUS if that is less); 0 runs on CPUs
   CPUS_PER_TASK  CPU cores a task, for its data loaders (5)
   SRUN_ARGS      further options of sbatch, such as "--time=24:00:00 --account=vision"
-  SAVE_AHEAD     seconds before the time limit at which the run saves and stops (300)
+  SAVE_AHEAD     seconds before the time limit at which the run saves and stops (300); the limit
+                 must be longer
   MASTER_PORT    port of the first task (derived from the job's id)
 EOF
 }
@@ -26,8 +27,15 @@ shift 4
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/slurm_run.sh"
 slurm_options "$name" "$partition"
+save_ahead=${SAVE_AHEAD:-300}
+limit=$(slurm_limit)
+if [[ -n $limit && $limit -le $save_ahead ]]; then
+  echo "$0: a time limit of $limit s leaves no time to train: the run saves $save_ahead s (SAVE_AHEAD) ahead of it." \
+    "Give a longer --time in SRUN_ARGS, or a smaller SAVE_AHEAD" >&2
+  exit 2
+fi
 mkdir -p "$work_dir"
-job=$(sbatch --parsable --requeue --signal="USR1@${SAVE_AHEAD:-300}" --open-mode=append \
+job=$(sbatch --parsable --requeue --signal="USR1@$save_ahead" --open-mode=append \
   --output="$work_dir/slurm-%j.log" "${options[@]}" \
-  "$here/slurm_job.sh" "$in_task" "$here/train.py" "$config" --work-dir "$work_dir" "$@")
+  "$here/slurm_job.sh" "$here" "$work_dir" "$save_ahead" "$config" --work-dir "$work_dir" "$@")
 echo "submitted job $job; tail -F $work_dir/slurm-$job.log"

@@ -14,6 +14,7 @@ from mmsec.engine import (
     check_frozen,
     check_operators,
     check_weights,
+    from_first,
     join_processes,
     load_config,
     naming_broken_annotations,
@@ -22,9 +23,8 @@ from mmsec.engine import (
 )
 from mmsec.errors import InputError
 from mmsec.hooks import RunSummaryHook
-from mmsec.hooks.preemption import exit_when_told
 from mmsec.models.checkpoint import read_checkpoint
-from mmsec.resume import check_same_run, go_on, newest_whole_checkpoint
+from mmsec.resume import SameStartHook, check_same_run, go_on, newest_whole_checkpoint
 
 AMP = {
     'fp16': dict(type='AmpOptimWrapper', loss_scale='dynamic', dtype='float16'),
@@ -46,6 +46,11 @@ def parse_args() -> argparse.Namespace:
         metavar='auto|PATH',
         help='go on from PATH, or from the newest checkpoint in the work dir if no path is given',
     )
+    parser.add_argument(
+        '--restarted',
+        action='store_true',
+        help='go on from the newest checkpoint in the work dir; if there is none, do what --resume says',
+    )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='key=value pairs that override the config')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
@@ -55,7 +60,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def configure(args: argparse.Namespace) -> Config:
-    """The config that the command line asks for, checked."""
+    """The config that the command line asks for, checked; the processes of a launcher are connected."""
     cfg = load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
@@ -67,31 +72,39 @@ def configure(args: argparse.Namespace) -> Config:
             raise InputError(f"--auto-scale-lr: config '{args.config}' has no auto_scale_lr.base_batch_size")
         cfg.auto_scale_lr.enable = True
     check_data(cfg, 'train', 'val')
-    if args.resume == 'auto':
-        found = newest_whole_checkpoint(cfg.work_dir)
-        if found is None:
-            print_log(f"--resume auto: no checkpoint in '{cfg.work_dir}', the run starts from scratch", 'current')
-    else:
-        found = (args.resume, read_checkpoint(args.resume).get('meta', {})) if args.resume else None
+    join_processes(cfg)
+    found = from_first(lambda: find_checkpoint(args, cfg.work_dir))
     if found:
         go_on(cfg, *found)
     check_weights(cfg)
     check_frozen(cfg)
     revert_sync_bn(cfg, args.launcher)
-    if found and args.resume == 'auto':
-        check_same_run(cfg, *found)
+    if found and found[0] != args.resume:
+        from_first(lambda: check_same_run(cfg, *found))
     return cfg
+
+
+def find_checkpoint(args: argparse.Namespace, work_dir: str) -> tuple[str, dict] | None:
+    """The checkpoint to go on from and its ``meta``, if the command line asks for one."""
+    if args.resume == 'auto' or args.restarted:
+        found = newest_whole_checkpoint(work_dir)
+        if found:
+            return found
+    if args.resume and args.resume != 'auto':
+        return args.resume, read_checkpoint(args.resume).get('meta', {})
+    if args.resume or args.restarted:
+        print_log(f"no checkpoint in '{work_dir}', the run starts from scratch", 'current')
+    return None
 
 
 def main() -> None:
     """Train."""
-    exit_when_told()
     args = parse_args()
     check_operators(get_device())
     cfg = configure(args)
-    join_processes(cfg)
     with naming_broken_annotations(cfg):
         runner = Runner.from_cfg(cfg)
+        runner.register_hook(SameStartHook())
         runner.register_hook(RunSummaryHook())
         runner.train()
 

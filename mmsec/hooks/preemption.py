@@ -4,28 +4,25 @@ import atexit
 import itertools
 import logging
 import multiprocessing
+import os
 import signal
-import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, barrier, is_main_process
+from mmengine.dist import all_reduce, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from mmsec.engine import end_group, from_first
 from mmsec.hooks.whole_checkpoint import WholeCheckpointHook, write_whole
 from mmsec.registry import HOOKS
 
-_BEHIND = 'batches_behind'
 RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h: a temporary failure, try again
-
-
-def exit_when_told() -> None:
-    """Until training starts, when :class:`PreemptionHook` takes over, exit with code 75 on SIGTERM and SIGUSR1."""
-    for each in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(each, lambda number, frame: sys.exit(RESUME_ME))
+SAVE_FAILED = 74  # EX_IOERR of sysexits.h
+MARKER = 'resume_me'
 
 
 @HOOKS.register_module()
@@ -37,21 +34,34 @@ class PreemptionHook(Hook):
     epoch has left, without loading the others, if there are as many processes and images a batch as there were;
     otherwise it starts the epoch again. Needs :class:`WholeCheckpointHook` in the run.
 
+    After a good save the file ``resume_me`` in the work dir holds the id of the Slurm job, or nothing outside Slurm: a
+    process that is killed on its way out changes the exit code, and this file says what it would have been. It is
+    removed when a run begins to train. Where the save fails the code is 74, and there is no file.
+
     Args:
         signals (Sequence[str]): What tells the run to stop. Default: ('SIGTERM', 'SIGUSR1').
+        save_minutes (float, optional): Save after an iteration also when this many minutes have passed since the last
+            save, by the clock of the first process, so that a machine that dies loses no more. Default: no such saves.
     """
 
     priority = 'LOWEST'  # after the schedulers, averages and checkpoints of the iteration
 
-    def __init__(self, signals: Sequence[str] = ('SIGTERM', 'SIGUSR1')) -> None:
+    def __init__(self, signals: Sequence[str] = ('SIGTERM', 'SIGUSR1'), save_minutes: float | None = None) -> None:
         unknown = [name for name in signals if name not in signal.Signals.__members__]
         if unknown:
             raise ValueError(f'signals must be names such as SIGTERM, got {unknown}')
+        if save_minutes is not None and save_minutes <= 0:
+            raise ValueError(f'save_minutes must be positive, or None for no saves by time, got {save_minutes}')
         self.signals = [signal.Signals[name] for name in signals]
         self.received: signal.Signals | None = None
         self._handlers: dict[signal.Signals, Any] = {}
+        self.save_minutes = save_minutes
+        self._epoch = -1
         self._epoch_begin = 0
         self._epoch_batches = 0
+        self._behind: dict[str, int] | None = None
+        self._val_batches = 0
+        self._val_saved = False
 
     def before_train(self, runner: Runner) -> None:
         """Listen, and make up for an evaluation that a signal ended.
@@ -60,13 +70,13 @@ class PreemptionHook(Hook):
             ValueError: If the run has no :class:`WholeCheckpointHook`.
         """
         self._checkpoint_hook(runner)
-        due = self._evaluation_due(runner)
-        if due.is_file() and due.read_text() == str(runner.iter) and runner.val_loop is not None:
+        due = Path(runner.work_dir, 'evaluation_due')
+        if runner.val_loop is not None and from_first(lambda: due.is_file() and due.read_text() == str(runner.iter)):
             runner.logger.info('evaluation that a signal ended')
             runner.val_loop.run()
-        barrier()
         if is_main_process():
             due.unlink(missing_ok=True)
+            Path(runner.work_dir, MARKER).unlink(missing_ok=True)
         self._handlers = {each: signal.signal(each, self._receive) for each in self.signals}
         atexit.register(_kill_workers)
         self._block(True)
@@ -83,10 +93,10 @@ class PreemptionHook(Hook):
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
             return  # MMEngine's iteration-based loop skips by itself
         loader = runner.train_dataloader
-        self._epoch_begin, self._epoch_batches = runner.iter, len(loader)
-        if _BEHIND not in runner.message_hub.runtime_info:
+        self._epoch, self._epoch_begin, self._epoch_batches = runner.epoch, runner.iter, len(loader)
+        behind, self._behind = self._behind, None
+        if behind is None:
             return
-        behind = runner.message_hub.pop_info(_BEHIND)  # now, or this epoch's own checkpoint would carry it on
         if behind['batches'] != len(loader):
             had = behind['batches']
             runner.logger.warning(f'epoch {runner.epoch + 1} starts again: it had {had} iterations, now {len(loader)}')
@@ -109,36 +119,57 @@ class PreemptionHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Save and exit if any process was told to."""
-        if not self._told():
+        """Save if any process was told to stop, or if it is time to; exit if told to."""
+        checkpoints = self._checkpoint_hook(runner)
+        told, due = self._agree(self.save_minutes and time.monotonic() - checkpoints.tried_at >= 60 * self.save_minutes)
+        if not told and not due:
             return
         iteration = runner.iter + 1
-        if isinstance(runner.train_loop, EpochBasedTrainLoop):
-            behind = {'done': iteration - self._epoch_begin, 'batches': self._epoch_batches}
-            runner.message_hub.update_info(_BEHIND, behind)
-        saved = self._checkpoint_hook(runner).save_now(runner, runner.epoch, iteration)
-        self._exit(runner, f'saved iteration {iteration}' if saved else 'the last save failed')
+        saved = from_first(lambda: checkpoints.save_now(runner, runner.epoch, iteration))
+        if told:
+            self._exit(runner, saved, f'saved iteration {iteration}')
+        if saved:
+            runner.logger.info(f'saved iteration {iteration}, {self.save_minutes:g} minutes after the last checkpoint')
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Note how far an epoch is that is not complete."""
+        meta = checkpoint['meta']
+        if isinstance(runner.train_loop, EpochBasedTrainLoop) and meta['epoch'] == self._epoch:
+            meta['batches_behind'] = {'done': meta['iter'] - self._epoch_begin, 'batches': self._epoch_batches}
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Read it again where the run goes on from the checkpoint."""
+        if runner._resume:
+            self._behind = checkpoint['meta'].get('batches_behind')
 
     def before_val(self, runner: Runner) -> None:
         """Save what the evaluation could lose: nothing can be saved in it, averaged weights may be in the model."""
-        hook = self._checkpoint_hook(runner)
-        if self._handlers and hook.last_iteration != runner.iter:
-            hook.save_now(runner, runner.epoch, runner.iter)
+        if self._handlers:
+            checkpoints = self._checkpoint_hook(runner)
+            self._val_saved = from_first(lambda: checkpoints.save_now(runner, runner.epoch, runner.iter))
 
     def before_val_epoch(self, runner: Runner) -> None:
         """As :meth:`before_train_epoch`, for the workers of the evaluation."""
         self._block(True)
+        if self._handlers:
+            batches = torch.tensor(len(runner.val_dataloader))
+            all_reduce(batches, 'min')  # processes may have unequal numbers of them
+            self._val_batches = int(batches)
 
     def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Take signals again."""
         self._block(False)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Exit if any process was told to, and leave word that the evaluation is due."""
-        if self._handlers and self._told():
-            if is_main_process():
-                write_whole(self._evaluation_due(runner), str(runner.iter).encode())
-            self._exit(runner, f'evaluation left; the newest checkpoint is {self._checkpoint_hook(runner).last_ckpt}')
+        """Exit if any process was told to, and leave word that the evaluation is due.
+
+        Processes ask each other only after the batches that all of them have. A signal after those is acted on after
+        the next training iteration.
+        """
+        if self._handlers and batch_idx < self._val_batches and self._agree(False)[0]:
+            self._leave_word(runner, 'evaluation_due', str(runner.iter))
+            newest = self._checkpoint_hook(runner).last_ckpt
+            self._exit(runner, self._val_saved, f'evaluation left; the newest checkpoint is {newest}')
 
     def _receive(self, number: int, frame: Any) -> None:
         self.received = signal.Signals(number)
@@ -152,26 +183,41 @@ class PreemptionHook(Hook):
             return
         signal.pthread_sigmask(signal.SIG_BLOCK if on else signal.SIG_UNBLOCK, self.signals)
 
-    def _told(self) -> bool:
-        """Whether any process has received a signal; every process gets the same answer."""
-        told = torch.tensor(int(self.received is not None))
-        all_reduce(told, 'max')
-        return bool(told)
+    def _agree(self, due: bool) -> tuple[bool, bool]:
+        """Whether any process has received a signal, and whether the first process finds a save due.
 
-    def _exit(self, runner: Runner, what: str) -> None:
+        Every process gets the same answer.
+        """
+        flags = torch.tensor([self.received is not None, bool(due) and is_main_process()], dtype=torch.uint8)
+        all_reduce(flags, 'max')
+        told, due = flags.tolist()
+        return bool(told), bool(due)
+
+    def _exit(self, runner: Runner, saved: bool, what: str) -> None:
         """End this process, with the others."""
-        barrier()  # the first process may still be writing
         name = self.received.name if self.received else 'a signal to another process'
-        runner.logger.warning(f'{name}: {what}; exit code {RESUME_ME}, go on with --resume auto')
+        if saved:
+            code = RESUME_ME
+            self._leave_word(runner, MARKER, os.environ.get('SLURM_JOB_ID', ''))
+        else:
+            code, what = SAVE_FAILED, 'the last save failed'
+        runner.logger.warning(f'{name}: {what}; exit code {code}, go on with --resume auto')
         runner.visualizer.close()
         logging.shutdown()
         for each in self.signals:  # srun terminates the tasks that have not yet gone when the first is
             signal.signal(each, signal.SIG_IGN)
-        raise SystemExit(RESUME_ME)
+        end_group()
+        raise SystemExit(code)
 
     @staticmethod
-    def _evaluation_due(runner: Runner) -> Path:
-        return Path(runner.work_dir, 'evaluation_due')
+    def _leave_word(runner: Runner, name: str, text: str) -> None:
+        """Write a small file into the work dir."""
+        if not is_main_process():
+            return
+        try:
+            write_whole(Path(runner.work_dir, name), text.encode())
+        except OSError as error:
+            runner.logger.error(f"'{name}' was not written to the work dir: {error}")
 
     @staticmethod
     def _checkpoint_hook(runner: Runner) -> WholeCheckpointHook:

@@ -1,7 +1,9 @@
 """Checkpoints that are on the disk whole or not at all."""
 
+import contextlib
 import copy
 import os
+import time
 from pathlib import Path
 
 from mmengine.dist import is_main_process
@@ -10,6 +12,8 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from mmsec.registry import HOOKS
+
+ROLLING = 'rolling.pth'
 
 
 def write_whole(path: str | Path, content: bytes) -> None:
@@ -34,11 +38,17 @@ def write_whole(path: str | Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # some network mounts cannot flush a folder; the file is there all the same
+        _flush_folder(path.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut, too."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the new name, too, survives a power cut
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 @register_backend('mmsec_whole')
@@ -62,7 +72,8 @@ class WholeCheckpointHook(CheckpointHook):
     refused. Object stores put a file whole by themselves; MMEngine's own hook does for them.
     """
 
-    last_iteration: int | None = None  # of the newest save
+    last_saved: tuple[int, int] | None = None  # epochs and iterations that the newest save holds as complete
+    tried_at: float = 0.0  # seconds of the monotonic clock: when the last save, good or not, was over
 
     def before_train(self, runner: Runner) -> None:
         """Look at what an earlier run left, and choose how files are written.
@@ -81,12 +92,15 @@ class WholeCheckpointHook(CheckpointHook):
                 )
         super().before_train(runner)
         self.backend_args = {'backend': 'mmsec_whole'}
+        self.tried_at = time.monotonic()
         if is_main_process():
             for leftover in Path(self.out_dir).glob('.*.pth.*.tmp'):
                 leftover.unlink(missing_ok=True)  # of a process that was killed while it wrote
 
     def save_now(self, runner: Runner, epoch: int, iteration: int) -> bool:
-        """Save outside the schedule, as ``preempted.pth``, which the next such save replaces.
+        """Save outside the schedule, as ``rolling.pth``, which the next such save replaces.
+
+        Nothing is written if the newest save holds the same state.
 
         Args:
             runner (Runner): The run.
@@ -94,9 +108,9 @@ class WholeCheckpointHook(CheckpointHook):
             iteration (int): Iterations that are complete.
 
         Returns:
-            bool: Whether the file is there; on other processes than the first always True.
+            bool: Whether the state is on the disk. The first process knows; on others it is always True.
         """
-        return self._save(runner, 'preempted.pth', dict(epoch=epoch, iter=iteration))
+        return self.last_saved == (epoch, iteration) or self._save(runner, ROLLING, dict(epoch=epoch, iter=iteration))
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         """Save, point to it, and only then delete what is too old; MMEngine's deletes first."""
@@ -136,7 +150,9 @@ class WholeCheckpointHook(CheckpointHook):
         except OSError as error:
             runner.logger.error(f"checkpoint '{path}' was not saved: {error}. Earlier ones stay; training goes on")
             return False
-        self.last_ckpt, self.last_iteration = path, meta['iter']
+        finally:
+            self.tried_at = time.monotonic()
+        self.last_ckpt, self.last_saved = path, (meta['epoch'], meta['iter'])
         return True
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:

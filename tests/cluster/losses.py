@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 sys.path.insert(0, str(ROOT / 'tools'))
 import train
 
-from mmsec.engine import join_processes, run
+from mmsec.engine import run
 
 
 class Record(Hook):
@@ -35,7 +35,6 @@ def main() -> None:
     """Run."""
     out = Path(sys.argv.pop(1))
     cfg = train.configure(train.parse_args())
-    join_processes(cfg)
     runner = Runner.from_cfg(cfg)
     record = Record()
     runner.register_hook(record)

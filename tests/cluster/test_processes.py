@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 
@@ -12,7 +13,8 @@ import torch.distributed
 from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
 
-from mmsec.engine import join_processes, revert_sync_bn
+from mmsec.engine import end_group, join_processes, revert_sync_bn
+from mmsec.engine import run as run_main
 from mmsec.errors import InputError
 from mmsec.models import SecViT
 from tests.conftest import ROOT, SMALL_ARCH, small_run
@@ -84,12 +86,114 @@ def test_dist_train_and_dist_test_run_on_a_cpu(shapes, tmp_path, name):
     assert one == pytest.approx(two)
 
 
+def configure_two(config, *work_dirs):
+    """Two processes that only read their command lines, each with its own --work-dir; exit codes and outputs."""
+    code = (
+        f'import sys; sys.path.insert(0, "{ROOT}/tools"); import train; from mmsec.engine import run\n'
+        'run(lambda: print("goes on from", train.configure(train.parse_args()).load_from))'
+    )
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = str(free.getsockname()[1])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, '-c', code, config, '--resume', '--launcher', 'pytorch', '--work-dir', work_dir],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ
+            | {'RANK': str(rank), 'LOCAL_RANK': str(rank), 'WORLD_SIZE': '2'}
+            | {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': port, 'OMP_NUM_THREADS': '1'},
+        )
+        for rank, work_dir in enumerate(work_dirs)
+    ]
+    outputs = [process.communicate(timeout=100)[0] for process in processes]
+    return [process.returncode for process in processes], outputs
+
+
+def test_all_processes_go_on_from_the_checkpoint_that_the_first_one_finds(shapes, tmp_path):
+    config = small_run(SEGMENTER, shapes, tmp_path)
+    for name in ('first', 'second'):
+        (tmp_path / name).mkdir()
+    text = Config.fromfile(config).pretty_text.replace('SyncBN', 'BN')
+    for iteration, name in ((2, 'first'), (4, 'second')):
+        meta = {'epoch': 0, 'iter': iteration, 'seed': 1, 'cfg': text}
+        torch.save({'meta': meta, 'state_dict': {}}, tmp_path / name / f'iter_{iteration}.pth')
+    codes, outputs = configure_two(config, tmp_path / 'first', tmp_path / 'second')
+    assert codes == [0, 0], outputs
+    assert all(f'goes on from {tmp_path}/first/iter_2.pth' in output for output in outputs)
+
+
+def test_what_the_first_process_cannot_go_on_from_is_one_error(shapes, tmp_path):
+    config = small_run(SEGMENTER, shapes, tmp_path)
+    (tmp_path / 'work').mkdir()
+    (tmp_path / 'work/iter_2.pth').write_bytes(b'damaged')
+    codes, outputs = configure_two(config, tmp_path / 'work', tmp_path / 'work')
+    assert codes == [1, 1], outputs
+    assert 'error: none of the 1 checkpoints' in outputs[0]
+    assert ''.join(outputs).count('error: ') == 1
+
+
 @pytest.fixture
 def group(tmp_path):
     """A process group of this process alone."""
     torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/group', rank=0, world_size=1)
     yield
     torch.distributed.destroy_process_group()
+
+
+def test_processes_that_arrive_together_wait_for_each_other_and_end_an_nccl_group(tmp_path, monkeypatch):
+    torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/group', rank=0, world_size=1)
+    waited = []
+    monkeypatch.setattr(torch.distributed, 'barrier', lambda: waited.append(torch.distributed.is_initialized()))
+    end_group()
+    assert torch.distributed.is_initialized()  # a gloo group is left as it is
+    monkeypatch.setattr(torch.distributed, 'get_backend', lambda: 'nccl')
+    end_group()
+    assert not torch.distributed.is_initialized()
+    assert waited == [True, True]
+    end_group()  # nothing to end
+
+
+@pytest.mark.parametrize('error', [RuntimeError('a rank fails'), InputError('a rank fails')])
+def test_a_process_that_fails_leaves_alone(group, monkeypatch, capsys, error):
+    def fail():
+        raise error
+
+    def not_to_be_called():
+        pytest.fail('the other processes may be elsewhere')
+
+    def leave(code):
+        raise KeyboardInterrupt(code)  # which nothing on the way takes for an error of the run
+
+    monkeypatch.setattr(torch.distributed, 'barrier', not_to_be_called)
+    monkeypatch.setattr(torch.distributed, 'destroy_process_group', not_to_be_called)
+    monkeypatch.setattr('atexit._run_exitfuncs', lambda: None)
+    monkeypatch.setattr('os._exit', leave)
+    with pytest.raises(KeyboardInterrupt, match='1'):
+        run_main(fail)
+    monkeypatch.undo()
+    shown = capsys.readouterr().err
+    assert 'a rank fails' in shown
+    assert ('Traceback' in shown) == isinstance(error, RuntimeError)
+
+
+def test_processes_on_gpus_are_connected_by_mmengine_before_the_checkpoint_is_chosen(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr('mmsec.engine.set_multi_processing', lambda **options: asked.append(options))
+    monkeypatch.setattr('mmsec.engine.init_dist', lambda launcher, **options: asked.append((launcher, options)))
+    for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'):
+        monkeypatch.setenv(name, '1')
+    env_cfg = dict(mp_cfg=dict(mp_start_method='fork'), dist_cfg=dict(backend='nccl', timeout=900))
+    join_processes(Config(dict(launcher='pytorch', env_cfg=env_cfg)))
+    started, connected = asked
+    assert started == {'mp_start_method': 'fork', 'distributed': True}
+    assert connected == ('pytorch', {'backend': 'nccl', 'timeout': 900})
+    monkeypatch.delenv('RANK')
+    with pytest.raises(InputError, match='--launcher pytorch: RANK not set'):
+        join_processes(Config(dict(launcher='pytorch')))
 
 
 @pytest.mark.parametrize('with_cp', [False, True])

@@ -1,8 +1,11 @@
 """Checkpoints on disks that fill and machines that die."""
 
+import argparse
+import errno
 import os
 import random
 import re
+import stat
 import subprocess
 import sys
 import types
@@ -19,6 +22,9 @@ from mmsec.models.checkpoint import read_checkpoint
 from mmsec.registry import HOOKS
 from mmsec.resume import check_same_run, go_on, newest_whole_checkpoint
 from tests.conftest import ROOT
+
+sys.path.insert(0, str(ROOT / 'tools'))
+import train
 
 
 def save(folder, name, iteration, age=0):
@@ -40,10 +46,38 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     assert os.listdir(path.parent) == ['file']
 
 
+@pytest.mark.parametrize('number', [errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EIO])
+def test_a_folder_that_cannot_be_flushed_does_not_fail_the_save(tmp_path, monkeypatch, number):
+    flush = os.fsync
+
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, 'fsync', fsync)
+    write_whole(tmp_path / 'file', b'one')
+    assert (tmp_path / 'file').read_bytes() == b'one'
+
+
+@pytest.mark.parametrize('number', [errno.ENOSPC, errno.EIO])
+def test_a_file_that_cannot_be_flushed_fails_the_save(tmp_path, monkeypatch, number):
+    write_whole(tmp_path / 'file', b'one')
+
+    def fsync(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, 'fsync', fsync)
+    with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+        write_whole(tmp_path / 'file', b'two')
+    assert (tmp_path / 'file').read_bytes() == b'one'
+    assert os.listdir(tmp_path) == ['file']
+
+
 def test_the_newest_whole_checkpoint_is_found_and_damaged_ones_are_named(tmp_path, log):
     assert newest_whole_checkpoint(tmp_path) is None
     save(tmp_path, 'epoch_1.pth', 20, age=30)
-    whole = save(tmp_path, 'preempted.pth', 33, age=20)
+    whole = save(tmp_path, 'rolling.pth', 33, age=20)
     truncated = save(tmp_path, 'epoch_2.pth', 40, age=10)
     truncated.write_bytes(truncated.read_bytes()[:700])
     os.utime(truncated, (1e9 - 10, 1e9 - 10))
@@ -183,6 +217,26 @@ def test_the_best_checkpoint_outlives_a_save_that_fails(tmp_path):
         assert Path(hook.best_ckpt_path).name == f'best_AP_iter_{kept}.pth'
     assert sum('the best checkpoint was not saved: [Errno 28]' in line for line in said) == 1
     assert hub.get_info('best_score') == 0.35
+
+
+def test_a_restart_goes_on_from_the_work_dir_or_else_from_the_path_that_it_was_given(tmp_path, log):
+    given = str(save(tmp_path, 'given.pth', 5))
+    work_dir = tmp_path / 'work'
+    work_dir.mkdir()
+
+    def found(resume, restarted):
+        checkpoint = train.find_checkpoint(argparse.Namespace(resume=resume, restarted=restarted), str(work_dir))
+        return checkpoint and checkpoint[0]
+
+    assert found(None, False) is None
+    assert log == []
+    assert found(None, True) is None
+    assert 'the run starts from scratch' in log[0]
+    assert found(given, True) == given
+    own = str(save(work_dir, 'rolling.pth', 8))
+    assert found(given, True) == own
+    assert found(given, False) == given
+    assert found('auto', False) == found(None, True) == own
 
 
 def test_a_run_goes_on_with_the_seed_it_had():

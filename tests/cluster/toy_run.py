@@ -1,8 +1,21 @@
-"""python -m tests.cluster.toy_run WORK_DIR MAX_ITERS [by_epoch] [val] [SEED]: a run of a few weights and our hooks.
+"""python -m tests.cluster.toy_run WORK_DIR MAX_ITERS [options]: a run of a few weights and our hooks.
 
-It goes on as ``tools/train.py --resume auto`` does and prints what a test wants to know, a line each.
+It goes on as ``tools/train.py --resume auto`` does and prints what a test wants to know, a line each. Options:
+
+    by_epoch            train epochs of 20 iterations (one process)
+    val                 evaluate after each epoch (40 iterations where iterations are counted)
+    interval=N          save each N epochs or iterations (1)
+    save_minutes=M      of PreemptionHook
+    val_samples=N       samples of the evaluation (40), not rounded up to the same number a process
+    stale=PATH          the second process goes on from this file, as if it still saw it under the other's name
+    dies_at_exit        the second process is killed when it leaves
+    waits               for a signal before training
+    SEED
 """
 
+import atexit
+import os
+import signal
 import sys
 import time
 from typing import Any
@@ -18,7 +31,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import mmsec.hooks  # noqa: F401
-from mmsec.resume import check_same_run, go_on, newest_whole_checkpoint
+from mmsec.engine import from_first, join_processes, run
+from mmsec.resume import SameStartHook, check_same_run, go_on, newest_whole_checkpoint
 
 
 @MODELS.register_module()
@@ -39,16 +53,19 @@ class ToyModel(BaseModel):
 
 @DATASETS.register_module()
 class ToyData(Dataset):
-    """40 fixed samples."""
+    """Fixed samples."""
 
     metainfo: dict = {}
+
+    def __init__(self, samples: int = 40) -> None:
+        self.samples = samples
 
     def __getitem__(self, index: int) -> dict:
         generator = torch.Generator().manual_seed(index)
         return {'inputs': torch.rand(4, generator=generator), 'data_samples': index}
 
     def __len__(self) -> int:
-        return 40
+        return self.samples
 
 
 @METRICS.register_module()
@@ -74,24 +91,24 @@ class Report(Hook):
         time.sleep(0.02)
 
 
-def config(work_dir: str, max_iters: int, by_epoch: bool) -> Config:
+def config(work_dir: str, max_iters: int, by_epoch: bool, options: dict[str, str]) -> Config:
     """20 iterations of two samples are an epoch."""
     loop = dict(type='EpochBasedTrainLoop', max_epochs=max_iters // 20) if by_epoch else dict(
-        type='IterBasedTrainLoop', max_iters=max_iters
+        type='IterBasedTrainLoop', max_iters=max_iters, val_interval=40
     )  # fmt: skip
     evaluation = dict(
         val_cfg=dict(type='ValLoop'),
         val_dataloader=dict(
             batch_size=1,
             num_workers=0,
-            sampler=dict(type='DefaultSampler', shuffle=False),
-            dataset=dict(type='ToyData'),
+            sampler=dict(type='DefaultSampler', shuffle=False, round_up='val_samples' not in options),
+            dataset=dict(type='ToyData', samples=int(options.get('val_samples', 40))),
         ),
         val_evaluator=dict(type='ToyMetric'),
     )
     return Config(
         dict(
-            **(evaluation if 'val' in sys.argv else {}),
+            **(evaluation if 'val' in options else {}),
             default_scope='mmengine',
             model=dict(type='ToyModel'),
             work_dir=work_dir,
@@ -110,14 +127,14 @@ def config(work_dir: str, max_iters: int, by_epoch: bool) -> Config:
                 checkpoint=dict(
                     type='mmsec.WholeCheckpointHook',
                     by_epoch=by_epoch,
-                    interval=1,
+                    interval=int(options.get('interval', 1)),
                     max_keep_ckpts=2,
                 ),
             ),
             custom_hooks=[
                 dict(type='EMAHook'),
                 dict(type='mmsec.PlainCheckpointHook'),
-                dict(type='mmsec.PreemptionHook'),
+                dict(type='mmsec.PreemptionHook', save_minutes=float(options.get('save_minutes', 1000))),
                 dict(type='mmsec.FiniteHook'),
             ],
         )
@@ -138,14 +155,22 @@ def same(a: Any, b: Any) -> bool:
 def main() -> None:
     """Run."""
     work_dir, max_iters = sys.argv[1], int(sys.argv[2])
-    cfg = config(work_dir, max_iters, by_epoch='by_epoch' in sys.argv)
-    found = newest_whole_checkpoint(work_dir)
+    options = dict(option.split('=') if '=' in option else (option, '') for option in sys.argv[3:])
+    cfg = config(work_dir, max_iters, 'by_epoch' in options, options)
+    cfg.launcher = 'pytorch' if 'RANK' in os.environ else 'none'
+    join_processes(cfg)
+    found = from_first(lambda: newest_whole_checkpoint(work_dir))
     if len(sys.argv) > 3 and sys.argv[-1].isdigit():
         cfg.randomness = dict(seed=int(sys.argv[-1]))
     if found:
         go_on(cfg, *found)
         check_same_run(cfg, *found)
+    if os.environ.get('RANK') == '1':
+        cfg.load_from = options.get('stale', cfg.get('load_from'))
+        if 'dies_at_exit' in options:
+            atexit.register(os.kill, os.getpid(), signal.SIGKILL)
     runner = Runner.from_cfg(cfg)
+    runner.register_hook(SameStartHook())
     runner.register_hook(Report())
     if found:
 
@@ -167,9 +192,12 @@ def main() -> None:
                 print('resumed', runner.iter, *(name for name, equal in states.items() if equal), flush=True)
 
         runner.register_hook(CheckStates(), priority='LOWEST')
+    if 'waits' in options:
+        print('waits', flush=True)
+        time.sleep(60)
     runner.train()
     print('finished', runner.iter, flush=True)
 
 
 if __name__ == '__main__':
-    main()
+    run(main)

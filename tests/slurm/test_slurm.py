@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -97,22 +98,31 @@ def test_two_jobs_of_two_tasks_train_side_by_side_and_test_as_one_process_does(s
         assert one == pytest.approx(two), host
 
 
-def test_a_failing_rank_ends_the_job_within_a_minute_and_its_error_is_shown(slurm, shapes, tmp_path):
+def run_with_hook(shapes, folder, hook, **changes):
+    """A long run of the segmenter with a hook of the test, ``hook`` being its methods; config and environment."""
     config = small_run(
-        HOSTS['mmseg'], shapes, tmp_path, **{'train_cfg.max_iters': 100000, 'train_cfg.val_interval': 10**6}
+        HOSTS['mmseg'], shapes, folder, **{'train_cfg.max_iters': 100000, 'train_cfg.val_interval': 10**6} | changes
     )
-    (tmp_path / 'failing.py').write_text(
+    (folder / 'of_the_test.py').write_text(
+        'import atexit, os, signal, time\n'
         'from mmengine.hooks import Hook\n'
         'from mmengine.registry import HOOKS\n'
         '@HOOKS.register_module()\n'
-        'class FailOnSecondRank(Hook):\n'
-        '    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):\n'
-        '        if runner.rank == 1 and runner.iter == 3:\n'
-        "            raise RuntimeError('the second rank fails')\n"
+        'class OfTheTest(Hook):\n' + textwrap.indent(textwrap.dedent(hook), '    ')
     )
-    text = config.read_text().replace("'mmsec.datasets',", "'mmsec.datasets', 'failing',")
-    config.write_text(text + "\ncustom_hooks.append(dict(type='FailOnSecondRank'))\n")
-    job = submit(slurm, config, tmp_path, PYTHONPATH=str(tmp_path))
+    text = config.read_text().replace("'mmsec.datasets',", "'mmsec.datasets', 'of_the_test',")
+    config.write_text(text + "\ncustom_hooks.append(dict(type='OfTheTest'))\n")
+    return config, {'PYTHONPATH': os.pathsep.join(filter(None, [str(folder), os.environ.get('PYTHONPATH')]))}
+
+
+def test_a_failing_rank_ends_the_job_within_a_minute_and_its_error_is_shown(slurm, shapes, tmp_path):
+    hook = """
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            if runner.rank == 1 and runner.iter == 3:
+                raise RuntimeError('the second rank fails')
+    """
+    config, environment = run_with_hook(shapes, tmp_path, hook)
+    job = submit(slurm, config, tmp_path, **environment)
     log = tmp_path / f'slurm-{job}.log'
     wait_for(log, r'Iter\(train\) \[ +3/')
     failed = time.monotonic()
@@ -120,7 +130,72 @@ def test_a_failing_rank_ends_the_job_within_a_minute_and_its_error_is_shown(slur
     assert time.monotonic() - failed < 60
     assert done == 'FAILED'
     assert 'the second rank fails' in text
-    assert 'requeue' not in text
+    assert 'asking Slurm' not in text
+    assert 'not queued again' in text
+
+
+def test_a_rank_that_is_killed_at_exit_after_the_save_does_not_lose_the_job(slurm, shapes, tmp_path):
+    hook = """
+        def before_train(self, runner):
+            if runner.rank == 1 and runner.iter == 0:
+                atexit.register(os.kill, os.getpid(), signal.SIGKILL)
+    """
+    config, environment = run_with_hook(shapes, tmp_path, hook, **{'default_hooks.checkpoint.interval': 10**6})
+    job = submit(slurm, config, tmp_path, **environment)
+    log = tmp_path / f'slurm-{job}.log'
+    wait_for(log, r'Iter\(train\) \[ +3/')
+    subprocess.run(['scancel', '--signal=USR1', job], env=slurm, check=True)
+    wait_for(log, r'stopped and saved \(exit code 137\); asking Slurm')
+    saved = int(re.search(r'saved iteration (\d+)', log.read_text())[1])
+    wait_for(log, rf'started again by Slurm(.|\n)*iter: {saved}\b(.|\n)*Iter\(train\)')
+    subprocess.run(['scancel', job], env=slurm, check=True)
+    assert wait(slurm, job, log)[0] == 'CANCELLED'
+
+
+def test_a_rank_with_another_checkpoint_stops_the_run(slurm, shapes, tmp_path):
+    hook = """
+        def before_run(self, runner):
+            if runner.rank == 1 and runner._resume:
+                runner._load_from = runner._load_from.replace('iter_4', 'iter_2')
+    """
+    changes = {'train_cfg.max_iters': 4, 'default_hooks.checkpoint.max_keep_ckpts': 2}
+    config, environment = run_with_hook(shapes, tmp_path, hook, **changes)
+    job = submit(slurm, config, tmp_path, **environment)
+    done, text = wait(slurm, job, tmp_path / f'slurm-{job}.log')
+    assert done == 'COMPLETED', text
+    job = submit(slurm, config, tmp_path, '--resume', '--cfg-options', 'train_cfg.max_iters=8', **environment)
+    done, text = wait(slurm, job, tmp_path / f'slurm-{job}.log')
+    assert done == 'FAILED', text
+    assert len(re.findall('^error: ', text, re.M)) == 1
+    assert re.search(
+        r'error: 1 of 2 processes .*process 0: epoch 0, iteration 4, .*process 1: epoch 0, iteration 2', text
+    )
+    assert 'Iter(train)' not in text
+    assert 'asking Slurm' not in text
+
+
+def test_a_job_without_progress_is_not_queued_again(slurm, shapes, tmp_path):
+    hook = """
+        def before_run(self, runner):
+            print('waits', flush=True)
+            time.sleep(60)
+    """
+    config, environment = run_with_hook(shapes, tmp_path, hook)
+    job = submit(slurm, config, tmp_path, **environment)
+    log = tmp_path / f'slurm-{job}.log'
+    wait_for(log, 'waits(.|\\n)*waits')
+    subprocess.run(['scancel', '--signal=USR1', job], env=slurm, check=True)
+    done, text = wait(slurm, job, log)
+    assert done == 'FAILED'
+    assert 'exit code 138 without a new checkpoint from a signal: not queued again' in text
+
+
+def test_a_limit_too_short_to_train_in_ends_the_job_at_once(slurm, shapes, tmp_path):
+    config = small_run(HOSTS['mmseg'], shapes, tmp_path)
+    job = submit(slurm, config, tmp_path, SBATCH_TIMELIMIT='1', SAVE_AHEAD='60')
+    done, text = wait(slurm, job, tmp_path / f'slurm-{job}.log', seconds=60)
+    assert done == 'FAILED'
+    assert text.startswith('the time limit of the job, 60 s, leaves no time to train: the run saves 60 s')
 
 
 def test_a_job_stops_ahead_of_its_limit_and_goes_on(slurm, shapes, tmp_path):

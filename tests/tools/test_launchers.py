@@ -1,6 +1,7 @@
 """The shell scripts, with stand-ins for torchrun and srun that print how they were called."""
 
 import os
+import re
 import subprocess
 
 import pytest
@@ -59,13 +60,19 @@ def test_slurm_is_given_tasks_and_gpus(script, positional, arguments, stand_ins,
     assert {'--partition=part', '--job-name=job', '--ntasks=8', '--gres=gpu:8', '--cpus-per-task=5'} <= set(default)
     assert not any(line.startswith('--gpus-per-task') for line in default)
     tool = f'{ROOT}/tools/{script.removeprefix("slurm_").replace(".sh", ".py")}'
-    first = default.index(tool)
-    assert default[first : first + len(arguments) + 1] == [tool, *arguments]
-    assert default[first + len(arguments) + 1].split(';')[0] == '--amp'
-    small = lines(GPUS='2', CPUS_PER_TASK='3', SRUN_ARGS='--time=1:00 --qos=x')
-    assert {'--ntasks=2', '--gres=gpu:2', '--ntasks-per-node=2', '--cpus-per-task=3', '--time=1:00', '--qos=x'} <= set(
-        small
-    )
+    first = default.index(arguments[0])
+    assert default[first : first + len(arguments)] == arguments
+    assert default[first + len(arguments)].split(';')[0] == '--amp'
+    assert script == 'slurm_train.sh' or default[first - 1] == tool
+    small = lines(GPUS='2', CPUS_PER_TASK='3', SRUN_ARGS='--time=1:00:00 --qos=x')
+    assert {
+        '--ntasks=2',
+        '--gres=gpu:2',
+        '--ntasks-per-node=2',
+        '--cpus-per-task=3',
+        '--time=1:00:00',
+        '--qos=x',
+    } <= set(small)
     wide = lines(GPUS='16', GPUS_PER_NODE='4')
     assert {'--ntasks=16', '--gres=gpu:4', '--ntasks-per-node=4'} <= set(wide)
     assert not any('gres' in line for line in lines(GPUS='2', GPUS_PER_NODE='0'))
@@ -80,23 +87,25 @@ def test_training_is_told_ahead_of_its_limit_and_started_again(stand_ins, tmp_pa
 @pytest.fixture
 def in_a_job(tmp_path, stand_ins):
     """Runs slurm_job.sh with a srun that runs the task, as Slurm would, and a scontrol that says what it was asked."""
-    (tmp_path / 'srun').write_text('#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; done\nexec "$@"\n')
+    (tmp_path / 'srun').write_text('#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; done\n"$@"; exit ${SRUN_CODE:-$?}\n')
+    (tmp_path / 'squeue').write_text('#!/bin/sh\necho ${LIMIT:-UNLIMITED}\n')
+    (tmp_path / 'squeue').chmod(0o755)
     (tmp_path / 'scontrol').write_text('#!/bin/sh\necho scontrol "$@"\n')
     (tmp_path / 'scontrol').chmod(0o755)
-    (tmp_path / 'python').write_text('#!/bin/sh\necho $MASTER_ADDR:$MASTER_PORT "$@"; exit ${CODE:-0}\n')
-    in_task = subprocess.run(
-        ['bash', '-c', f'. {ROOT}/tools/slurm_run.sh; printf %s "$in_task"'], capture_output=True, text=True
-    ).stdout
+    (tmp_path / 'python').write_text(
+        '#!/bin/sh\necho $MASTER_ADDR:$MASTER_PORT "$@"; [ -n "$SAVED" ] && printf $SAVED >resume_me; exit ${CODE:-0}\n'
+    )
 
-    def run(**environment):
+    def run(*arguments, **environment):
         settings = {'PATH': stand_ins, 'SLURM_JOB_ID': '41', 'SLURM_CPUS_PER_TASK': '1', 'PYTHON': 'python'}
-        return launch('slurm_job.sh', in_task, 't.py', 'c.py', **settings | environment)
+        given = [ROOT / 'tools', tmp_path, '300', 'c.py', *arguments]
+        return launch('slurm_job.sh', *given, cwd=tmp_path, **settings | environment)
 
     return run
 
 
 def test_the_port_follows_the_job(in_a_job):
-    assert in_a_job().stdout == '127.0.0.1:10041 -u t.py c.py --launcher slurm\n'
+    assert in_a_job().stdout == f'127.0.0.1:10041 -u {ROOT}/tools/train.py c.py --launcher slurm\n'
     assert in_a_job(SLURM_JOB_ID='80042').stdout.startswith('127.0.0.1:10042 ')
     assert in_a_job(MASTER_PORT='7', MASTER_ADDR='n1').stdout.startswith('n1:7 ')
     several = in_a_job(SLURM_JOB_NUM_NODES='2', SLURM_JOB_NODELIST='n[1-2]')
@@ -117,5 +126,65 @@ def test_a_run_that_was_told_to_stop_is_queued_again_and_resumes(in_a_job):
     failed = in_a_job(CODE='1')
     assert failed.returncode == 1
     assert 'requeue' not in failed.stdout
-    again = in_a_job(SLURM_RESTART_COUNT='1').stdout
-    assert 't.py c.py --resume auto --launcher slurm' in again
+    assert 'not queued again' in failed.stderr
+    again = in_a_job('--resume', 'p.pth', SLURM_RESTART_COUNT='1').stdout
+    assert 'c.py --resume p.pth --restarted --launcher slurm' in again
+
+
+def test_a_task_that_is_killed_on_its_way_out_does_not_lose_the_job(in_a_job, tmp_path):
+    killed = in_a_job(CODE='75', SAVED='41', SRUN_CODE='137')
+    assert killed.returncode == 137
+    assert 'scontrol requeue 41' in killed.stdout
+    assert (tmp_path / 'resume_me').exists()
+    assert 'requeue' not in in_a_job(CODE='1').stdout  # the file is one of the attempt before
+    assert 'requeue' not in in_a_job(CODE='1', SAVED='40').stdout  # and this one of another job
+
+
+def test_a_save_that_failed_is_not_queued_again(in_a_job):
+    failed = in_a_job(CODE='74')
+    assert failed.returncode == 74
+    assert 'requeue' not in failed.stdout
+
+
+LIMITS = [
+    ('5', 300),
+    ('4:59', 299),
+    ('0:05:00', 300),
+    ('1:00:00', 3600),
+    ('0-0:04:09', 249),
+    ('1-0', 86400),
+    ('2-03:04', 183840),
+    ('08:09', 489),
+    ('0', ''),
+    ('UNLIMITED', ''),
+    ('', ''),
+]
+
+
+@pytest.mark.parametrize(('time', 'seconds'), LIMITS)
+def test_times_of_slurm_are_read(time, seconds):
+    shown = subprocess.run(
+        ['bash', '-c', f'set -euo pipefail; . {ROOT}/tools/slurm_run.sh; slurm_seconds "$1"', 'bash', time],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert shown.strip() == str(seconds)
+
+
+@pytest.mark.parametrize('option', ['--time=5', '--time 0:05:00', '-t 5', '-t4:59', '--time=99 --time=5'])
+def test_a_time_limit_that_is_over_before_training_is_refused(stand_ins, tmp_path, option):
+    refused = launch('slurm_train.sh', 'p', 'j', 'c.py', 'w', cwd=tmp_path, PATH=stand_ins, SRUN_ARGS=option)
+    assert refused.returncode == 2
+    assert refused.stdout == ''
+    assert re.search(r'a time limit of \d+ s leaves no time to train: the run saves 300 s', refused.stderr)
+    longer = {'SRUN_ARGS': option, 'SAVE_AHEAD': '200'}
+    assert launch('slurm_train.sh', 'p', 'j', 'c.py', 'w', cwd=tmp_path, PATH=stand_ins, **longer).returncode == 0
+
+
+def test_a_limit_of_the_partition_that_is_over_before_training_is_refused_in_the_job(in_a_job):
+    refused = in_a_job(LIMIT='5:00')
+    assert refused.returncode == 2
+    assert refused.stdout == ''
+    assert 'the time limit of the job, 300 s, leaves no time to train' in refused.stderr
+    assert in_a_job(LIMIT='5:01').returncode == 0

@@ -11,7 +11,7 @@ default_hooks = dict(
 # docs/cluster.md says what each does for a run.
 custom_hooks = [
     dict(type='mmsec.PlainCheckpointHook'),
-    dict(type='mmsec.PreemptionHook'),
+    dict(type='mmsec.PreemptionHook', save_minutes=30),
     dict(type='mmsec.FiniteHook'),
     dict(type='mmsec.BrokenDataHook'),
     dict(type='mmsec.EagerOptimizerHook'),
