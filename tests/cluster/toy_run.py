@@ -1,4 +1,4 @@
-"""python -m tests.cluster.toy_run WORK_DIR MAX_ITERS [by_epoch] [val] [SEED]: a run of a few weights and our hooks.
+"""python -m tests.cluster.toy_run WORK_DIR MAX_ITERS [by_epoch] [val] [nan] [SEED]: a run of a few weights, our hooks.
 
 It goes on as ``tools/train.py --resume auto`` does and prints what a test wants to know, a line each.
 """
@@ -11,6 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
+from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS
 from mmengine.runner import Runner
@@ -34,7 +35,10 @@ class ToyModel(BaseModel):
         if mode == 'predict':
             time.sleep(0.02)
             return data_samples
-        return {'loss': self.layer(torch.stack(inputs)).square().mean()}
+        loss = self.layer(torch.stack(inputs)).square().mean()
+        if 'nan' in sys.argv and MessageHub.get_current_instance().get_info('iter') == 26:  # the 27th
+            loss = loss * float('nan')
+        return {'loss': loss}
 
 
 @DATASETS.register_module()
