@@ -16,6 +16,7 @@ from mmsec.engine import (
     naming_broken_annotations,
     revert_sync_bn,
     run,
+    set_tf32,
 )
 from mmsec.errors import InputError
 from mmsec.hooks import RunSummaryHook
@@ -42,6 +43,12 @@ def parse_args() -> argparse.Namespace:
         const='auto',
         metavar='auto|PATH',
         help='go on from PATH, or from the newest checkpoint in the work dir if no path is given',
+    )
+    parser.add_argument(
+        '--tf32',
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help='float32 products and convolutions in TF32, on GPUs that have it',
     )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='key=value pairs that override the config')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
@@ -82,10 +89,12 @@ def configure(args: argparse.Namespace) -> Config:
 def main() -> None:
     """Train."""
     exit_when_told()
-    cfg = configure(parse_args())
+    args = parse_args()
+    cfg = configure(args)
     join_processes(cfg)
     with naming_broken_annotations(cfg):
         runner = Runner.from_cfg(cfg)
+        set_tf32(args.tf32)  # here, where the run has its log
         runner.register_hook(RunSummaryHook())
         runner.train()
 
