@@ -101,6 +101,7 @@ def test_sizes_weights_and_schedule_are_the_promised_ones(name):
     assert cfg.custom_imports == dict(
         imports=['mmsec.models', 'mmsec.hooks', 'mmsec.datasets'], allow_failed_imports=False
     )
+    assert dict(type='mmsec.IterationSeedHook') in cfg.custom_hooks  # or all processes draw the same drop path
     assert cfg.auto_scale_lr.base_batch_size == 16
     assert cfg.optim_wrapper.paramwise_cfg == dict(norm_decay_mult=0.0)
     optimizer = cfg.optim_wrapper.optimizer

@@ -19,6 +19,7 @@ from mmsec.engine import (
     naming_broken_annotations,
     revert_sync_bn,
     run,
+    set_tf32,
 )
 from mmsec.errors import InputError
 from mmsec.hooks import PredictionPicturesHook
@@ -34,6 +35,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--show-dir', metavar='DIR', help='draw truth beside prediction for every image into DIR')
     parser.add_argument('--out', metavar='FILE', help='write the metrics to FILE.json or the predictions to FILE.pkl')
     parser.add_argument('--tta', action='store_true', help='test at several scales and flipped (mmsegmentation)')
+    parser.add_argument(
+        '--tf32',
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help='float32 products and convolutions in TF32, on GPUs that have it',
+    )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='key=value pairs that override the config')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
@@ -69,6 +76,7 @@ def main() -> None:
     join_processes(cfg)
     with naming_broken_annotations(cfg):
         runner = Runner.from_cfg(cfg)
+        set_tf32(args.tf32)  # here, where the run has its log
         if args.show_dir:
             runner.register_hook(PredictionPicturesHook(args.show_dir))
         if args.out and args.out.endswith('.pkl'):

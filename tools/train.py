@@ -20,6 +20,7 @@ from mmsec.engine import (
     naming_broken_annotations,
     revert_sync_bn,
     run,
+    set_tf32,
 )
 from mmsec.errors import InputError
 from mmsec.hooks import RunSummaryHook
@@ -50,6 +51,12 @@ def parse_args() -> argparse.Namespace:
         '--restarted',
         action='store_true',
         help='go on from the newest checkpoint in the work dir; if there is none, do what --resume says',
+    )
+    parser.add_argument(
+        '--tf32',
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help='float32 products and convolutions in TF32, on GPUs that have it',
     )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='key=value pairs that override the config')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
@@ -104,6 +111,7 @@ def main() -> None:
     cfg = configure(args)
     with naming_broken_annotations(cfg):
         runner = Runner.from_cfg(cfg)
+        set_tf32(args.tf32)  # here, where the run has its log
         runner.register_hook(SameStartHook())
         runner.register_hook(RunSummaryHook())
         runner.train()

@@ -76,7 +76,7 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', begin=0, end=max_iters, by_epoch=False),
 ]
-optim_wrapper = dict(optimizer=dict(lr=8e-4, fused=True), clip_grad=dict(max_norm=5.0))
+optim_wrapper = dict(optimizer=dict(lr=8e-4), clip_grad=dict(max_norm=5.0))
 auto_scale_lr = dict(base_batch_size=4)
 default_hooks = dict(
     checkpoint=dict(interval=max_iters, max_keep_ckpts=1),

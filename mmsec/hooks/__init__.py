@@ -8,6 +8,7 @@ from mmsec.hooks.plain_checkpoint import PlainCheckpointHook
 from mmsec.hooks.prediction_pictures import PredictionPicturesHook
 from mmsec.hooks.preemption import PreemptionHook
 from mmsec.hooks.run_summary import RunSummaryHook
+from mmsec.hooks.seed import IterationSeedHook
 from mmsec.hooks.whole_checkpoint import WholeCheckpointHook
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     'ClusterVisualizationHook',
     'EagerOptimizerHook',
     'FiniteHook',
+    'IterationSeedHook',
     'PlainCheckpointHook',
     'PredictionPicturesHook',
     'PreemptionHook',

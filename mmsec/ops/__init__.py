@@ -1,4 +1,4 @@
-"""Pure tensor functions: grouping, attention inside clusters, layers over maps, rotary embedding. They need torch alone."""
+"""Pure tensor functions, which need torch alone: grouping, attention, layers over maps, rotary embedding."""
 
 from mmsec.ops.attention import attention, cluster_attention
 from mmsec.ops.grouping import Grouping, Tokens, build_grouping, cluster_ids, cluster_sizes

@@ -7,6 +7,7 @@ It goes on as ``tools/train.py --resume auto`` does and prints what a test wants
     interval=N          save each N epochs or iterations (1)
     save_minutes=M      of PreemptionHook
     val_samples=N       samples of the evaluation (40), not rounded up to the same number a process
+    nan                 the loss of the 27th iteration is NaN
     stale=PATH          the second process goes on from this file, as if it still saw it under the other's name
     dies_at_exit        the second process is killed when it leaves
     waits               for a signal before training
@@ -24,6 +25,7 @@ import torch
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
+from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS
 from mmengine.runner import Runner
@@ -48,7 +50,10 @@ class ToyModel(BaseModel):
         if mode == 'predict':
             time.sleep(0.02)
             return data_samples
-        return {'loss': self.layer(torch.stack(inputs)).square().mean()}
+        loss = self.layer(torch.stack(inputs)).square().mean()
+        if 'nan' in sys.argv and MessageHub.get_current_instance().get_info('iter') == 26:  # the 27th
+            loss = loss * float('nan')
+        return {'loss': loss}
 
 
 @DATASETS.register_module()

@@ -1,8 +1,10 @@
+import copy
 import types
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmsec.errors import InputError
 from mmsec.hooks import FiniteHook
@@ -12,75 +14,155 @@ class Model(nn.Module):
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(2))
+        self.norm = nn.BatchNorm1d(2, affine=False)
 
     def forward(self, inputs, data_samples=None, mode='loss'):
         if mode != 'loss':
             return [inputs]
+        self.norm(inputs.expand(2, 2))
         return {'loss_a': (self.weight * inputs).sum(), 'loss_b': [torch.zeros(()), torch.ones(())]}
 
 
-@pytest.fixture
-def run():
-    """One iteration on the given inputs; returns the weight after it."""
-    model = Model()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    runner = types.SimpleNamespace(model=model, optim_wrapper=types.SimpleNamespace(optimizer=optimizer), iter=6)
-    FiniteHook().before_train(runner)
-    samples = [types.SimpleNamespace(img_path='a.jpg'), types.SimpleNamespace(img_path='b.jpg')]
+class Run:
+    """A run without MMEngine's loop."""
 
-    def step(inputs, change=lambda: None):
-        optimizer.zero_grad()
-        losses = model(inputs=inputs, data_samples=samples, mode='loss')
-        losses['loss_a'].backward()
+    def __init__(self, max_bad_batches=0, optimizer=torch.optim.SGD, **options):
+        self.model = Model()
+        self.optimizer = optimizer(self.model.parameters(), lr=0.5, **options)
+        self.hook = FiniteHook(max_bad_batches)
+        self.logged = []
+        self.runner = types.SimpleNamespace(
+            model=self.model,
+            optim_wrapper=types.SimpleNamespace(optimizer=self.optimizer),
+            iter=6,
+            hooks=[self.hook],
+            logger=types.SimpleNamespace(error=self.logged.append, warning=self.logged.append),
+        )
+        self.hook.before_train(self.runner)
+
+    def step(self, inputs, change=lambda: None, scaler=None, update=True):
+        """One iteration on the given inputs; returns the weight after it."""
+        samples = [types.SimpleNamespace(img_path='a.jpg'), types.SimpleNamespace(img_path='b.jpg')]
+        self.hook.before_train_iter(self.runner, 0)
+        self.optimizer.zero_grad()
+        losses = self.model(inputs=inputs, data_samples=samples, mode='loss')
+        (scaler.scale(losses['loss_a']) if scaler else losses['loss_a']).backward()
         change()
-        optimizer.step()
-        return model.weight.detach().clone()
+        if scaler:
+            scaler.step(self.optimizer)
+            scaler.update()
+        elif update:
+            self.optimizer.step()
+        self.hook.after_train_iter(self.runner, 0)
+        self.runner.iter += 1
+        return self.model.weight.detach().clone()
 
-    step.model, step.optimizer = model, optimizer
-    return step
+
+class Waits(TorchDispatchMode):
+    """Counts how often a number is asked for, for which a host waits on another device."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default)
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize('bad', [float('nan'), float('inf')])
-def test_a_bad_loss_stops_before_a_weight_changes(run, bad):
-    assert torch.equal(run(torch.ones(2)), torch.full((2,), 0.5))
+def test_a_bad_loss_stops_before_a_weight_changes(bad):
+    run = Run()
+    assert torch.equal(run.step(torch.ones(2)), torch.full((2,), 0.5))
     with pytest.raises(InputError) as caught:
-        run(torch.tensor([1.0, bad]))
-    assert 'iteration 7: a loss is not finite' in str(caught.value)
+        run.step(torch.tensor([1.0, bad]))
+    assert 'iteration 8: a loss is not finite' in str(caught.value)
     assert f'loss_a {bad:g}, loss_b 1' in str(caught.value)
     assert 'a.jpg, b.jpg' in str(caught.value)
+    assert 'Nothing was saved, because the run has no mmsec.WholeCheckpointHook' in str(caught.value)
     assert torch.equal(run.model.weight, torch.full((2,), 0.5))
+    assert all(buffer.isfinite().all() for buffer in run.model.buffers())
 
 
-def test_a_bad_gradient_stops_before_a_weight_changes(run):
+def test_a_bad_gradient_stops_before_a_weight_changes():
+    run = Run()
     with pytest.raises(InputError, match=r'iteration 7: a gradient is not finite.*a\.jpg'):
-        run(torch.ones(2), change=lambda: run.model.weight.grad.fill_(float('nan')))
+        run.step(torch.ones(2), change=lambda: run.model.weight.grad.fill_(float('nan')))
     assert torch.equal(run.model.weight, torch.ones(2))
+
+
+@pytest.mark.parametrize('what', ['loss', 'gradient'])
+@pytest.mark.parametrize(
+    ('optimizer', 'options'),
+    [(torch.optim.SGD, dict(momentum=0.9)), (torch.optim.AdamW, dict()), (torch.optim.AdamW, dict(fused=True))],
+)
+def test_bad_batches_are_left_out_without_a_trace_until_there_are_too_many(what, optimizer, options):
+    def bad():
+        if what == 'loss':
+            run.step(torch.tensor([1.0, float('nan')]))
+        else:
+            run.step(torch.ones(2), change=lambda: run.model.weight.grad.fill_(float('inf')))
+
+    def state():
+        return copy.deepcopy([run.model.state_dict(), run.optimizer.state_dict()])
+
+    run = Run(2, optimizer, **options)
+    run.step(torch.ones(2))
+    for number in (1, 2):
+        before = state()
+        bad()
+        assert str(state()) == str(before)
+        assert f'a {what} is not finite, no weight was changed. Losses: ' in run.logged[-1]
+        assert f'a.jpg, b.jpg. This is bad batch {number} of {2} that may be left out' in run.logged[-1]
+    before = state()
+    run.step(torch.ones(2))
+    assert str(state()) != str(before)
+    with pytest.raises(InputError, match=f'iteration 11: a {what} is not finite'):
+        bad()
+
+
+def test_the_host_waits_once_an_iteration():
+    run = Run()
+    run.model.forward = lambda inputs, data_samples, mode: {
+        'loss_a': run.model.weight.sum(),
+        **{f'loss_{i}': [torch.ones(()), torch.ones(3)] for i in range(6)},
+    }
+    run.step(torch.ones(2))
+    with Waits() as waits:
+        run.step(torch.ones(2))
+    assert waits.count == 1
+
+
+def test_a_bad_loss_in_an_iteration_without_a_step_is_seen():
+    run = Run()
+    with pytest.raises(InputError, match='iteration 7: a loss is not finite'):
+        run.step(torch.tensor([1.0, float('nan')]), update=False)
 
 
 @pytest.mark.parametrize('fused', [False, True])
-def test_steps_that_the_fp16_scaler_skips_are_none_of_its_business(run, fused):
-    if fused:  # the scaler calls such an optimizer's step, which leaves it out by itself
-        run.optimizer = torch.optim.SGD(run.model.parameters(), lr=0.5, fused=True)
-        runner = types.SimpleNamespace(
-            model=nn.Identity(), optim_wrapper=types.SimpleNamespace(optimizer=run.optimizer)
-        )
-        FiniteHook().before_train(runner)
+def test_steps_that_the_fp16_scaler_skips_are_none_of_its_business(fused):
+    run = Run(fused=fused)  # the scaler calls a fused optimizer's step, which leaves it out by itself
     scaler = torch.amp.GradScaler('cpu', init_scale=1e38)  # gradients overflow
-    losses = run.model(inputs=torch.full((2,), 100.0), data_samples=[], mode='loss')
-    scaler.scale(losses['loss_a']).backward()
-    assert not run.model.weight.grad.isfinite().all()
-    scaler.step(run.optimizer)
-    scaler.update()
-    assert torch.equal(run.model.weight, torch.ones(2))
+    assert torch.equal(run.step(torch.full((2,), 100.0), scaler=scaler), torch.ones(2))
     assert scaler.get_scale() < 1e38
+    with pytest.raises(InputError, match='iteration 8: a loss is not finite'):
+        run.step(torch.tensor([1.0, float('nan')]), scaler=scaler)
 
 
-def test_figures_that_are_not_losses_may_be_anything(run):
-    hook_losses = {'loss_a': torch.ones(()), 'acc': torch.tensor(float('nan'))}
+def test_figures_that_are_not_losses_may_be_anything():
+    run = Run()
+    hook_losses = {'loss_a': run.model.weight.sum(), 'acc': torch.tensor(float('nan'))}
     run.model.forward = lambda inputs, data_samples=None, mode='loss': hook_losses
-    assert run.model(inputs=None, data_samples=[], mode='loss') is hook_losses
+    run.step(torch.ones(2))
 
 
-def test_predictions_are_not_looked_at(run):
+def test_predictions_are_not_looked_at():
+    run = Run()
     run.model.eval()
     run.model(inputs=torch.tensor([float('nan')]), mode='predict')
+    run.hook.after_train_iter(run.runner, 0)
+
+
+def test_less_than_no_bad_batch_is_refused():
+    with pytest.raises(ValueError, match='max_bad_batches must be at least 0, got -1'):
+        FiniteHook(max_bad_batches=-1)

@@ -13,6 +13,7 @@ custom_hooks = [
     dict(type='mmsec.PlainCheckpointHook'),
     dict(type='mmsec.PreemptionHook', save_minutes=30),
     dict(type='mmsec.FiniteHook'),
+    dict(type='mmsec.IterationSeedHook'),
     dict(type='mmsec.BrokenDataHook'),
     dict(type='mmsec.EagerOptimizerHook'),
 ]

@@ -11,7 +11,8 @@ param_scheduler = [
 # norm_decay_mult finds norms by type, also those that a Sequential names by number.
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01),
+    constructor='mmsec.MergedOptimWrapperConstructor',  # one group for each setting, not for each parameter
+    optimizer=dict(type='AdamW', lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01, fused=True),
     paramwise_cfg=dict(norm_decay_mult=0.0),
     clip_grad=dict(max_norm=35.0),  # far above what is usual: it cuts a spike, and no more
 )

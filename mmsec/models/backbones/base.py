@@ -137,14 +137,15 @@ class Backbone(BaseModule):
             InputError: If the checkpoint is missing, cannot be read, or lacks a weight of this backbone.
             ValueError: If ``init_cfg`` names several checkpoints, or keys that a checkpoint has no use for.
         """
+        name = type(self).__name__
         init_cfgs = self.init_cfg if isinstance(self.init_cfg, list | tuple) else [self.init_cfg or {}]
         pretrained = [each for each in init_cfgs if is_pretrained(each)]
         if len(pretrained) > 1:
-            raise ValueError(f'{type(self).__name__} loads one checkpoint, got {len(pretrained)} in init_cfg')
+            raise ValueError(f'{name} loads one checkpoint, got {len(pretrained)} in init_cfg')
         if pretrained:
             unknown = set(pretrained[0]) - {'type', 'checkpoint'}
             if unknown:
-                raise ValueError(f'{type(self).__name__} takes init_cfg keys type and checkpoint, got also {sorted(unknown)}')
+                raise ValueError(f'{name} takes init_cfg keys type and checkpoint, got also {sorted(unknown)}')
             initialize(self, [each for each in init_cfgs if not is_pretrained(each)])
             load_pretrained(self, pretrained[0]['checkpoint'])
             self._is_init = True
@@ -154,7 +155,7 @@ class Backbone(BaseModule):
         fixed += [f'frozen_stages={self.frozen_stages}'] * (self.frozen_stages >= 0)
         if fixed:
             print_log(
-                f'{type(self).__name__} starts from random weights, and {" and ".join(fixed)} keeps what was never trained as it is '
+                f'{name} starts from random weights, and {" and ".join(fixed)} keeps what was never trained as it is '
                 '(BatchNorm: mean 0, variance 1). Unless a checkpoint is loaded after this, set norm_eval=False and '
                 'frozen_stages=-1',
                 logger='current',

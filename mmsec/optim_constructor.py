@@ -1,0 +1,62 @@
+"""Few parameter groups: one for each setting, not one for each parameter."""
+
+from mmengine.optim import DefaultOptimWrapperConstructor
+from torch import nn
+
+from mmsec.errors import InputError
+from mmsec.registry import OPTIM_WRAPPER_CONSTRUCTORS
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """MMEngine's constructor, with all of its ``paramwise_cfg``, whose groups of equal settings are one group.
+
+    MMEngine makes a group of each parameter as soon as there is a ``paramwise_cfg``. An optimizer starts its kernels
+    for each group anew, so a step of a thousand groups takes thousands of launches where two groups take a few.
+    """
+
+    def add_params(
+        self, params: list[dict], module: nn.Module, prefix: str = '', is_dcn_module: int | float | None = None
+    ) -> None:
+        """Add the groups of ``module`` and its children to ``params``; see MMEngine for the arguments.
+
+        Raises:
+            InputError: If the model has a parameter in two places and ``bypass_duplicate`` is not set.
+        """
+        super().add_params(params, module, prefix, is_dcn_module)
+        if not prefix:  # MMEngine calls this for each child, too; this is the call for the whole model
+            params[:] = merge_groups(params)
+
+
+def merge_groups(groups: list[dict]) -> list[dict]:
+    """Make one group of those whose settings are equal.
+
+    Args:
+        groups (list[dict]): Parameter groups as optimizers take them: 'params', a list, and settings.
+
+    Returns:
+        list[dict]: Groups of different settings, in the order in which each setting comes first; the parameters of
+        each in the order in which they came.
+
+    Raises:
+        InputError: If a parameter is there twice; an optimizer would step it twice.
+    """
+    merged: list[dict] = []
+    seen: set[nn.Parameter] = set()
+    for group in groups:
+        settings = {key: value for key, value in group.items() if key != 'params'}
+        twice = seen.intersection(group['params'])
+        if twice:
+            shapes = ', '.join(str(tuple(parameter.shape)) for parameter in twice)
+            raise InputError(
+                f'the model has a parameter of shape {shapes} in two places, and the optimizer would step it twice. '
+                'Set optim_wrapper.paramwise_cfg.bypass_duplicate=True to take the first place only'
+            )
+        seen.update(group['params'])
+        for other in merged:
+            if other.keys() - {'params'} == settings.keys() and all(other[key] == settings[key] for key in settings):
+                other['params'].extend(group['params'])
+                break
+        else:
+            merged.append({'params': list(group['params']), **settings})
+    return merged
