@@ -33,7 +33,7 @@ test-slurm: $(ready)
 	$(python) -m pytest -rs tests/slurm --override-ini=norecursedirs=
 
 bench: $(ready)
-	$(python) tools/benchmark_all.py
+	$(python) tools/analysis_tools/benchmark_all.py
 
 setup: $(ready)
 

@@ -9,13 +9,13 @@ from mmengine.registry import Registry
 
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmsec', locations=['mmsec.models'])
 OPTIM_WRAPPERS = Registry(
-    'optim_wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope='mmsec', locations=['mmsec.optim_wrapper']
+    'optim_wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope='mmsec', locations=['mmsec.engine.optimizers']
 )
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor',
     parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
     scope='mmsec',
-    locations=['mmsec.optim_constructor'],
+    locations=['mmsec.engine.optimizers'],
 )
-HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmsec', locations=['mmsec.hooks'])
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmsec', locations=['mmsec.engine.hooks'])
 TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope='mmsec', locations=['mmsec.datasets'])

@@ -7,7 +7,7 @@ from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 from scipy.stats import hypergeom
 
-from mmsec.analysis import MEASURES, agreement, analysis_figure, compactness, token_labels, tokens_inside
+from mmsec.evaluation.clusters import MEASURES, agreement, analysis_figure, compactness, token_labels, tokens_inside
 
 
 @pytest.fixture

@@ -99,7 +99,7 @@ def test_sizes_weights_and_schedule_are_the_promised_ones(name):
     assert (backbone.arch, backbone.drop_path_rate) == (ARCH[size], DROP_PATH[size])
     assert backbone.init_cfg == dict(type='Pretrained', checkpoint=f'checkpoints/secvit_{ARCH[size]}.pth')
     assert cfg.custom_imports == dict(
-        imports=['mmsec.models', 'mmsec.hooks', 'mmsec.datasets'], allow_failed_imports=False
+        imports=['mmsec.models', 'mmsec.engine', 'mmsec.datasets'], allow_failed_imports=False
     )
     assert dict(type='mmsec.IterationSeedHook') in cfg.custom_hooks  # or all processes draw the same drop path
     assert cfg.auto_scale_lr.base_batch_size == 16

@@ -10,16 +10,10 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmsec.engine import (
-    check_data,
-    check_frozen,
-    check_operators,
-    check_weights,
-    load_config,
-    naming_broken_annotations,
-    revert_sync_bn,
-    set_tf32,
-)
+from mmsec.cli.config import check_operators, load_config, revert_sync_bn
+from mmsec.cli.data import check_data, naming_broken_annotations
+from mmsec.cli.weights import check_frozen, check_weights
+from mmsec.engine.precision import set_tf32
 from mmsec.errors import InputError
 from mmsec.registry import MODELS
 from tests.conftest import ROOT
@@ -260,7 +254,7 @@ def test_the_tools_turn_tf32_on_unless_told_not_to(monkeypatch, tool, options, o
 LEAVING = """
 import atexit, sys
 import torch.distributed
-from mmsec.engine import run
+from mmsec.engine.processes import run
 from mmsec.errors import InputError
 from mmsec.registry import MODELS
 

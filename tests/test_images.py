@@ -5,8 +5,8 @@ import cv2
 import numpy as np
 import pytest
 
+from mmsec.cli.images import check_outputs, find_images, read_image
 from mmsec.errors import InputError
-from mmsec.images import check_outputs, find_images, read_image
 
 
 @pytest.fixture

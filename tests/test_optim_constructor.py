@@ -8,8 +8,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from torch import nn
 
+from mmsec.engine.optimizers.constructor import merge_groups
 from mmsec.errors import InputError
-from mmsec.optim_constructor import merge_groups
 from tests.conftest import shrink_model
 from tests.test_configs import CONFIGS, load
 

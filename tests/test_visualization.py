@@ -6,10 +6,7 @@ from mmdet.models import DetDataPreprocessor
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData, PixelData
-from mmseg.structures import SegDataSample
-
-from mmsec.models import SecViT
-from mmsec.visualization import (
+from mmsec.visualization.ALL import (
     PALETTE,
     ClusterMap,
     Regions,
@@ -21,6 +18,9 @@ from mmsec.visualization import (
     mean_of_heads,
     regions,
 )
+from mmseg.structures import SegDataSample
+
+from mmsec.models import SecViT
 from tests.conftest import SMALL_ARCH
 
 

@@ -17,9 +17,12 @@ from mmengine.infer.infer import BaseInferencer
 from mmengine.registry import MODELS
 from mmengine.utils import ProgressBar
 
-from mmsec.engine import check_operators, load_config, load_state, run
+from mmsec.cli.config import check_operators, load_config
+from mmsec.cli.images import check_outputs, find_images, read_image
+from mmsec.cli.weights import load_state
+from mmsec.engine.processes import run
 from mmsec.errors import InputError
-from mmsec.images import check_outputs, find_images, read_image
+from mmsec.models.checkpoints.reading import read_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
@@ -45,7 +48,8 @@ def parse_args() -> argparse.Namespace:
 
 def build_inferencer(cfg: Config, args: argparse.Namespace) -> BaseInferencer:
     """The host's inferencer with every weight of the checkpoint."""
-    checkpoint = load_state(MODELS.build(cfg.model), args.checkpoint)  # strict; the inferencers are not
+    checkpoint = read_checkpoint(args.checkpoint)
+    load_state(MODELS.build(cfg.model), checkpoint, args.checkpoint)  # strict; the inferencers are not
     if 'classes' not in checkpoint.get('meta', {}).get('dataset_meta', {}):
         raise InputError(f"checkpoint '{args.checkpoint}' has no class names (meta.dataset_meta.classes)")
     if cfg.default_scope == 'mmdet':

@@ -10,20 +10,14 @@ from mmengine.device import get_device
 from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
-from mmsec.engine import (
-    check_data,
-    check_operators,
-    join_processes,
-    load_config,
-    load_trained,
-    naming_broken_annotations,
-    revert_sync_bn,
-    run,
-    set_tf32,
-)
+from mmsec.cli.config import check_operators, load_config, revert_sync_bn
+from mmsec.cli.data import check_data, naming_broken_annotations
+from mmsec.cli.weights import load_trained
+from mmsec.engine.hooks import PredictionPicturesHook
+from mmsec.engine.precision import set_tf32
+from mmsec.engine.processes import join_processes, run
 from mmsec.errors import InputError
-from mmsec.hooks import PredictionPicturesHook
-from mmsec.models.checkpoint import read_checkpoint
+from mmsec.models.checkpoints.reading import read_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
@@ -72,7 +66,7 @@ def main() -> None:
     args = parse_args()
     check_operators(get_device())
     cfg = configure(args)
-    read_checkpoint(args.checkpoint)
+    checkpoint = read_checkpoint(args.checkpoint)
     join_processes(cfg)
     with naming_broken_annotations(cfg):
         runner = Runner.from_cfg(cfg)
@@ -81,7 +75,7 @@ def main() -> None:
             runner.register_hook(PredictionPicturesHook(args.show_dir))
         if args.out and args.out.endswith('.pkl'):
             runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
-        load_trained(runner, args.checkpoint)
+        load_trained(runner, checkpoint, args.checkpoint)
         metrics = runner.test()
     if args.out and args.out.endswith('.json') and runner.rank == 0:
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)

@@ -9,23 +9,15 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from mmsec.engine import (
-    check_data,
-    check_frozen,
-    check_operators,
-    check_weights,
-    from_first,
-    join_processes,
-    load_config,
-    naming_broken_annotations,
-    revert_sync_bn,
-    run,
-    set_tf32,
-)
+from mmsec.cli.config import check_operators, load_config, revert_sync_bn
+from mmsec.cli.data import check_data, naming_broken_annotations
+from mmsec.cli.resume import check_same_run, go_on, newest_whole_checkpoint
+from mmsec.cli.weights import check_frozen, check_weights
+from mmsec.engine.hooks import RunSummaryHook, SameStartHook
+from mmsec.engine.precision import set_tf32
+from mmsec.engine.processes import from_first, join_processes, run
 from mmsec.errors import InputError
-from mmsec.hooks import RunSummaryHook
-from mmsec.models.checkpoint import read_checkpoint
-from mmsec.resume import SameStartHook, check_same_run, go_on, newest_whole_checkpoint
+from mmsec.models.checkpoints.reading import read_checkpoint
 
 AMP = {
     'fp16': dict(type='AmpOptimWrapper', loss_scale='dynamic', dtype='float16'),

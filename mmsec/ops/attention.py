@@ -78,7 +78,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _attention_in_runs(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention inside clusters, (lists, clusters, L, d) in and out, with no more clusters at a time than a grid takes."""
+    """Attention inside clusters, (lists, clusters, L, d) in and out, as many clusters at a time as a grid takes."""
     if q.shape[1] <= _GRID:
         return attention(q, k, v)
     parts = zip(*(x.split(_GRID, dim=1) for x in (q, k, v)), strict=True)

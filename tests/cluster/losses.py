@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 sys.path.insert(0, str(ROOT / 'tools'))
 import train
 
-from mmsec.engine import run
+from mmsec.engine.processes import run
 
 
 class Record(Hook):

@@ -14,10 +14,10 @@ import pytest
 import torch
 from mmengine.runner import EpochBasedTrainLoop
 
-from mmsec.hooks import PreemptionHook
-from mmsec.hooks.preemption import RESUME_ME, SAVE_FAILED
-from mmsec.models.checkpoint import read_checkpoint
-from mmsec.resume import newest_whole_checkpoint
+from mmsec.cli.resume import newest_whole_checkpoint
+from mmsec.engine.hooks import PreemptionHook
+from mmsec.engine.hooks.preemption import RESUME_ME, SAVE_FAILED
+from mmsec.models.checkpoints.reading import read_checkpoint
 from tests.conftest import ROOT
 
 

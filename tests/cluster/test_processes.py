@@ -13,8 +13,9 @@ import torch.distributed
 from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
 
-from mmsec.engine import end_group, join_processes, revert_sync_bn
-from mmsec.engine import run as run_main
+from mmsec.cli.config import revert_sync_bn
+from mmsec.engine.processes import end_group, join_processes
+from mmsec.engine.processes import run as run_main
 from mmsec.errors import InputError
 from mmsec.models import SecViT
 from tests.conftest import ROOT, SMALL_ARCH, small_run

@@ -11,8 +11,8 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
+from mmsec.engine.hooks import FiniteHook
 from mmsec.errors import InputError
-from mmsec.hooks import FiniteHook
 
 
 def in_two_processes(worker, folder: Path) -> list:

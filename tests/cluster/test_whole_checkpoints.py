@@ -16,11 +16,11 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MessageHub
 
+from mmsec.cli.resume import check_same_run, go_on, newest_whole_checkpoint
+from mmsec.engine.files import write_whole
 from mmsec.errors import InputError
-from mmsec.hooks.whole_checkpoint import write_whole
-from mmsec.models.checkpoint import read_checkpoint
+from mmsec.models.checkpoints.reading import read_checkpoint
 from mmsec.registry import HOOKS
-from mmsec.resume import check_same_run, go_on, newest_whole_checkpoint
 from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / 'tools'))

@@ -32,9 +32,10 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
 
-import mmsec.hooks  # noqa: F401
-from mmsec.engine import from_first, join_processes, run
-from mmsec.resume import SameStartHook, check_same_run, go_on, newest_whole_checkpoint
+import mmsec.engine.hooks  # noqa: F401
+from mmsec.cli.resume import check_same_run, go_on, newest_whole_checkpoint
+from mmsec.engine.hooks import SameStartHook
+from mmsec.engine.processes import from_first, join_processes, run
 
 
 @MODELS.register_module()

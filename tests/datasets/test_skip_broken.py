@@ -9,8 +9,8 @@ import torch
 import torch.distributed
 import torch.multiprocessing
 
+from mmsec.engine.hooks import BrokenDataHook, broken_data
 from mmsec.errors import InputError
-from mmsec.hooks import BrokenDataHook, broken_data
 from mmsec.registry import TRANSFORMS
 
 

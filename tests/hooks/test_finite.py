@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmsec.engine.hooks import FiniteHook
 from mmsec.errors import InputError
-from mmsec.hooks import FiniteHook
 
 
 class Model(nn.Module):

@@ -7,7 +7,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.structures import BaseDataElement
 
-from mmsec.hooks import PlainCheckpointHook, PredictionPicturesHook
+from mmsec.engine.hooks import PlainCheckpointHook, PredictionPicturesHook
 from mmsec.registry import HOOKS
 
 

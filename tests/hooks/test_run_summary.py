@@ -6,8 +6,8 @@ import pytest
 import torch
 from mmengine.runner import Runner
 
-from mmsec.hooks import RunSummaryHook
-from mmsec.resume import go_on, newest_whole_checkpoint
+from mmsec.cli.resume import go_on, newest_whole_checkpoint
+from mmsec.engine.hooks import RunSummaryHook
 from tests.cluster.toy_run import config
 
 LR = 1e-2

@@ -10,7 +10,8 @@ from mmengine.model import PretrainedInit
 
 from mmsec.errors import InputError
 from mmsec.models import SecViT
-from mmsec.models.checkpoint import backbone_state, load_pretrained, read_checkpoint, read_pretrained
+from mmsec.models.checkpoints.loading import backbone_state, load_pretrained, read_pretrained
+from mmsec.models.checkpoints.reading import read_checkpoint
 from tests.conftest import OFFICIAL, SMALL_ARCH
 
 

@@ -16,7 +16,9 @@ SEGMENTER = 'mmseg/secvit_t_upernet_shapes.py'
 @pytest.mark.parametrize('name', [DETECTOR, SEGMENTER])
 def test_every_stage_and_grouping_is_measured(shapes, tmp_path, name):
     config = small_run(name, shapes, tmp_path)
-    result = run_tool('analyze_clusters.py', config, small_checkpoint(config), '--images', 3, '--out', tmp_path / 'out')
+    result = run_tool(
+        'analysis_tools/analyze_clusters.py', config, small_checkpoint(config), '--images', 3, '--out', tmp_path / 'out'
+    )
     assert 'stage 4: one cluster, nothing to compare' in result.stdout
     content = json.loads((tmp_path / 'out/analysis.json').read_text())
     measured = [(row['stage'], row['grouping']) for row in content['rows']]
@@ -35,7 +37,7 @@ def test_every_stage_and_grouping_is_measured(shapes, tmp_path, name):
 
 def analyze(monkeypatch, *arguments):
     """Run the tool in this process."""
-    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    monkeypatch.syspath_prepend(str(ROOT / 'tools/analysis_tools'))
     import analyze_clusters
 
     monkeypatch.setattr(sys, 'argv', ['analyze_clusters.py', *map(str, arguments)])
@@ -81,7 +83,7 @@ def test_bad_input_is_one_line(shapes, tmp_path, monkeypatch, capsys, change, ar
 
 
 def test_random_and_window_baselines_have_the_sizes_of_the_clusters(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    monkeypatch.syspath_prepend(str(ROOT / 'tools/analysis_tools'))
     from analyze_clusters import groupings
 
     ranks = (np.arange(2 * 6 * 7) % 42 * 5 // 42).reshape(2, 6, 7)

@@ -12,7 +12,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import CheckpointLoader
 
-from mmsec.engine import read_all_safely, run
+from mmsec.engine.processes import run
+from mmsec.models.checkpoints.reading import read_all_safely
 from tests.conftest import ROOT, small_run
 
 SEGMENTER = 'mmseg/secvit_t_upernet_shapes.py'
@@ -107,9 +108,12 @@ def test_a_pickle_stops_training(config, tool, tmp_path, way):
     [
         ('test', ['{config}', '{bad}']),
         ('infer', ['{image}', '{config}', '{bad}', '--out', '{out}', '--device', 'cpu']),
-        ('analyze_clusters', ['{config}', '{bad}', '--out', '{out}']),
-        ('visualize_clusters', ['{image}', '--config', '{config}', '--checkpoint', '{bad}', '--out', '{out}']),
-        ('convert_checkpoint', ['{bad}', '{out}']),
+        ('analysis_tools/analyze_clusters', ['{config}', '{bad}', '--out', '{out}']),
+        (
+            'analysis_tools/visualize_clusters',
+            ['{image}', '--config', '{config}', '--checkpoint', '{bad}', '--out', '{out}'],
+        ),
+        ('model_converters/convert_checkpoint', ['{bad}', '{out}']),
     ],
 )
 def test_a_pickle_stops_the_other_tools(config, tool, tmp_path, name, arguments):

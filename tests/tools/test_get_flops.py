@@ -5,7 +5,7 @@ import torch
 
 from mmsec.models import SecViT
 from tests.conftest import ROOT, run_tool
-from tools.get_flops import count
+from tools.analysis_tools.get_flops import count
 
 
 def formula(arch: str, height: int, width: int, num_clusters=(32, 8, 2, 1)) -> float:
@@ -43,7 +43,7 @@ def test_backbone_agrees_with_the_formula(arch, height, width):
     ],
 )
 def test_tool_prints_every_part(config, parts):
-    out = run_tool('get_flops.py', ROOT / 'configs' / config, '--shape', 64, 96).stdout
+    out = run_tool('analysis_tools/get_flops.py', ROOT / 'configs' / config, '--shape', 64, 96).stdout
     table = {m[1]: (float(m[2]), float(m[3])) for m in re.finditer(r'^ *(\S.*?) +([\d.]+) M +([\d.]+) G$', out, re.M)}
     for part in ['backbone', *(f'backbone.stages.{i}' for i in range(4)), *parts, 'whole model']:
         parameters, multiply_adds = table[part]

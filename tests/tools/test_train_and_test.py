@@ -16,7 +16,7 @@ import torch
 from mmengine.config import Config
 
 from mmsec.models import SecViT
-from mmsec.models.checkpoint import load_pretrained
+from mmsec.models.checkpoints.loading import load_pretrained
 from tests.conftest import ROOT, SMALL_ARCH, run_tool, small_run
 
 DETECTOR = 'mmdet/secvit_t_maskrcnn_shapes.py'
@@ -249,7 +249,7 @@ def test_missing_things_are_named_in_one_line(detector, shapes, tmp_path):
         'tools/train.py', config, '--cfg-options', 'train_dataloader.dataset.data_root=absent'
     )
     assert "checkpoint 'absent.pth' not found" in one_line_error(
-        'tools/convert_checkpoint.py', 'absent.pth', tmp_path / 'x'
+        'tools/model_converters/convert_checkpoint.py', 'absent.pth', tmp_path / 'x'
     )
     assert "no 'modle' in the config" in one_line_error('tools/train.py', config, '--cfg-options', 'modle.x=1')
 
@@ -329,7 +329,7 @@ def test_a_checkpoint_converts_both_ways(detector, tmp_path):
     _, work_dir, _ = detector
     for source in (work_dir / 'epoch_60.pth', ROOT / 'tests/data/secvit_official_tiny.pth'):
         target = tmp_path / 'new' / f'{source.stem}.pth'
-        result = run_tool('convert_checkpoint.py', source, target)
+        result = run_tool('model_converters/convert_checkpoint.py', source, target)
         assert str(target) in result.stdout
         direct, converted = SecViT(SMALL_ARCH), SecViT(SMALL_ARCH)
         load_pretrained(direct, source)
@@ -341,6 +341,8 @@ def test_a_checkpoint_converts_both_ways(detector, tmp_path):
 
 def test_a_file_without_secvit_is_not_converted(tmp_path):
     torch.save({'state_dict': {'fc.weight': torch.zeros(1)}}, tmp_path / 'other.pth')
-    result = run_tool('convert_checkpoint.py', tmp_path / 'other.pth', tmp_path / 'out.pth', check=False)
+    result = run_tool(
+        'model_converters/convert_checkpoint.py', tmp_path / 'other.pth', tmp_path / 'out.pth', check=False
+    )
     assert 'holds no SecViT' in result.stdout
     assert not (tmp_path / 'out.pth').exists()

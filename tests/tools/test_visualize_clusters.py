@@ -22,7 +22,9 @@ def images(tmp_path):
 
 
 def test_a_folder_is_drawn_and_a_broken_image_named(images, tmp_path):
-    result = run_tool('visualize_clusters.py', images, '--arch', 'tiny', '--out', tmp_path / 'out', check=False)
+    result = run_tool(
+        'analysis_tools/visualize_clusters.py', images, '--arch', 'tiny', '--out', tmp_path / 'out', check=False
+    )
     assert result.returncode == 1
     assert f"error: '{images}/broken.jpg' is not an image" in result.stdout
     assert 'weights are random' in result.stdout
@@ -33,7 +35,7 @@ def test_a_folder_is_drawn_and_a_broken_image_named(images, tmp_path):
 @pytest.mark.parametrize('config', [DETECTOR, SEGMENTER])
 def test_configs_of_both_hosts(images, tmp_path, config):
     arguments = ['--config', config, '--stage', 1, 4, '--block', 1, '--head', 'all', '--clusters', 5]
-    run_tool('visualize_clusters.py', images / 'large.jpg', *arguments, '--out', tmp_path / 'out')
+    run_tool('analysis_tools/visualize_clusters.py', images / 'large.jpg', *arguments, '--out', tmp_path / 'out')
     assert cv2.imread(str(tmp_path / 'out/large.png')).shape[0] > 18 * 200  # 2 heads and 16
 
 
@@ -53,7 +55,7 @@ def test_configs_of_both_hosts(images, tmp_path, config):
     ],
 )
 def test_bad_input_is_one_line(monkeypatch, capsys, images, tmp_path, arguments, message):
-    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    monkeypatch.syspath_prepend(str(ROOT / 'tools/analysis_tools'))
     import visualize_clusters as tool
 
     (tmp_path / 'other.py').write_text("default_scope = 'mmdet'\nmodel = dict(backbone=dict(type='ResNet'))\n")

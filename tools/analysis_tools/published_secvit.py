@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmsec.models import SecViT
 from mmsec.models.layers.maps import LayerScale
 from mmsec.models.layers.secvit import Block
-from mmsec.models import SecViT
 from mmsec.ops import cluster_sizes
 
 _MAP = (0, 3, 1, 2)  # NHWC -> NCHW

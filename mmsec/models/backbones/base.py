@@ -2,7 +2,7 @@
 
 import logging
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from mmengine.logging import print_log
@@ -10,7 +10,8 @@ from mmengine.model import BaseModule, initialize
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmsec.models.checkpoint import is_pretrained, load_pretrained
+from mmsec.models.checkpoints.loading import load_pretrained
+from mmsec.models.checkpoints.reading import is_pretrained
 
 
 class Backbone(BaseModule):
@@ -33,6 +34,7 @@ class Backbone(BaseModule):
     """
 
     arch_zoo: ClassVar[dict[str, dict]]
+    published: ClassVar[str | None] = None  # where published weights are linked
 
     def __init__(
         self,
@@ -97,6 +99,14 @@ class Backbone(BaseModule):
     @abstractmethod
     def attention_layers(self) -> list[list[nn.Module]]:
         """For each stage that is built the attention layers of its blocks; see :mod:`mmsec.models.inspection`."""
+
+    @abstractmethod
+    def convert(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Published weights -> a state dict of this backbone, and the keys that belong to a classifier."""
+
+    @abstractmethod
+    def left_out(self, key: str) -> bool:
+        """Whether a key that this backbone has no place for belongs to what its options leave out."""
 
     def finish(self, embed_dims: Sequence[int], out_norm: bool) -> None:
         """Add the output norms and freeze what is frozen.

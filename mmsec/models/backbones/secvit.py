@@ -1,11 +1,13 @@
 """SecViT: a vision transformer whose attention runs inside semantic clusters of equal size."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from mmsec.models.backbones.base import Backbone
+from mmsec.models.checkpoints import secvit
 from mmsec.models.layers.secvit import Block, PatchMerging, Stem
 from mmsec.ops import rotary_table
 from mmsec.registry import MODELS
@@ -97,8 +99,8 @@ class SecViT(Backbone):
         norm_eval (bool): Whether BatchNorm keeps its running statistics in training. Default: False.
         with_cp (bool): Whether to trade time for memory by activation checkpointing. Default: False.
         init_cfg (dict | list[dict], optional): ``dict(type='Pretrained', checkpoint=PATH)``, alone or in a list, loads
-            a published SecViT checkpoint or one trained here, strictly; see :mod:`mmsec.models.checkpoint`. Default:
-            None, random weights.
+            a published SecViT checkpoint or one trained here, strictly; see :mod:`mmsec.models.checkpoints.loading`.
+            Default: None, random weights.
 
     Raises:
         ValueError: If an option has a value that cannot be used; the message names the option.
@@ -107,6 +109,7 @@ class SecViT(Backbone):
     Source: Semantic Equitable Clustering (arXiv 2405.13337), section 3; sizes from the public code (qhfan/SecViT).
     """
 
+    published = secvit.PUBLISHED
     arch_zoo = {
         'tiny': dict(
             embed_dims=(64, 128, 256, 512),
@@ -225,6 +228,16 @@ class SecViT(Backbone):
         """The stem; then each stage, with the patch merging before it."""
         merging = [[], *([each] for each in self.downsamples)]
         return [[self.patch_embed], *([*before, stage] for before, stage in zip(merging, self.stages, strict=True))]
+
+    def convert(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Name published weights as they are named here; see :mod:`mmsec.models.checkpoints.secvit`."""
+        return secvit.convert(state)
+
+    def left_out(self, key: str) -> bool:
+        """Whether a key belongs to a stage or output norm that ``out_indices`` and ``out_norm`` leave out."""
+        match = re.match(r'(stages|downsamples)\.(\d+)\.', key)
+        beyond = match and int(match[2]) >= len(getattr(self, match[1]))
+        return bool(beyond) or key.startswith('out_norms.')
 
     def attention_layers(self) -> list[list[nn.Module]]:
         """The attention layers of each stage's blocks."""

@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mmsec.ops.kernels.front import Kernel
 
-# In half precision on Hopper and later PyTorch takes cuDNN first, which makes a plan for each new shape, and training at
+# In half precision on Hopper and later PyTorch takes cuDNN first, which makes a plan for each new shape. Training at
 # several scales has hundreds of shapes.
 _ORDER = [
     SDPBackend.FLASH_ATTENTION,

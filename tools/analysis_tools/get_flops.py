@@ -8,7 +8,8 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from mmsec.engine import load_config, revert_sync_bn, run
+from mmsec.cli.config import load_config, revert_sync_bn
+from mmsec.engine.processes import run
 
 PARTS = ('backbone', 'neck', 'rpn_head', 'roi_head', 'decode_head', 'auxiliary_head')
 

@@ -1,4 +1,4 @@
-"""Draw the clusters that SecViT groups an image's tokens into: a sheet for each image."""
+"""Draw the clusters that a backbone groups an image's tokens into: a sheet for each image."""
 
 import argparse
 import sys
@@ -11,12 +11,16 @@ from mmengine.structures import BaseDataElement
 from mmengine.utils import track_iter_progress
 from torch import nn
 
-from mmsec.engine import build_backbone, load_config, run
+from mmsec.cli.config import load_config
+from mmsec.cli.images import check_outputs, find_images, read_image
+from mmsec.cli.weights import build_backbone
+from mmsec.engine.processes import run
 from mmsec.errors import InputError
-from mmsec.images import check_outputs, find_images, read_image
 from mmsec.models import SecViT
+from mmsec.models.backbones.base import Backbone
 from mmsec.registry import MODELS
-from mmsec.visualization import as_seen, cluster_maps, cluster_sheet
+from mmsec.visualization.clusters import cluster_maps, cluster_sheet
+from mmsec.visualization.drawing import as_seen
 
 PREPROCESSOR = dict(  # that of all published weights
     type='ImgDataPreprocessor', mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375), bgr_to_rgb=True
@@ -27,7 +31,7 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='image file, folder or pattern')
-    parser.add_argument('--config', help='config of mmdetection or mmsegmentation whose backbone is SecViT')
+    parser.add_argument('--config', help='config of mmdetection or mmsegmentation with a backbone of mmsec')
     parser.add_argument('--arch', choices=sorted(SecViT.arch_zoo), help='instead of --config')
     parser.add_argument('--checkpoint', help='published or trained weights (default: random ones)')
     parser.add_argument('--stage', type=int, nargs='+', choices=range(1, 5), default=[1, 2, 3], help='default: 1 2 3')
@@ -45,7 +49,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def build(args: argparse.Namespace) -> tuple[SecViT, nn.Module]:
+def build(args: argparse.Namespace) -> tuple[Backbone, nn.Module]:
     """The backbone in evaluation mode, and what makes its input of an image."""
     if args.config:
         cfg = load_config(args.config)
@@ -57,11 +61,12 @@ def build(args: argparse.Namespace) -> tuple[SecViT, nn.Module]:
     if not args.checkpoint:
         print('no --checkpoint: weights are random')
     for stage in args.stage:
-        if stage > len(backbone.stages):
-            raise InputError(f'--stage {stage}: the backbone has {len(backbone.stages)} stages')
-        blocks, heads = backbone.stages[stage - 1].blocks, backbone.stages[stage - 1].blocks[0].attn.num_heads
-        if args.block is not None and not 1 <= args.block <= len(blocks):
-            raise InputError(f'--block {args.block}: stage {stage} has {len(blocks)} blocks')
+        layers = backbone.attention_layers()
+        if stage > len(layers):
+            raise InputError(f'--stage {stage}: the backbone has {len(layers)} stages')
+        blocks, heads = len(layers[stage - 1]), layers[stage - 1][0].num_heads
+        if args.block is not None and not 1 <= args.block <= blocks:
+            raise InputError(f'--block {args.block}: stage {stage} has {blocks} blocks')
         if args.head.isdigit() and not 1 <= int(args.head) <= heads:
             raise InputError(f'--head {args.head}: stage {stage} has {heads} heads')
         if args.clusters:

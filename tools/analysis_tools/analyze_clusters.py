@@ -14,7 +14,12 @@ from mmengine.registry import DATASETS
 from mmengine.utils import track_iter_progress
 from torch.utils.data import Dataset
 
-from mmsec.analysis import (
+from mmsec.cli.config import load_config
+from mmsec.cli.data import check_data, naming_broken_annotations
+from mmsec.cli.weights import build_backbone
+from mmsec.engine.processes import run
+from mmsec.errors import InputError
+from mmsec.evaluation.clusters import (
     BASELINES,
     MEASURES,
     TokenLabels,
@@ -24,10 +29,7 @@ from mmsec.analysis import (
     token_labels,
     tokens_inside,
 )
-from mmsec.engine import build_backbone, check_data, load_config, naming_broken_annotations, run
-from mmsec.errors import InputError
-from mmsec.models import SecViT
-from mmsec.ops import Grouping, cluster_ranks, window_grouping
+from mmsec.ops import cluster_ids
 from mmsec.registry import MODELS
 from mmsec.visualization import as_seen
 
@@ -35,7 +37,7 @@ from mmsec.visualization import as_seen
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config whose backbone is SecViT and whose test data has masks')
+    parser.add_argument('config', help='config with a backbone of mmsec and masks in its test data')
     parser.add_argument('checkpoint', nargs='?', help='published or trained weights (default: random ones)')
     parser.add_argument('--images', type=int, default=200, metavar='N', help='spread evenly (default: %(default)s)')
     parser.add_argument('--out', type=Path, metavar='DIR', help='default: work_dirs/<config name>/clusters')
@@ -49,19 +51,16 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def groupings(ranks: np.ndarray, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
+def groupings(ids: np.ndarray, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
     """Each head's clusters, (H', W'), and the baselines, of the same sizes."""
-    for head, clusters in enumerate(ranks, start=1):
+    for head, clusters in enumerate(ids, start=1):
         yield f'head {head}', clusters
-    height, width = ranks.shape[1:]
-    count = int(ranks.max()) + 1
-    order = torch.from_numpy(rng.permutation(height * width))[None, None]
-    for name, grouping in zip(
-        BASELINES,
-        (window_grouping(height, width, count), Grouping(order, order.argsort(dim=-1), count)),
-        strict=True,
-    ):
-        yield name, cluster_ranks(grouping).view(height, width).numpy()
+    height, width = ids.shape[1:]
+    count = int(ids.max()) + 1
+    orders = window_order(height, width, count), torch.from_numpy(rng.permutation(height * width))
+    for name, order in zip(BASELINES, orders, strict=True):
+        grouping = grouping_from_order(order[None, None], count)
+        yield name, cluster_ids(grouping).view(height, width).numpy()
 
 
 def measure(
@@ -75,12 +74,12 @@ def measure(
     return result | {'compactness': compactness(clusters[: inside[0], : inside[1]])}
 
 
-def analyze(cfg: Config, backbone: SecViT, dataset: Dataset, args: argparse.Namespace) -> tuple[list[dict], int]:
+def analyze(cfg: Config, backbone: Backbone, dataset: Dataset, args: argparse.Namespace) -> tuple[list[dict], int]:
     """Measure every stage and grouping, as the mean over images, and count the images that could not be loaded."""
     preprocessor = MODELS.build(cfg.model.data_preprocessor).to(args.device)
     backbone.to(args.device)
     rng = np.random.default_rng(0)
-    stages = range(len(backbone.stages))
+    stages = range(len(backbone.attention_layers()))
     num_classes = len(dataset.metainfo['classes'])
     seen: dict[tuple[int, str], list[dict]] = {}
     counts: dict[int, set[int]] = {stage: set() for stage in stages}
@@ -96,17 +95,19 @@ def analyze(cfg: Config, backbone: SecViT, dataset: Dataset, args: argparse.Name
             failed += 1
             continue
         image, batch = as_seen(preprocessor, sample)
-        for stage, (ranks, _) in enumerate(backbone.clusters(batch, stages)):
-            ranks = ranks[0].cpu().numpy()  # (heads, H', W')
-            labels = token_labels(sample['data_samples'], image.shape[:2], ranks.shape[1:], 4 << stage, num_classes)
+        for stage, found in enumerate(token_clusters(backbone, batch, stages)):
+            ids = found.ids[0].cpu().numpy()  # (heads, H', W')
+            labels = token_labels(
+                sample['data_samples'], image.shape[:2], ids.shape[1:], backbone.strides[stage], num_classes
+            )
             if labels is None:
                 raise InputError(
                     f"the test data of '{args.config}' has no masks to compare clusters with; "
                     'its test pipeline needs LoadAnnotations, for a detector with_mask=True'
                 )
-            counts[stage].add(int(ranks.max()) + 1)
-            inside = tokens_inside(image.shape[:2], ranks.shape[1:], 4 << stage)
-            for name, clusters in groupings(ranks, rng) if ranks.max() else ():
+            counts[stage].add(int(ids.max()) + 1)
+            inside = tokens_inside(image.shape[:2], ids.shape[1:], backbone.strides[stage])
+            for name, clusters in groupings(ids, rng) if ids.max() else ():
                 seen.setdefault((stage, name), []).append(measure(clusters, labels, inside, rng))
     print()
     for stage, found in counts.items():

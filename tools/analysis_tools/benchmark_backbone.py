@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from published_secvit import published_forward
 
 from mmsec.models import SecViT
-from mmsec.models.reference import reference_forward
-from mmsec.ops import semantic_grouping
+from mmsec.ops import Tokens
 from mmsec.ops.attention import row_indices, take_rows
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
@@ -106,7 +106,7 @@ def prepare(side: Side) -> Callable[[], None]:
     images = torch.randn(side.batch, 3, *side.shape, device=side.device)
     forward = model
     if side.model == 'reference':
-        forward = lambda x: reference_forward(model, x)  # noqa: E731
+        forward = lambda x: published_forward(model, x)  # noqa: E731
     if side.compile:
         forward = torch.compile(forward, dynamic=False)
     half = side.dtype != 'float32'
@@ -229,18 +229,18 @@ def clustering_share(side: Side, repeats: int) -> dict:
     backbone = SecViT(side.arch, **clusters).to(side.device).eval()
     height, width = side.shape
     total = {'clustering': 0.0, 'attention_layers': 0.0}
-    for i, stage in enumerate(backbone.stages):
-        size = -(-height // (4 << i)), -(-width // (4 << i))
+    for stage, stride in zip(backbone.stages, backbone.strides, strict=True):
+        size = -(-height // stride), -(-width // stride)
         num_tokens, layer = size[0] * size[1], stage.blocks[0].attn
         num_clusters = stage.clusters_for(num_tokens)
         x = torch.randn(side.batch, *size, layer.out_proj.in_features, device=side.device)
         rotary = stage.rotary(*size, x)
         tokens = x.flatten(1, 2).unflatten(-1, (layer.num_heads, -1))  # (B, N, h, d)
 
-        def cluster(tokens=tokens, num_clusters=num_clusters) -> None:
+        def cluster(layer=layer, tokens=tokens, size=size, num_clusters=num_clusters) -> None:
             if num_clusters == 1:
                 return
-            index, inverse = row_indices(semantic_grouping(tokens, num_clusters))
+            index, inverse = row_indices(layer.grouping(Tokens(tokens, tokens, tokens, tokens, size), num_clusters))
             for _ in range(3):
                 rows = take_rows(tokens.flatten(0, 2), index, inverse)
             take_rows(rows, inverse, index)

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmsec.datasets.skip_broken import SkipBroken
+from mmsec.datasets.wrappers import inner_datasets
 from mmsec.errors import InputError
 from mmsec.registry import HOOKS
 
@@ -48,7 +48,7 @@ class BrokenDataHook(Hook):
             InputError: If too many boxes lie outside their images; on all processes.
         """
         loader = runner.train_dataloader
-        datasets = list(_datasets(loader.dataset))
+        datasets = list(inner_datasets(loader.dataset))
         transforms = [t for each in datasets for t in getattr(getattr(each, 'pipeline', None), 'transforms', [])]
         self._loaders = [t for t in transforms if isinstance(t, SkipBroken)]
         self._broken_before, self._seen, self._seen_before = self._total()[0], 0, 0
@@ -127,13 +127,3 @@ def _is_outside(annotation: dict, image: dict | None) -> bool:
         return image is None
     x, y, width, height = annotation['bbox']
     return x >= image['width'] or y >= image['height'] or x + width <= 0 or y + height <= 0
-
-
-def _datasets(dataset: Any) -> Iterator[Any]:
-    """The data sets inside wrappers."""
-    inner = [dataset.dataset] if hasattr(dataset, 'dataset') else getattr(dataset, 'datasets', None)
-    if inner is None:
-        yield dataset
-    else:
-        for each in inner:
-            yield from _datasets(each)

@@ -16,8 +16,9 @@ from mmengine.dist import all_reduce, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from mmsec.engine import end_group, from_first
-from mmsec.hooks.whole_checkpoint import WholeCheckpointHook, write_whole
+from mmsec.engine.files import write_whole
+from mmsec.engine.hooks.whole_checkpoint import WholeCheckpointHook
+from mmsec.engine.processes import end_group, from_first
 from mmsec.registry import HOOKS
 
 RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h: a temporary failure, try again

@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
-from mmsec.models import SecViT
+from mmsec.engine.unwrap import unwrapped
+from mmsec.models.backbones.base import Backbone
 from mmsec.registry import HOOKS
-from mmsec.visualization import as_seen, cluster_maps, cluster_sheet
+from mmsec.visualization.clusters import cluster_maps, cluster_sheet
+from mmsec.visualization.drawing import as_seen
 
 
 @HOOKS.register_module()
@@ -26,7 +28,8 @@ class ClusterVisualizationHook(Hook):
         stages (Sequence[int]): Stages from 0. Default: (0, 1, 2).
 
     Raises:
-        ValueError: If ``num_images`` is below 1; when training starts, if the backbone is not a SecViT of these stages.
+        ValueError: If ``num_images`` is below 1; when training starts, if
+            the backbone is none of mmsec, or has not these stages.
     """
 
     def __init__(self, num_images: int = 2, stages: Sequence[int] = (0, 1, 2)) -> None:
@@ -37,14 +40,14 @@ class ClusterVisualizationHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Refuse another backbone, or stages it does not have, before hours of training."""
-        count = len(_unwrapped(runner).backbone.stages)
+        count = len(_model(runner).backbone.attention_layers())
         if not self.stages or not set(self.stages) <= set(range(count)):
             raise ValueError(f'ClusterVisualizationHook: stages must be in [0, {count - 1}], got {self.stages}')
 
     @master_only
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Draw."""
-        model, dataset = _unwrapped(runner), runner.val_dataloader.dataset
+        model, dataset = _model(runner), runner.val_dataloader.dataset
         count = min(self.num_images, len(dataset))
         for index in np.linspace(0, len(dataset) - 1, count).round().astype(int):
             sample = dataset[int(index)]
@@ -54,10 +57,10 @@ class ClusterVisualizationHook(Hook):
             runner.visualizer.add_image(name, sheet, step=runner.iter)
 
 
-def _unwrapped(runner: Runner) -> BaseModel:
-    """The model without its wrapper for several processes."""
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+def _model(runner: Runner) -> BaseModel:
+    """The model, whose backbone can be looked at."""
+    model = unwrapped(runner.model)
     backbone = getattr(model, 'backbone', None)
-    if not isinstance(backbone, SecViT):
-        raise ValueError(f'ClusterVisualizationHook: the backbone is a {type(backbone).__name__}, not a SecViT')
+    if not isinstance(backbone, Backbone):
+        raise ValueError(f'ClusterVisualizationHook: the backbone is a {type(backbone).__name__}, none of mmsec')
     return model

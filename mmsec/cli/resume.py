@@ -1,4 +1,4 @@
-"""A folder of checkpoints -> the one that a run goes on from, in all its processes."""
+"""A folder of checkpoints -> the one that a run goes on from."""
 
 import ast
 import difflib
@@ -7,22 +7,16 @@ import pprint
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
-from mmengine.dist import all_gather
-from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.runner import Runner
 
-from mmsec.engine import stop_together
+from mmsec.engine.hooks.whole_checkpoint import ROLLING
 from mmsec.errors import InputError
-from mmsec.hooks.whole_checkpoint import ROLLING
-from mmsec.models.checkpoint import read_checkpoint
+from mmsec.models.checkpoints.reading import read_checkpoint
 
 # What a run cannot change without being another run. Lengths, intervals and data roots may change.
 _SAME = ('default_scope', 'model', 'optim_wrapper', 'param_scheduler')
 _SHOWN = 30
-_SHOWN_PROCESSES = 8
 
 
 def newest_whole_checkpoint(work_dir: str | Path) -> tuple[str, dict] | None:
@@ -88,38 +82,6 @@ def check_same_run(cfg: Config, path: str, meta: dict) -> None:
             f"'{path}' was made by another config; use another --work-dir, or --resume {path} to go on all the same. "
             f'The difference:\n{shown}'
         )
-
-
-class SameStartHook(Hook):
-    """Stop a run whose processes start from different states.
-
-    Each process reads the checkpoint itself, and one whose machine still sees an older file by that name would train
-    other weights without a word.
-    """
-
-    priority = 'HIGHEST'
-
-    def before_train(self, runner: Runner) -> None:
-        """Compare epoch, iteration and the sum of the bytes of all weights with the first process's.
-
-        Raises:
-            InputError: If they differ; raised as :func:`mmsec.engine.stop_together` says.
-        """
-        weights = [value.flatten().view(torch.uint8).sum() for value in runner.model.state_dict().values()]
-        own = torch.tensor([runner.epoch, runner.iter, int(torch.stack(weights).sum())])
-        first, *others = torch.stack(all_gather(own)).tolist()
-        different = [(rank, other) for rank, other in enumerate(others, start=1) if other != first]
-        if different:
-            shown = '; '.join(
-                f'process {rank}: epoch {epoch}, iteration {iteration}, sum of weights {total}'
-                for rank, (epoch, iteration, total) in [(0, first), *different[:_SHOWN_PROCESSES]]
-            )
-            error = InputError(
-                f'{len(different)} of {len(others) + 1} processes do not start from the state of the first ({shown}). '
-                f"Do all machines see the same file as '{runner._load_from}'? Some network mounts show an older one "
-                'for a while'
-            )
-            stop_together(error)
 
 
 def _sections(text: str) -> dict[str, Any]:

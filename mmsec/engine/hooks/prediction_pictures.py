@@ -6,13 +6,15 @@ from pathlib import Path
 import mmcv
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
-from mmsec.models import SecViT
+from mmsec.engine.unwrap import unwrapped
+from mmsec.models.backbones.base import Backbone
 from mmsec.registry import HOOKS
-from mmsec.visualization import SheetRow, as_seen, cluster_maps, contact_sheet, regions
+from mmsec.visualization.clusters import cluster_maps
+from mmsec.visualization.contact_sheet import SheetRow, contact_sheet, regions
+from mmsec.visualization.drawing import as_seen
 
 CONTACT_SHEET = 'contact_sheet.png'
 
@@ -21,8 +23,8 @@ CONTACT_SHEET = 'contact_sheet.png'
 class PredictionPicturesHook(Hook):
     """Draw each test image with the run's visualizer: truth on the left, prediction on the right.
 
-    The first images go onto a contact sheet too, ``contact_sheet.png``: image, truth, prediction, and what SecViT's
-    stages group.
+    The first images go onto a contact sheet too, ``contact_sheet.png``: image, truth, prediction, and what the
+    backbone's stages group.
 
     Args:
         out_dir (str): Folder for the pictures, one PNG per image, named after it.
@@ -67,11 +69,11 @@ class PredictionPicturesHook(Hook):
 
     def _row(self, runner: Runner, inputs: dict, sample: BaseDataElement) -> SheetRow:
         """A row of the contact sheet."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         image, batch = as_seen(model.data_preprocessor, inputs)
         maps = []
-        if isinstance(getattr(model, 'backbone', None), SecViT):
-            maps = cluster_maps(model.backbone, batch, range(min(3, len(model.backbone.stages))))
+        if isinstance(getattr(model, 'backbone', None), Backbone):
+            maps = cluster_maps(model.backbone, batch, range(min(3, len(model.backbone.attention_layers()))))
         count = len(runner.visualizer.dataset_meta['classes'])
         truth, prediction = (regions(sample, kind, self.score_thr, count) for kind in ('gt', 'pred'))
         return SheetRow(image, truth, prediction, maps)

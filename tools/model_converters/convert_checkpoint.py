@@ -1,14 +1,17 @@
 """Write the backbone of a checkpoint, published or trained here, as a plain state dict of mmsec's SecViT."""
 
 import argparse
-import os
+import io
 from pathlib import Path
 
 import torch
 
-from mmsec.engine import run
+from mmsec.engine.files import write_whole
+from mmsec.engine.processes import run
 from mmsec.errors import InputError
-from mmsec.models.checkpoint import backbone_state, read_checkpoint
+from mmsec.models.checkpoints import secvit
+from mmsec.models.checkpoints.loading import backbone_weights
+from mmsec.models.checkpoints.reading import read_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
@@ -22,15 +25,15 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Convert."""
     args = parse_args()
-    state, dropped = backbone_state(read_checkpoint(args.source))
+    weights, others = backbone_weights(read_checkpoint(args.source))
+    state, dropped = secvit.convert(weights)
     if 'patch_embed.proj.0.weight' not in state:
         raise InputError(f"checkpoint '{args.source}' holds no SecViT: it has no patch_embed.proj.0.weight")
     target = Path(args.target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(target.name + '.part')
-    torch.save({'state_dict': state}, unfinished)
-    os.replace(unfinished, target)
-    print(f'{len(state)} weights in {target}; left out: {", ".join(dropped) or "nothing"}')
+    content = io.BytesIO()
+    torch.save({'state_dict': state}, content)
+    write_whole(target, content.getvalue())
+    print(f'{len(state)} weights in {target}; left out: {", ".join(others + dropped) or "nothing"}')
 
 
 if __name__ == '__main__':

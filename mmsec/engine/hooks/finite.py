@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce, barrier
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmsec.engine.hooks.whole_checkpoint import WholeCheckpointHook
+from mmsec.engine.unwrap import unwrapped
 from mmsec.errors import InputError
-from mmsec.hooks.whole_checkpoint import WholeCheckpointHook
 from mmsec.registry import HOOKS
 
 
@@ -45,7 +45,7 @@ class FiniteHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Watch the model's losses and the optimizer's step."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         self._buffers = list(model.buffers())
         self._kept = [buffer.clone() for buffer in self._buffers]
 

@@ -1,0 +1,111 @@
+"""A config file -> a config that can start."""
+
+import inspect
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+
+from mmsec.errors import InputError
+
+HOSTS = ('mmdet', 'mmseg')
+
+
+def load_config(path: str, options: dict | None = None) -> Config:
+    """Read a config and merge command-line options into it.
+
+    Args:
+        path (str): Config file of mmdetection or mmsegmentation.
+        options (dict, optional): Dotted keys to values, as ``--cfg-options`` gives them.
+
+    Returns:
+        Config: Merged, its host's default scope in force.
+
+    Raises:
+        InputError: If the file is missing or cannot be read, an option names nothing in it, or its ``default_scope``
+            is neither mmdet nor mmseg.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"config '{path}' not found")
+    try:
+        cfg = Config.fromfile(path)
+    except (SyntaxError, FileNotFoundError, KeyError, ImportError) as error:
+        raise InputError(f"config '{path}' cannot be read: {error}") from error
+    for key in options or {}:
+        _check_option(cfg, key)
+    cfg.merge_from_dict(options or {})
+    if cfg.get('default_scope') not in HOSTS:
+        raise InputError(f"config '{path}': default_scope must be one of {HOSTS}, got {cfg.get('default_scope')!r}")
+    init_default_scope(cfg.default_scope)
+    return cfg
+
+
+def _check_option(cfg: Config, key: str) -> None:
+    """Refuse an option that would be merged into a place nobody reads."""
+    *parents, _ = key.split('.')
+    first = key.split('.')[0]
+    node: Any = cfg._cfg_dict
+    if first not in node and first in {*inspect.signature(Runner.__init__).parameters, 'compile'}:
+        return  # such as randomness.seed or compile: a part of the run that the config leaves at its default
+    if not parents and key not in node:
+        raise InputError(f"--cfg-options {key}: no '{key}' in the config")
+    for i, name in enumerate(parents):
+        try:
+            node = node[int(name)] if isinstance(node, list | tuple) else node[name]
+        except (KeyError, IndexError, ValueError, TypeError) as error:
+            where = '.'.join(parents[:i]) or 'the config'
+            raise InputError(f"--cfg-options {key}: no '{name}' in {where}") from error
+
+
+def revert_sync_bn(cfg: Config, launcher: str) -> None:
+    """Turn SyncBN into BN where it cannot run: on the CPU and in a run of one process."""
+    if launcher != 'none' and torch.cuda.is_available():
+        return
+    sync_norms = [node for node in dicts_of(cfg.model) if node.get('type') == 'SyncBN']
+    for norm_cfg in sync_norms:
+        norm_cfg['type'] = 'BN'
+    if sync_norms:
+        print_log('one process or no GPU: SyncBN in the config runs as BN', logger='current')
+
+
+def dicts_of(node: Any) -> Iterator[dict]:
+    """Every dict in a config, at any depth."""
+    if isinstance(node, dict):
+        yield node
+        for value in node.values():
+            yield from dicts_of(value)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from dicts_of(value)
+
+
+def check_operators(device: str) -> None:
+    """Check that mmcv has the compiled operators that a device needs.
+
+    mmcv compiled on a machine without a GPU, such as a login node, has none for GPUs unless told so.
+
+    Args:
+        device (str): Such as 'cpu' or 'cuda:0'.
+
+    Raises:
+        InputError: If they are missing; how to compile them.
+    """
+    try:
+        from mmcv.ops import get_compiling_cuda_version
+    except ImportError as error:
+        raise InputError(
+            f'mmcv has no compiled operators ({error}). Install it as the README says ("Install")'
+        ) from error
+    if device.startswith('cuda') and get_compiling_cuda_version() == 'not available':
+        distribution = packages_distributions().get('mmcv', ['onedl-mmcv'])[0]  # stock or maintained
+        raise InputError(
+            f'mmcv was compiled without CUDA and cannot run on {device}. Compile it again, for A100 and H100 by: '
+            'FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST="8.0;9.0" pip install --no-build-isolation --no-deps --no-cache-dir '
+            f'--force-reinstall {distribution}'
+        )

@@ -1,0 +1,120 @@
+"""The weights that a config names, and the ones a tool is given."""
+
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+from torch import nn
+
+from mmsec.cli.config import dicts_of
+from mmsec.engine.unwrap import unwrapped
+from mmsec.errors import InputError
+from mmsec.models.backbones.base import Backbone
+from mmsec.models.checkpoints.loading import load_pretrained, read_pretrained
+from mmsec.models.checkpoints.reading import is_pretrained, read_checkpoint
+from mmsec.registry import MODELS
+
+
+def check_weights(cfg: Config) -> None:
+    """Check that the files which ``load_from`` and any ``init_cfg`` of the model name can be read, before data is.
+
+    Raises:
+        InputError: If one is missing or damaged; see :func:`mmsec.models.checkpoints.reading.read_checkpoint`.
+    """
+    of_backbone = _pretrained(cfg.model.get('backbone'))
+    kind = MODELS.get(cfg.model.backbone.type) if of_backbone else None
+    for path in sorted(of_backbone):
+        read_pretrained(path, getattr(kind, 'published', None))
+    for path in sorted(_pretrained(cfg.model) - of_backbone):
+        read_checkpoint(path)
+    if cfg.get('load_from'):
+        read_checkpoint(cfg.load_from)
+
+
+def check_frozen(cfg: Config) -> None:
+    """Check that what does not learn has weights from somewhere; call :func:`check_weights` first.
+
+    Raises:
+        InputError: If the backbone starts from random weights and ``norm_eval`` or ``frozen_stages`` keeps BatchNorm
+            at mean 0 and variance 1, or stages as they are.
+    """
+    backbone = cfg.model.get('backbone') or {}
+    last = Path(cfg.work_dir, 'last_checkpoint')  # what MMEngine looks at where resume=True stands alone
+    if _pretrained([cfg.model.get('init_cfg'), backbone.get('init_cfg')]):
+        return
+    if cfg.get('load_from') or (cfg.get('resume') and last.is_file()):
+        return
+    fixed, learning = [], []
+    if backbone.get('norm_eval'):
+        fixed.append('norm_eval=True')
+        learning.append('model.backbone.norm_eval=False')
+    if backbone.get('frozen_stages', -1) >= 0:
+        fixed.append(f'frozen_stages={backbone.frozen_stages}')
+        learning.append('model.backbone.frozen_stages=-1')
+    if fixed:
+        raise InputError(
+            f'the backbone starts from random weights, and {" and ".join(fixed)} keeps what was never trained as it is '
+            f'(BatchNorm: mean 0, variance 1). Name a checkpoint, or let it learn: --cfg-options {" ".join(learning)}'
+        )
+
+
+def _pretrained(node: Any) -> set[str]:
+    """The checkpoints that initialisers in a config name, at any depth."""
+    return {str(each['checkpoint']) for each in dicts_of(node) if is_pretrained(each) and 'checkpoint' in each}
+
+
+def load_state(model: nn.Module, checkpoint: dict, path: str) -> None:
+    """Load a trained checkpoint into a model, every weight of it.
+
+    Args:
+        model (nn.Module): Loaded in place.
+        checkpoint (dict): Of the same config, from :func:`mmsec.models.checkpoints.reading.read_checkpoint`.
+        path (str): Where it comes from, for the error.
+
+    Raises:
+        InputError: If weights are missing, unknown or misshapen.
+    """
+    try:
+        model.load_state_dict(checkpoint.get('state_dict', checkpoint), strict=True)
+    except RuntimeError as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        shown = '\n'.join(lines[:8] + (['...'] if len(lines) > 8 else []))
+        raise InputError(f"checkpoint '{path}' does not fit the config:\n{shown}") from error
+
+
+def load_trained(runner: Runner, checkpoint: dict, path: str) -> None:
+    """Load a trained checkpoint into a runner's model, every weight of it, the averaged ones where there are some.
+
+    Args:
+        runner (Runner): Its model is loaded in place.
+        checkpoint (dict): Of the same config, from :func:`mmsec.models.checkpoints.reading.read_checkpoint`.
+        path (str): Where it comes from, for the error.
+
+    Raises:
+        InputError: If weights are missing, unknown or misshapen.
+    """
+    runner.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+    load_state(unwrapped(runner.model), checkpoint, path)
+    runner._has_loaded = True
+
+
+def build_backbone(cfg: Config, checkpoint: str | None) -> Backbone:
+    """Build the backbone of a config, for a look at what it groups.
+
+    Args:
+        cfg (Config): A config of any host.
+        checkpoint (str, optional): Published or trained weights; random ones without, whatever ``init_cfg`` says.
+
+    Returns:
+        Backbone: In evaluation mode.
+
+    Raises:
+        InputError: If the backbone is none of mmsec's, or the checkpoint does not fit it.
+    """
+    backbone = MODELS.build(dict(cfg.model.get('backbone', {}), init_cfg=None))
+    if not isinstance(backbone, Backbone):
+        raise InputError(f'the backbone of the config is {type(backbone).__name__}, which is none of mmsec')
+    if checkpoint:
+        load_pretrained(backbone, checkpoint)
+    return backbone.eval()

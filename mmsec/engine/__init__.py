@@ -1,0 +1,5 @@
+"""What happens while a model trains: hooks, optimizers, processes."""
+
+from mmsec.engine import hooks, optimizers
+
+__all__ = ['hooks', 'optimizers']

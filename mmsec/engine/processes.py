@@ -1,0 +1,155 @@
+"""How the processes of a run start, decide together, and end."""
+
+import atexit
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+import torch
+import torch.distributed
+from mmengine.config import Config
+from mmengine.dist import broadcast_object_list, get_world_size, init_dist, is_main_process
+from mmengine.utils.dl_utils import set_multi_processing
+
+from mmsec.errors import InputError
+from mmsec.models.checkpoints.reading import read_all_safely
+
+T = TypeVar('T')
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a tool: an :class:`InputError` becomes one line and exit code 1, and no checkpoint runs code.
+
+    Where ``main`` returns, all processes of a group are there, and they end the group together. A process that fails
+    leaves alone and does not touch the group, where it could wait for the others without end.
+
+    Args:
+        main (Callable): The tool.
+    """
+    code = 0
+    read_all_safely()
+    try:
+        main()
+        end_group()
+    except InputError as error:
+        print(f'error: {error}', file=sys.stderr)
+        code = 1
+    except SystemExit as leaving:
+        code = leaving.code or 0
+    except Exception:
+        if not torch.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        code = 1
+    _leave_group(code)
+    sys.exit(code)
+
+
+def end_group() -> None:
+    """End the group of processes, where all of them arrive together.
+
+    A process that leaves with its NCCL group alive can be held up by NCCL's threads, or ended by them. A gloo group is
+    only waited for; :func:`run` leaves it.
+    """
+    if not torch.distributed.is_initialized():
+        return
+    torch.distributed.barrier()
+    if torch.distributed.get_backend() != 'gloo':
+        torch.distributed.destroy_process_group()
+
+
+def _leave_group(code: int) -> None:
+    """End this process without Python's finalization if it is in a group.
+
+    In it, a thread of gloo that still drops the tensors of the last collective waits for an interpreter that is gone,
+    and aborts the process after all is done; a thread of NCCL waits for the other processes.
+    """
+    if torch.distributed.is_initialized():
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def from_first(decide: Callable[[], T]) -> T:
+    """Let the first process decide for all, such as by a look at files, of which another machine may see older ones.
+
+    Args:
+        decide (Callable): Called in the first process; its result is sent to the others.
+
+    Returns:
+        Any: The first process's result, in all processes.
+
+    Raises:
+        InputError: If ``decide`` does and this process is alone.
+        SystemExit: If ``decide`` raises an :class:`InputError` and there are several processes; see
+            :func:`stop_together`.
+    """
+    outcome: list[Any] = [None]
+    if is_main_process():
+        try:
+            outcome = [decide()]
+        except InputError as error:
+            outcome = [error]
+    broadcast_object_list(outcome)
+    if isinstance(outcome[0], InputError):
+        stop_together(outcome[0])
+    return outcome[0]
+
+
+def stop_together(error: InputError) -> NoReturn:
+    """Stop all processes for an error that all of them know; it is shown once.
+
+    Args:
+        error (InputError): What the first process shows.
+
+    Raises:
+        InputError: ``error``, if this process is alone.
+        SystemExit: With code 1, if there are several.
+    """
+    if get_world_size() == 1:
+        raise error
+    if is_main_process():
+        print(f'error: {error}', file=sys.stderr, flush=True)
+    end_group()  # the launcher kills the first process when another has left
+    raise SystemExit(1)
+
+
+def join_processes(cfg: Config) -> None:
+    """Connect the processes of a launcher.
+
+    On GPUs MMEngine connects them, with the backend of ``env_cfg.dist_cfg``. Its way asks for a CUDA device whatever
+    the backend is. Without a GPU the backend is gloo, and the model is wrapped without device ids.
+
+    Raises:
+        InputError: If the launcher left a variable unset.
+    """
+    if cfg.launcher == 'none':
+        return
+    on_gpus = torch.cuda.is_available()
+    if cfg.launcher == 'slurm':
+        names = {'RANK': 'SLURM_PROCID', 'LOCAL_RANK': 'SLURM_LOCALID', 'WORLD_SIZE': 'SLURM_NTASKS'}
+    elif cfg.launcher == 'mpi':
+        prefix = 'OMPI_COMM_WORLD'
+        names = {'RANK': f'{prefix}_RANK', 'LOCAL_RANK': f'{prefix}_LOCAL_RANK', 'WORLD_SIZE': f'{prefix}_SIZE'}
+    else:
+        names = {name: name for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE')}
+    address = () if on_gpus and cfg.launcher == 'slurm' else ('MASTER_ADDR', 'MASTER_PORT')  # MMEngine asks Slurm
+    missing = [name for name in (*names.values(), *address) if name not in os.environ]
+    if missing:
+        raise InputError(
+            f'--launcher {cfg.launcher}: {", ".join(missing)} not set in the environment. Start with '
+            'tools/dist_train.sh or tools/slurm_train.sh, or see docs/cluster.md'
+        )
+    os.environ.update({name: os.environ[source] for name, source in names.items()})
+    if on_gpus:
+        env_cfg = cfg.get('env_cfg') or {}
+        set_multi_processing(**env_cfg.get('mp_cfg', {}), distributed=True)  # or init_dist chooses how workers start
+        init_dist(cfg.launcher, **env_cfg.get('dist_cfg', {}))
+        return
+    torch.distributed.init_process_group('gloo')
+    own = {'find_unused_parameters': cfg.get('find_unused_parameters', False), 'broadcast_buffers': False}
+    wrapper = {'type': 'MMDistributedDataParallel'} | own | (cfg.get('model_wrapper_cfg') or {})
+    cfg.model_wrapper_cfg = wrapper | {'device_ids': None}

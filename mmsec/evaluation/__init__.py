@@ -1,0 +1,1 @@
+"""How far clusters agree with annotations."""

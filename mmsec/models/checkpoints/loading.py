@@ -1,0 +1,113 @@
+"""A published or self-trained checkpoint -> the weights of a backbone, strictly.
+
+Published files hold ``{model, model_ema, args, ...}``; files trained with OpenMMLab hold ``{state_dict, ...}`` with the
+prefix ``backbone.``. Both load without being converted first.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmengine.logging import print_log
+from torch import Tensor
+
+from mmsec.errors import InputError
+from mmsec.models.checkpoints.reading import read_checkpoint
+
+if TYPE_CHECKING:
+    from mmsec.models.backbones.base import Backbone
+
+_LISTED = 20
+
+
+def read_pretrained(path: str | Path, published: str | None) -> dict:
+    """Read the checkpoint that a backbone starts from; :func:`read_checkpoint` with help for one that is not there.
+
+    Args:
+        path (str | Path): What ``init_cfg`` names.
+        published (str, optional): Where published weights of that backbone are linked.
+
+    Returns:
+        dict: What the file holds, on the CPU.
+
+    Raises:
+        InputError: If there is no such file (where to get it, where to put it, how to do without), or as
+            :func:`read_checkpoint`.
+    """
+    if published and '://' not in str(path) and not Path(path).is_file():
+        raise InputError(
+            f"checkpoint '{path}' not found. Published weights: follow the links in the README of {published} and save "
+            f"the file as '{path}'. To train from random weights instead: --cfg-options model.backbone.init_cfg=None "
+            'model.backbone.norm_eval=False'
+        )
+    return read_checkpoint(path)
+
+
+def backbone_weights(checkpoint: Mapping) -> tuple[dict[str, Tensor], list[str]]:
+    """Find a backbone's weights in a checkpoint.
+
+    Args:
+        checkpoint (Mapping): From :func:`read_checkpoint`: published (``model_ema`` preferred over ``model``), trained
+            with OpenMMLab (``state_dict`` with the prefix ``backbone.``), or a bare state dict.
+
+    Returns:
+        tuple[dict[str, Tensor], list[str]]: The weights, without the prefix, and the keys left out because they belong
+        to something else than a backbone.
+    """
+    state = next((checkpoint[key] for key in ('model_ema', 'model', 'state_dict') if key in checkpoint), checkpoint)
+    prefix = 'backbone.' if any(key.startswith('backbone.') for key in state) else ''
+    found = {
+        key.removeprefix(prefix): value
+        for key, value in state.items()
+        if key.startswith(prefix) and isinstance(value, Tensor)
+    }
+    return found, [key for key in state if key.removeprefix(prefix) not in found or not key.startswith(prefix)]
+
+
+def load_pretrained(backbone: "Backbone", path: str | Path) -> None:
+    """Load a backbone's weights and leave none of them at random.
+
+    What the file has and the backbone has no place for by design (classifier, neck, heads, stages and output norms it
+    was built without) is left out and named in the log. Output norms that the file lacks, as published ones do, start
+    as identity, and are named in the log too.
+
+    Args:
+        backbone (Backbone): Its ``published`` says where weights are, its ``convert`` names them as they are named here.
+        path (str | Path): The checkpoint.
+
+    Raises:
+        InputError: If the file cannot be read, or any weight is missing, misshapen or unknown; the keys are listed.
+    """
+    name = type(backbone).__name__
+    weights, dropped = backbone_weights(read_pretrained(path, backbone.published))
+    state, of_classifier = backbone.convert(weights)
+    dropped += of_classifier
+    own = backbone.state_dict()
+    for key in list(state):
+        if key not in own and backbone.left_out(key):
+            dropped.append(key)
+            del state[key]
+    fresh_norms = [key for key in own if key.startswith('out_norms.') and key not in state]
+    missing = [key for key in own if key not in state and key not in fresh_norms]
+    unknown = [key for key in state if key not in own]
+    misshapen = [
+        f'{key}: {tuple(state[key].shape)} in the file, {tuple(own[key].shape)} in the backbone'
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    problems = [
+        f'{len(keys)} {kind}: ' + ', '.join(keys[:_LISTED]) + (', ...' if len(keys) > _LISTED else '')
+        for kind, keys in (('missing', missing), ('of another shape', misshapen), ('unknown', unknown))
+        if keys
+    ]
+    if problems:
+        raise InputError(
+            f"checkpoint '{path}' does not fit this {name} (another size, or not {name}?). Weights "
+            + '; '.join(problems)
+        )
+    backbone.load_state_dict(state | {key: own[key] for key in fresh_norms})
+    print_log(f'{name}: loaded {len(state)} weights from {path}', logger='current')
+    if dropped:
+        print_log(f'{name}: not used from the checkpoint: {", ".join(dropped)}', logger='current')
+    if fresh_norms:
+        print_log(f'{name}: not in the checkpoint, start as identity: {", ".join(fresh_norms)}', logger='current')

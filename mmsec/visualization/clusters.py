@@ -1,0 +1,166 @@
+"""Clusters of a backbone -> cluster maps -> pictures over the image; no files."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from mmsec.models.backbones.base import Backbone
+from mmsec.models.inspection import token_clusters
+from mmsec.ops import cluster_ids
+from mmsec.ops.grouping import grouping_from_order
+from mmsec.visualization.drawing import OPACITY, flatness, frame, pixels
+
+PALETTE = 'viridis'  # ordered in brightness, readable by the colour-blind
+_GREY = np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601
+_TICKS = 8
+
+
+class ClusterMap(NamedTuple):
+    """Clusters of one stage and head.
+
+    Attributes:
+        title (str): Such as 'stage 1, head 2'.
+        stride (int): Pixels of the image a token covers, along each side.
+        ids (Tensor): (H', W') int64, the cluster of each token from 0, in ascending order of score if there is one.
+        scores (Tensor, optional): (H', W'), what tokens were sorted by.
+        score_name (str): What the scores are.
+    """
+
+    title: str
+    stride: int
+    ids: Tensor
+    scores: Tensor | None = None
+    score_name: str = ''
+
+
+def mean_of_heads(scores: Tensor, num_clusters: int) -> tuple[Tensor, Tensor]:
+    """Average the scores of all heads and cut the sorted result into clusters, as each head does with its own.
+
+    No head groups tokens like that; it is a summary for the eye.
+
+    Args:
+        scores (Tensor): (heads, H', W').
+        num_clusters (int): Clusters M.
+
+    Returns:
+        tuple[Tensor, Tensor]: Ids and mean scores, (H', W') each.
+    """
+    mean = scores.mean(0)
+    order = mean.flatten()[None, None].argsort(dim=-1, stable=True)  # (1, 1, N)
+    ids = cluster_ids(grouping_from_order(order, num_clusters))
+    return ids.view(mean.shape), mean
+
+
+def cluster_maps(
+    backbone: Backbone, image: Tensor, stages: Sequence[int], block: int = -1, heads: str | int = 'mean'
+) -> list[ClusterMap]:
+    """Ask a backbone for the clusters of one image.
+
+    Args:
+        backbone (Backbone): The backbone.
+        image (Tensor): (1, in_channels, H, W), normalised as the backbone wants it.
+        stages (Sequence[int]): Stages from 0.
+        block (int): Block of each stage from 0, or from its end if negative. Default: -1.
+        heads (str | int): 'all' for a map of each head, 'mean' for :func:`mean_of_heads` (the first head where
+            clusters have no scores), or one head from 0. Default: 'mean'.
+
+    Returns:
+        list[ClusterMap]: Stage by stage; titles count stages, blocks and heads from 1.
+
+    Raises:
+        ValueError: If there is no such stage, block or head.
+    """
+    maps = []
+    for stage, (ids, scores, score_name) in zip(stages, token_clusters(backbone, image, stages, block), strict=True):
+        ids = ids[0].cpu()  # (heads, H', W')
+        scores = scores[0].cpu() if scores is not None else [None] * len(ids)
+        title = f'stage {stage + 1}' + (f', block {block + 1}' if block >= 0 else '')
+        stride = backbone.strides[stage]
+        if heads == 'mean' and scores[0] is not None:
+            mean = mean_of_heads(scores, int(ids.max()) + 1)
+            maps.append(ClusterMap(f'{title}, mean of heads', stride, *mean, score_name))
+            continue
+        if heads not in ('all', 'mean') and heads not in range(len(ids)):
+            raise ValueError(f"heads must be 'all', 'mean' or in [0, {len(ids) - 1}], got {heads!r}")
+        for head in range(len(ids)) if heads == 'all' else [0 if heads == 'mean' else heads]:
+            maps.append(ClusterMap(f'{title}, head {head + 1}', stride, ids[head], scores[head], score_name))
+    return maps
+
+
+def cluster_sheet(image: np.ndarray, maps: Sequence[ClusterMap]) -> np.ndarray:
+    """Draw a row for each map: the picture, the clusters over it, and the scores they were made of, if any.
+
+    A cluster's colour is its place between the least and the most similar one, so that colours mean the same in every
+    map whatever its number of clusters.
+
+    Args:
+        image (np.ndarray): (H, W, 3) uint8, RGB.
+        maps (Sequence[ClusterMap]): At least one.
+
+    Returns:
+        np.ndarray: (height, width, 3) uint8, RGB; 1200 pixels wide.
+
+    Raises:
+        ValueError: If there is no map.
+    """
+    if not maps:
+        raise ValueError('a sheet needs at least one map')
+    figure = Figure(figsize=(12, len(maps) * (3.2 * flatness(image) + 0.55)), dpi=100, layout='constrained')
+    rows = figure.subplots(len(maps), 3, squeeze=False)
+    for (picture, clusters, scores), each in zip(rows, maps, strict=True):
+        picture.imshow(image)
+        picture.set_title('image', fontsize='medium')
+        colours = draw_clusters(clusters, image, each)
+        num_clusters = colours.N
+        count = f'{num_clusters} clusters' if num_clusters > 1 else 'one cluster'
+        clusters.set_title(f'{each.title}: {count}', fontsize='medium')
+        if each.scores is None:
+            scores.set_axis_off()
+        else:
+            drawn = scores.imshow(each.scores, cmap='magma', extent=_extent(each), interpolation='nearest')
+            scores.set_title(f'score: {each.score_name}', fontsize='medium')
+            figure.colorbar(drawn, ax=scores, fraction=0.04)
+        norm = BoundaryNorm(np.arange(num_clusters + 1) - 0.5, num_clusters)
+        ticks = np.unique(np.linspace(0, num_clusters - 1, min(num_clusters, _TICKS)).round().astype(int))
+        shown = ListedColormap(as_laid(colours(np.arange(num_clusters))))
+        legend = figure.colorbar(ScalarMappable(norm, shown), ax=clusters, fraction=0.04, ticks=ticks)
+        legend.minorticks_off()
+        if each.scores is None:
+            legend.set_label('cluster', fontsize='small')
+        else:
+            means = [each.scores[each.ids == cluster].mean().item() for cluster in ticks]
+            legend.set_label('mean score of the cluster', fontsize='small')
+            legend.ax.set_yticklabels([f'{mean:.2f}' for mean in means], fontsize='small')
+        for axes in (picture, clusters, scores):
+            frame(axes, image)
+    return pixels(figure)
+
+
+def _extent(each: ClusterMap) -> tuple[int, int, int, int]:
+    """Where the map lies on the image; the last tokens of a row may reach beyond it."""
+    height, width = each.ids.shape
+    return 0, width * each.stride, height * each.stride, 0
+
+
+def draw_clusters(axes: Axes, image: np.ndarray, each: ClusterMap) -> ListedColormap:
+    """Lay the clusters over the image in grey, and return their colours."""
+    num_clusters = int(each.ids.max()) + 1
+    colours = ListedColormap(colormaps[PALETTE](np.linspace(0, 1, num_clusters) if num_clusters > 1 else [0.5]))
+    # Grey of little contrast, so that a colour is nearly the same wherever it lies, and that of the legend.
+    axes.imshow((image @ _GREY).astype(np.uint8), cmap='gray', vmin=-128, vmax=383)
+    last = max(num_clusters - 1, 1)
+    where = dict(extent=_extent(each), interpolation='nearest')
+    axes.imshow(each.ids, cmap=colours, vmin=0, vmax=last, alpha=OPACITY, **where)
+    return colours
+
+
+def as_laid(colours: np.ndarray) -> np.ndarray:
+    """RGBA colours as they look over the mean grey of :func:`draw_clusters`."""
+    return np.concatenate([OPACITY * colours[:, :3] + (1 - OPACITY) * 0.5, colours[:, 3:]], axis=1)

@@ -1,0 +1,165 @@
+"""Image, truth, prediction and clusters of several images in one picture; no files."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from mmengine.structures import BaseDataElement
+from torch import Tensor
+
+from mmsec.visualization.clusters import PALETTE, ClusterMap, as_laid, draw_clusters
+from mmsec.visualization.drawing import OPACITY, flatness, frame, pixels
+
+_CONTOUR_PIXELS = 400
+_UNLABELLED = 255  # of mmsegmentation
+
+
+class Regions(NamedTuple):
+    """Areas of an image that have a class: instances of a detector, or all pixels of a class of a segmenter.
+
+    Attributes:
+        masks (np.ndarray): (n, H, W) bool, larger areas first, so that smaller ones come to lie on top.
+        labels (np.ndarray): (n,) int64.
+    """
+
+    masks: np.ndarray
+    labels: np.ndarray
+
+
+class SheetRow(NamedTuple):
+    """What a contact sheet shows of an image.
+
+    Attributes:
+        image (np.ndarray): (H, W, 3) uint8, RGB, as the model sees it.
+        truth (Regions): At any size; it is stretched over the image.
+        prediction (Regions): The same.
+        maps (Sequence[ClusterMap]): As many in every row of a sheet; none for a backbone without clusters.
+    """
+
+    image: np.ndarray
+    truth: Regions
+    prediction: Regions
+    maps: Sequence[ClusterMap]
+
+
+def regions(sample: BaseDataElement, kind: str, score_thr: float = 0.0, num_classes: int | None = None) -> Regions:
+    """Take the areas out of a data sample of mmdetection or mmsegmentation.
+
+    Args:
+        sample (BaseDataElement): A DetDataSample or SegDataSample.
+        kind (str): 'gt' or 'pred'.
+        score_thr (float): Predicted instances below this score are left out. Default: 0.
+        num_classes (int, optional): Labels from here on, which a data set may use for what is not labelled, are left
+            out. Default: None, only mmsegmentation's 255 is.
+
+    Returns:
+        Regions: Masks of the instances, their boxes where they have no masks, or one area for each class; none if the
+        sample holds none of them.
+    """
+    if f'{kind}_sem_seg' in sample:
+        label_map = sample.get(f'{kind}_sem_seg').data[0].cpu().numpy()  # (H, W)
+        labels = np.array([label for label in np.unique(label_map) if label != _UNLABELLED], np.int64)
+        masks = np.stack([label_map == label for label in labels]) if len(labels) else None
+    elif len(sample.get(f'{kind}_instances', ())):
+        instances = sample.get(f'{kind}_instances')
+        if 'scores' in instances:
+            instances = instances[instances.scores >= score_thr]
+        labels = instances.labels.cpu().numpy()
+        if 'masks' in instances:
+            masks = instances.masks
+            masks = masks.to_ndarray() if hasattr(masks, 'to_ndarray') else torch.as_tensor(masks).cpu().numpy()
+        else:
+            masks = _box_masks(instances.bboxes, sample.ori_shape)
+    else:
+        masks = None
+    if masks is None or not len(masks):
+        return Regions(np.zeros((0, 1, 1), bool), np.zeros(0, np.int64))
+    masks = masks.astype(bool)
+    if num_classes is not None:
+        masks, labels = masks[labels < num_classes], labels[labels < num_classes]
+    largest_first = np.argsort(-masks.sum((1, 2)), kind='stable')
+    return Regions(masks[largest_first], labels[largest_first])
+
+
+def _box_masks(boxes: Tensor, shape: tuple[int, int]) -> np.ndarray:
+    """(n, 4) boxes as corners, or mmdetection's box structure, as filled (n, H, W) bool masks."""
+    masks = np.zeros((len(boxes), *shape[:2]), bool)
+    for mask, (left, top, right, bottom) in zip(masks, getattr(boxes, 'tensor', boxes).tolist(), strict=True):
+        mask[max(round(top), 0) : round(bottom), max(round(left), 0) : round(right)] = True
+    return masks
+
+
+def contact_sheet(
+    rows: Sequence[SheetRow], classes: Sequence[str], palette: Sequence[Sequence[int]] | None
+) -> np.ndarray:
+    """Draw a row for each image: image, truth, prediction, and clusters of some stages.
+
+    Args:
+        rows (Sequence[SheetRow]): At least one.
+        classes (Sequence[str]): Names.
+        palette (Sequence[Sequence[int]], optional): An RGB colour, 0 to 255, for each class; without, any.
+
+    Returns:
+        np.ndarray: (height, width, 3) uint8, RGB; 1200 pixels wide.
+
+    Raises:
+        ValueError: If there is no row.
+    """
+    if not rows:
+        raise ValueError('a contact sheet needs at least one row')
+    if palette is None:
+        palette = [np.multiply(colormaps['tab20'](i % 20)[:3], 255) for i in range(len(classes))]
+    columns = 3 + len(rows[0].maps)
+    heights = [flatness(row.image) for row in rows]
+    shown = np.unique(np.concatenate([each.labels for row in rows for each in (row.truth, row.prediction)]))
+    longest = max((len(classes[label]) for label in shown), default=0)
+    legend_columns = max(1, int(12 / (0.7 + 0.1 * longest)))  # inches
+    legend_lines = -(-len(shown) // legend_columns)
+    height = 12 / columns * sum(heights) + 0.7 + 0.25 * legend_lines
+    figure = Figure(figsize=(12, height), dpi=100, layout='constrained')
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+    grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
+    titles = ['image', 'truth', 'prediction', *(f'clusters, {each.title.split(",")[0]}' for each in rows[0].maps)]
+    for axes, title in zip(grid[0], titles, strict=True):
+        axes.set_title(title, fontsize='medium')
+    for line, row in zip(grid, rows, strict=True):
+        line[0].imshow(row.image)
+        for axes, areas in zip(line[1:3], (row.truth, row.prediction), strict=True):
+            _draw_regions(axes, row.image, areas, palette)
+        for axes, each in zip(line[3:], row.maps, strict=True):
+            draw_clusters(axes, row.image, each)
+        for axes in line:
+            frame(axes, row.image)
+    if rows[0].maps:
+        bar = ScalarMappable(cmap=ListedColormap(as_laid(colormaps[PALETTE](np.linspace(0, 1, 256)))))
+        legend = figure.colorbar(bar, ax=grid, location='bottom', aspect=80, pad=0.01, ticks=[0, 1])
+        legend.ax.set_xticklabels(['clusters: least similar to the mean key', 'most similar'])
+        for label, side in zip(legend.ax.get_xticklabels(), ('left', 'right'), strict=True):
+            label.set_horizontalalignment(side)
+    patches = [Patch(color=np.array(palette[label]) / 255, label=classes[label]) for label in shown]
+    if patches:
+        figure.legend(handles=patches, loc='outside lower center', ncols=legend_columns, frameon=False)
+    return pixels(figure)
+
+
+def _draw_regions(axes: Axes, image: np.ndarray, areas: Regions, palette: Sequence[Sequence[int]]) -> None:
+    """Lay areas over the image in the colours of their classes, outlined."""
+    height, width = image.shape[:2]
+    axes.imshow(image)
+    over = np.zeros((*areas.masks.shape[1:], 4), np.uint8)
+    for mask, label in zip(*areas, strict=True):
+        over[mask] = *palette[label], round(OPACITY * 255)
+    axes.imshow(over, extent=(0, width, height, 0), interpolation='nearest')
+    step = max(1, max(over.shape) // _CONTOUR_PIXELS)  # no outline needs more than the panel has
+    for mask in areas.masks[:, ::step, ::step]:
+        if min(mask.shape) > 1 and mask.any() and not mask.all():
+            x = (np.arange(mask.shape[1]) + 0.5) * width / mask.shape[1]
+            y = (np.arange(mask.shape[0]) + 0.5) * height / mask.shape[0]
+            axes.contour(x, y, mask, levels=[0.5], colors='white', linewidths=0.8)

@@ -1,0 +1,44 @@
+"""What all pictures need: the image as the model sees it, panels, and pixels of a figure."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from mmengine.dataset import pseudo_collate
+from mmengine.model import BaseDataPreprocessor
+from torch import Tensor
+
+OPACITY = 0.7  # of what is laid over an image
+
+
+def as_seen(preprocessor: BaseDataPreprocessor, sample: dict) -> tuple[np.ndarray, Tensor]:
+    """What a detector or segmenter sees of a sample that its test pipeline made.
+
+    Args:
+        preprocessor (BaseDataPreprocessor): The model's.
+        sample (dict): ``inputs``, a (3, H, W) uint8 BGR tensor, and ``data_samples``.
+
+    Returns:
+        tuple[np.ndarray, Tensor]: The image at the size the model sees, (H, W, 3) uint8 RGB, and the backbone's input,
+        (1, 3, H', W') normalised, on its device, where H' and W' may be padded.
+    """
+    batch = preprocessor(pseudo_collate([sample]), False)['inputs']
+    return sample['inputs'].flip(0).permute(1, 2, 0).cpu().numpy(), batch
+
+
+def flatness(image: np.ndarray) -> float:
+    """Height over width of the image's panel; very flat or tall images keep room for the text."""
+    return min(max(image.shape[0] / image.shape[1], 0.3), 1.5)
+
+
+def frame(axes: Axes, image: np.ndarray) -> None:
+    """Show what lies on the image, at its aspect, without ticks."""
+    height, width = image.shape[:2]
+    axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[], aspect='equal')
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    """Draw a figure as (height, width, 3) uint8, RGB."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
