@@ -6,21 +6,12 @@ from mmdet.models import DetDataPreprocessor
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData, PixelData
-from mmsec.visualization.ALL import (
-    PALETTE,
-    ClusterMap,
-    Regions,
-    SheetRow,
-    as_seen,
-    cluster_maps,
-    cluster_sheet,
-    contact_sheet,
-    mean_of_heads,
-    regions,
-)
 from mmseg.structures import SegDataSample
 
 from mmsec.models import SecViT
+from mmsec.visualization.clusters import PALETTE, ClusterMap, cluster_maps, cluster_sheet, mean_of_heads
+from mmsec.visualization.contact_sheet import Regions, SheetRow, contact_sheet, regions
+from mmsec.visualization.drawing import as_seen
 from tests.conftest import SMALL_ARCH
 
 

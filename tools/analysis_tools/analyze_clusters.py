@@ -24,14 +24,18 @@ from mmsec.evaluation.clusters import (
     MEASURES,
     TokenLabels,
     agreement,
-    analysis_figure,
     compactness,
     token_labels,
     tokens_inside,
 )
+from mmsec.evaluation.figure import analysis_figure
+from mmsec.models.backbones.base import Backbone
+from mmsec.models.inspection import token_clusters
 from mmsec.ops import cluster_ids
+from mmsec.ops.grouping import grouping_from_order
+from mmsec.ops.grouping.window import window_order
 from mmsec.registry import MODELS
-from mmsec.visualization import as_seen
+from mmsec.visualization.drawing import as_seen
 
 
 def parse_args() -> argparse.Namespace:
@@ -106,7 +110,7 @@ def analyze(cfg: Config, backbone: Backbone, dataset: Dataset, args: argparse.Na
                     'its test pipeline needs LoadAnnotations, for a detector with_mask=True'
                 )
             counts[stage].add(int(ids.max()) + 1)
-            inside = tokens_inside(image.shape[:2], ids.shape[1:], backbone.strides[stage])
+            inside = tokens_inside(image.shape[:2], ids.shape[1:], stride)
             for name, clusters in groupings(ids, rng) if ids.max() else ():
                 seen.setdefault((stage, name), []).append(measure(clusters, labels, inside, rng))
     print()
