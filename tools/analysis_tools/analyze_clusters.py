@@ -101,9 +101,8 @@ def analyze(cfg: Config, backbone: Backbone, dataset: Dataset, args: argparse.Na
         image, batch = as_seen(preprocessor, sample)
         for stage, found in enumerate(token_clusters(backbone, batch, stages)):
             ids = found.ids[0].cpu().numpy()  # (heads, H', W')
-            labels = token_labels(
-                sample['data_samples'], image.shape[:2], ids.shape[1:], backbone.strides[stage], num_classes
-            )
+            stride = backbone.strides[stage]
+            labels = token_labels(sample['data_samples'], image.shape[:2], ids.shape[1:], stride, num_classes)
             if labels is None:
                 raise InputError(
                     f"the test data of '{args.config}' has no masks to compare clusters with; "
