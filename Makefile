@@ -42,7 +42,7 @@ bench: $(ready)
 	$(python) tools/analysis_tools/benchmark_all.py
 
 bench-gpu: $(ready)
-	$(python) tools/benchmark_gpu.py
+	$(python) tools/analysis_tools/benchmark_gpu.py
 
 setup: $(ready)
 

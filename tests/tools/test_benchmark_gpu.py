@@ -11,9 +11,9 @@ from tests.conftest import ROOT, run_tool, shrink_model
 
 @pytest.fixture
 def tool(monkeypatch):
-    """tools/benchmark_gpu.py as a module."""
+    """tools/analysis_tools/benchmark_gpu.py as a module."""
     monkeypatch.syspath_prepend(ROOT / 'tools')
-    spec = importlib.util.spec_from_file_location('benchmark_gpu', ROOT / 'tools/benchmark_gpu.py')
+    spec = importlib.util.spec_from_file_location('benchmark_gpu', ROOT / 'tools/analysis_tools/benchmark_gpu.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
@@ -24,9 +24,11 @@ def tool(monkeypatch):
 def test_it_writes_figures_table_and_plot_and_goes_on_where_it_stopped(tmp_path):
     options = ['--device', 'cpu', '--arch', 'tiny', '--shapes', '64x64', '--batches', '1', '--dtypes', 'float32']
     options += ['--repeats', '1']
-    first = run_tool('benchmark_gpu.py', *options, '--sections', 'attention', '--out', tmp_path).stdout
+    first = run_tool('analysis_tools/benchmark_gpu.py', *options, '--sections', 'attention', '--out', tmp_path).stdout
     assert first.count('attention, training, 1x3x64x64, float32') == 1
-    both = run_tool('benchmark_gpu.py', *options, '--sections', 'attention', 'backbone', '--out', tmp_path).stdout
+    both = run_tool(
+        'analysis_tools/benchmark_gpu.py', *options, '--sections', 'attention', 'backbone', '--out', tmp_path
+    ).stdout
     assert 'attention, training' not in both
     cells = json.loads((tmp_path / 'gpu_cpu.json').read_text())['cells']
     assert set(cells) == {
@@ -89,6 +91,6 @@ def test_a_process_that_dies_costs_one_cell(tool):
 def test_without_a_gpu_it_says_so():
     if torch.cuda.is_available():
         pytest.skip('there is a GPU')
-    result = run_tool('benchmark_gpu.py', check=False)
+    result = run_tool('analysis_tools/benchmark_gpu.py', check=False)
     assert result.returncode == 2
     assert 'no CUDA device here; --device cpu tries the tool on a CPU' in result.stdout

@@ -211,11 +211,11 @@ def attention_sides(cell: dict) -> dict[str, Callable]:
     for stage, (dims, heads) in enumerate(zip(settings['embed_dims'], settings['num_heads'], strict=True)):
         tokens = -(-cell['shape'][0] // (4 << stage)) * -(-cell['shape'][1] // (4 << stage))
         for clusters in ((32, 8, 2, 1)[stage], -(-tokens // 98)):
-            shape = (cell['batch'] * heads * clusters, 1, tokens // clusters, dims // heads)
+            shape = (cell['batch'] * heads, clusters, tokens // clusters, dims // heads)
             if 0 in shape:
                 continue
             for name, backend in BACKENDS.items():
-                label = f'{shape[0]} clusters of {shape[2]} tokens, {name}'
+                label = f'{shape[0] * shape[1]} clusters of {shape[2]} tokens, {name}'
                 makers[label] = lambda shape=shape, backend=backend: attention(cell, shape, backend)
     return makers
 
@@ -235,7 +235,7 @@ def attention(cell: dict, shape: tuple[int, ...], backend: str) -> Callable[[], 
 
 def config(cell: dict, clusters: str = 'published', swin: bool = False):
     """The Mask R-CNN config of an arch, or with Swin-T in its place, from random weights."""
-    from mmsec.engine import load_config
+    from mmsec.cli.config import load_config
 
     cfg = load_config(str(ROOT / f'configs/mmdet/secvit_{cell["arch"][0]}_maskrcnn.py'))
     if swin:
