@@ -29,7 +29,7 @@ import matplotlib.pyplot as plt
 from benchmark_backbone import DTYPES, Side, machine, prepare
 from mmengine.logging import MMLogger
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NOT_MEASURED = 'not measured'
 SECTIONS = ('backbone', 'attention', 'optimizer', 'detector', 'compiled')
 # name -> model, clusters; the second of each pair is what the first is compared with
