@@ -1,0 +1,5 @@
+"""Ways to make fewer tokens of many. Each is one file that makes a :class:`Merging`."""
+
+from mmsec.ops.merging.merging import Links, Merging
+
+__all__ = ['Links', 'Merging']
