@@ -60,8 +60,8 @@ def expedit(
     for _ in range(num_iters):
         closeness = _closeness_to_cells(image, centers.unflatten(1, size), near, size)  # (B, H*W, window^2)
         weights = (temperature * closeness).masked_fill(~valid, -torch.inf).softmax(dim=-1)
-        # The floor keeps a centre whose weights all underflow a mean of its tokens.
-        shares = Links(near.expand(batch, -1, -1), num_centers, weights.clamp_min(1e-20).masked_fill(~valid, 0))
+        # The floor keeps a centre that no token is close to a mean of the tokens near it, where weights underflow.
+        shares = Links(near.expand(batch, -1, -1), num_centers, weights.clamp_min(1e-20))
         centers = Merging(shares).merge(tokens)
     k = min(k, num_centers)
     square = centers.square().sum(dim=-1)[:, None]  # (B, 1, h*w)
