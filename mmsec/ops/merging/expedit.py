@@ -1,5 +1,6 @@
 """Expedit: the grid of tokens is clustered to a smaller grid, and rebuilt softly at the end."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -160,7 +161,8 @@ class Expedit(MergingMethod):
         if isinstance(self.size, (int, float)):
             allowed = 0 < self.size <= 1
         else:
-            allowed = len(self.size) == 2 and all(isinstance(side, int) and side >= 1 for side in self.size)
+            sides = self.size if isinstance(self.size, Sequence) else ()
+            allowed = len(sides) == 2 and all(isinstance(side, int) and side >= 1 for side in sides)
         if not allowed:
             raise ValueError(
                 f'size of Expedit must be rows and columns, each at least 1, or a share of the map in (0, 1], '

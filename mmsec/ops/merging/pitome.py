@@ -25,7 +25,7 @@ def energy(metric: Tensor, margin: float) -> Tensor:
 
     Source: PiToMe (arXiv 2405.16148), equation 4.
     """
-    return torch.cat([F.elu(block - margin).mean(dim=-1) for block in products(metric, metric)], dim=1)
+    return torch.cat([F.elu_(block.sub_(margin)).mean(dim=-1) for block in products(metric, metric)], dim=1)
 
 
 @torch.no_grad()

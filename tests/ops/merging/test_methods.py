@@ -342,6 +342,10 @@ def test_a_method_is_built_by_name():
             'size of Expedit must be rows and columns, each at least 1, or a share of the map in (0, 1], got (3, 0)',
         ),
         (
+            dict(type='Expedit', after_block=1, size=None),
+            'size of Expedit must be rows and columns, each at least 1, or a share of the map in (0, 1], got None',
+        ),
+        (
             dict(type='Expedit', after_block=1, size=28),
             'size of Expedit must be rows and columns, each at least 1, or a share of the map in (0, 1], got 28',
         ),
