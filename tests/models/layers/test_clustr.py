@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mmsec.errors import InputError
-from mmsec.models.clustr_layers import Block, ClusteredAttention, GlobalAttention, PatchEmbed
+from mmsec.models.layers.clustr import Block, ClusteredAttention, GlobalAttention, PatchEmbed
 
 DATA = Path(__file__).parents[1] / 'data'
 
