@@ -13,6 +13,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 
 from mmsec.ops import Grouping, Tokens, build_grouping
+from mmsec.ops.grouping import GROUPINGS
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(__file__).parent / 'data'
@@ -24,6 +25,19 @@ SMALL_ARCH = dict(
     layer_scale=(False, False, True, True),
 )
 OFFICIAL = DATA / 'secvit_official_tiny.pth'
+
+# Every way of grouping by being registered, and options that take another way through the code.
+each_grouping = pytest.mark.parametrize(
+    'grouping',
+    [
+        *(dict(type=name) for name in sorted(GROUPINGS)),
+        *(dict(type='SemanticGrouping', feature=feature) for feature in ('query', 'value', 'token')),
+        *(dict(type='SemanticGrouping', metric=metric, magnitude=True) for metric in ('cosine', 'dot', 'euclidean')),
+        dict(type='SemanticGrouping', cut='interleaved'),
+        dict(type='WindowGrouping', shift=True),
+    ],
+    ids=lambda each: '-'.join(map(str, each.values())),
+)
 
 
 def tokens_of(key: torch.Tensor, size: tuple[int, int] | None = None) -> Tokens:

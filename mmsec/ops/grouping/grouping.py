@@ -67,7 +67,34 @@ def cluster_ids(grouping: Grouping) -> Tensor:
     Returns:
         Tensor: (B, h, N) int64, in raster order: 0 for the first cluster of the sorted list to M - 1 for the last.
     """
-    place = grouping.inverse
-    num_long, _, length = cluster_sizes(place.shape[-1], grouping.num_clusters)
-    split = num_long * (length + 1)  # sorted places in long clusters
+    return run_of(grouping.inverse, grouping.inverse.shape[-1], grouping.num_clusters)
+
+
+def run_of(place: Tensor, count: int, num_runs: int | Tensor) -> Tensor:
+    """Which run of a list each place is in, where the list is cut as :func:`cluster_sizes` says.
+
+    Args:
+        place (Tensor): int64 places from 0.
+        count (int): Places in the list.
+        num_runs (int | Tensor): Runs, at most one for each place.
+
+    Returns:
+        Tensor: int64 runs from 0, as many as places.
+    """
+    length, num_long = count // num_runs, count % num_runs
+    split = num_long * (length + 1)  # places in long runs
     return torch.where(place < split, place // (length + 1), num_long + (place - split) // length)
+
+
+def run_start(run: Tensor, count: int, num_runs: int) -> Tensor:
+    """The first place of each run, the inverse of :func:`run_of`.
+
+    Args:
+        run (Tensor): int64 runs from 0; the number of runs itself gives the end of the list.
+        count (int): Places in the list.
+        num_runs (int): Runs, at most one for each place.
+
+    Returns:
+        Tensor: int64 places from 0, as many as runs.
+    """
+    return run * (count // num_runs) + run.clamp_max(count % num_runs)

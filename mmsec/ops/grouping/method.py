@@ -64,6 +64,16 @@ def register_grouping(method: type[GroupingMethod]) -> type[GroupingMethod]:
     return method
 
 
+def check_option(name: str, value: object, allowed: tuple) -> None:
+    """Refuse a value of an option that is none of the allowed ones.
+
+    Raises:
+        ValueError: The message names the option and what is allowed.
+    """
+    if value not in allowed:
+        raise ValueError(f'{name} must be one of {allowed}, got {value!r}')
+
+
 def build_grouping(config: dict, block: int = 0) -> GroupingMethod:
     """Make the way of grouping that a config names.
 
@@ -75,8 +85,10 @@ def build_grouping(config: dict, block: int = 0) -> GroupingMethod:
         GroupingMethod: For one attention layer.
 
     Raises:
-        ValueError: If there is no such type or option; the message names those there are.
+        ValueError: If there is no such type, option or value; the message names those there are.
     """
+    if not isinstance(config, dict):
+        raise ValueError(f'grouping must be a dict with a type, one of {sorted(GROUPINGS)}, got {config!r}')
     options = dict(config)
     name = options.pop('type', None)
     if name not in GROUPINGS:

@@ -3,48 +3,101 @@
 import torch
 from torch import Tensor
 
-from mmsec.ops.grouping.grouping import Grouping, grouping_from_order
-from mmsec.ops.grouping.method import GroupingMethod, Tokens, register_grouping
+from mmsec.ops.grouping.grouping import Grouping, grouping_from_order, run_of, run_start
+from mmsec.ops.grouping.method import GroupingMethod, Tokens, check_option, register_grouping
+from mmsec.ops.grouping.similarity import cosine, dot, euclidean, in_float
+
+METRICS = {'cosine': cosine, 'dot': dot, 'euclidean': euclidean}
+_NAMES = {'cosine': 'cosine with', 'dot': 'dot product with', 'euclidean': 'negative distance to'}
 
 
-def semantic_scores(k: Tensor) -> Tensor:
-    """Cosine similarity of each key with the mean key of its image and head.
+def semantic_scores(x: Tensor, metric: str = 'cosine', magnitude: bool = False) -> Tensor:
+    """Similarity of each token with the mean token of its image and head.
 
-    Computed in float32, or in float64 for float64 keys, whatever autocast says.
+    Computed in float32, or in float64 for float64 tokens, whatever autocast says.
 
     Args:
-        k (Tensor): (B, N, h, d) keys.
+        x (Tensor): (B, N, h, d) tokens; in what is published, the keys.
+        metric (str): 'cosine', in [-1, 1], as published, where an all-zero token scores 0; 'dot', the dot product;
+            'euclidean', the distance, negated. Default: 'cosine'.
+        magnitude (bool): Whether to take the absolute value. Default: False, as published.
 
     Returns:
-        Tensor: (B, h, N) scores in [-1, 1], without gradient. An all-zero key scores 0.
+        Tensor: (B, h, N) scores, without gradient.
 
     Source: Semantic Equitable Clustering (arXiv 2405.13337), section 3.2.
     """
-    k = k.detach()
-    k = k.to(torch.promote_types(k.dtype, torch.float32))
-    center = k.mean(dim=1, keepdim=True)  # (B, 1, h, d)
-    dot = (k * center).sum(dim=-1)  # (B, N, h)
-    norm = torch.linalg.vector_norm(k, dim=-1) * torch.linalg.vector_norm(center, dim=-1)
-    return (dot / norm.clamp_min(torch.finfo(k.dtype).tiny)).transpose(1, 2)
+    x = in_float(x)
+    scores = METRICS[metric](x, x.mean(dim=1, keepdim=True)).transpose(1, 2)
+    return scores.abs() if magnitude else scores
+
+
+def interleaved_places(num_tokens: int, num_clusters: int, device: torch.device) -> Tensor:
+    """Places of a sorted list, cluster after cluster, where cluster j of M takes places j, j + M, j + 2M and so on.
+
+    Args:
+        num_tokens (int): Tokens N.
+        num_clusters (int): Clusters M, 1 <= M <= N.
+        device (torch.device): Where the result lives.
+
+    Returns:
+        Tensor: (N,) int64. The clusters have the sizes of :func:`mmsec.ops.cluster_sizes`.
+
+    Source: Semantic Equitable Clustering (arXiv 2405.13337), equation 5.
+    """
+    place = torch.arange(num_tokens, device=device)
+    cluster = run_of(place, num_tokens, num_clusters)
+    return cluster + (place - run_start(cluster, num_tokens, num_clusters)) * num_clusters
 
 
 @register_grouping
 class SemanticGrouping(GroupingMethod):
-    """Group tokens of similar score, in one pass.
+    """Group tokens by their similarity with the mean, in one pass; the defaults are what is published.
 
-    Tokens stand in ascending order of :func:`semantic_scores`. The sort is stable, so equal keys keep their raster
+    Tokens stand in ascending order of :func:`semantic_scores`. The sort is stable, so equal tokens keep their raster
     order and equal inputs give equal groupings.
+
+    Args:
+        feature (str): What is scored: 'key', 'query', 'value' or 'token', the layer's input; see
+            :class:`mmsec.ops.Tokens`. Default: 'key'.
+        metric (str): 'cosine', 'dot' or 'euclidean'. Default: 'cosine'.
+        magnitude (bool): Whether the sign of the score does not count. Default: False.
+        cut (str): 'contiguous' makes a cluster of each run of the sorted list, of tokens that score alike (equation 3).
+            'interleaved' makes each cluster a sample of the whole list (equation 5); such clusters have no order, so
+            there are no scores to draw. Default: 'contiguous'.
+
+    Raises:
+        ValueError: If an option has another value.
 
     Source: Semantic Equitable Clustering (arXiv 2405.13337), section 3.2.
     """
 
-    score_name = 'cosine with the mean key'
+    def __init__(
+        self, feature: str = 'key', metric: str = 'cosine', magnitude: bool = False, cut: str = 'contiguous'
+    ) -> None:
+        super().__init__()
+        check_option('feature', feature, ('key', 'query', 'value', 'token'))
+        check_option('metric', metric, tuple(METRICS))
+        check_option('magnitude', magnitude, (True, False))
+        check_option('cut', cut, ('contiguous', 'interleaved'))
+        self.feature = feature
+        self.metric = metric
+        self.magnitude = magnitude
+        self.cut = cut
+        if cut == 'contiguous':
+            self.score_name = 'magnitude of the ' * magnitude + f'{_NAMES[metric]} the mean {feature}'
 
     def forward(self, tokens: Tokens, num_clusters: int) -> Grouping:
         """Group the tokens; see :class:`GroupingMethod`."""
-        scores = self.scores(tokens).contiguous()  # sorting along a strided dimension takes up to three times as long
-        return grouping_from_order(scores.argsort(dim=-1, stable=True), num_clusters)
+        scores = self._scores(tokens).contiguous()  # sorting along a strided dimension takes up to three times as long
+        order = scores.argsort(dim=-1, stable=True)
+        if self.cut == 'interleaved':
+            order = order[..., interleaved_places(order.shape[-1], num_clusters, order.device)]
+        return grouping_from_order(order, num_clusters)
 
-    def scores(self, tokens: Tokens) -> Tensor:
-        """(B, h, N) scores of the keys."""
-        return semantic_scores(tokens.key)
+    def scores(self, tokens: Tokens) -> Tensor | None:
+        """(B, h, N) scores; None where the cut leaves no order of clusters."""
+        return self._scores(tokens) if self.cut == 'contiguous' else None
+
+    def _scores(self, tokens: Tokens) -> Tensor:
+        return semantic_scores(getattr(tokens, self.feature), self.metric, self.magnitude)

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from mmsec.ops import Grouping, build_grouping, cluster_ids, cluster_sizes
-from mmsec.ops.grouping import GROUPINGS, grouping_from_order
-from tests.conftest import tokens_of
+from mmsec.ops import Grouping, Tokens, build_grouping, cluster_ids, cluster_sizes
+from mmsec.ops.grouping import grouping_from_order
+from tests.conftest import each_grouping, tokens_of
 
 
 @pytest.mark.parametrize('num_tokens', [1, 2, 7, 49, 98, 100, 1749])
@@ -33,13 +33,16 @@ def test_ids_cut_the_sorted_list_into_the_cluster_sizes(num_tokens, num_clusters
     assert torch.equal(cluster_ids(grouping).gather(-1, grouping.order), wanted)
 
 
-@pytest.mark.parametrize('name', sorted(GROUPINGS))
-@pytest.mark.parametrize(('size', 'num_clusters'), [((8, 8), 4), ((7, 9), 5), ((1, 13), 3), ((20, 3), 7), ((4, 4), 16)])
-def test_every_grouping_is_a_permutation_its_inverse_and_equal_sizes(name, size, num_clusters):
+@each_grouping
+@pytest.mark.parametrize(
+    ('size', 'num_clusters'),
+    [((8, 8), 4), ((7, 9), 5), ((1, 13), 3), ((20, 3), 7), ((4, 4), 16), ((1, 1), 1), ((9, 9), 70), ((9, 11), 99)],
+)
+def test_every_grouping_is_a_permutation_its_inverse_and_equal_sizes(grouping, size, num_clusters):
     num_tokens = size[0] * size[1]
-    method = build_grouping(dict(type=name))
+    method = build_grouping(grouping, block=1)
     for training in (True, False):
-        order, inverse, count = grouping = method.train(training)(
+        order, inverse, count = found = method.train(training)(
             tokens_of(torch.randn(2, num_tokens, 3, 8), size), num_clusters
         )
         assert count == num_clusters
@@ -49,22 +52,22 @@ def test_every_grouping_is_a_permutation_its_inverse_and_equal_sizes(name, size,
         assert torch.equal(order.gather(-1, inverse), raster)
         assert torch.equal(inverse.gather(-1, order), raster)
         num_long, num_short, length = cluster_sizes(num_tokens, num_clusters)
-        for ids in cluster_ids(grouping).flatten(0, 1):
+        for ids in cluster_ids(found).flatten(0, 1):
             assert ids.bincount(minlength=num_clusters).tolist() == [length + 1] * num_long + [length] * num_short
 
 
-@pytest.mark.parametrize('name', sorted(GROUPINGS))
-def test_no_gradient_flows_through_a_grouping(name):
-    method = build_grouping(dict(type=name))
+@each_grouping
+def test_no_gradient_flows_through_a_grouping(grouping):
+    method = build_grouping(grouping)
     tokens = tokens_of(torch.randn(1, 12, 2, 8, requires_grad=True), (3, 4))
     assert not any(x.requires_grad for x in method(tokens, 3)[:2])
     assert method.scores(tokens) is None or not method.scores(tokens).requires_grad
     assert list(method.state_dict()) == []
 
 
-@pytest.mark.parametrize('name', sorted(GROUPINGS))
-def test_scores_are_what_tokens_stand_in_ascending_order_of(name):
-    method = build_grouping(dict(type=name)).eval()
+@each_grouping
+def test_scores_are_what_tokens_stand_in_ascending_order_of(grouping):
+    method = build_grouping(grouping).eval()
     tokens = tokens_of(torch.randn(2, 53, 3, 8), (53, 1))
     scores = method.scores(tokens)
     if scores is None:
@@ -88,6 +91,14 @@ def test_a_grouping_of_an_order_has_its_inverse():
         (dict(type='SemanticGruping'), "one of .*SemanticGrouping.*, got 'SemanticGruping'"),
         (dict(), 'grouping must have a type, .* got None'),
         (dict(type='WindowGrouping', shfit=True), "grouping WindowGrouping has no option 'shfit'"),
+        ('WindowGrouping', "grouping must be a dict with a type, .* got 'WindowGrouping'"),
+        (dict(type='WindowGrouping', shift='yes'), r"shift must be one of \(True, False\), got 'yes'"),
+        (dict(type='SemanticGrouping', feature='kay'), "feature must be one of .*'key', .* got 'kay'"),
+        (dict(type='SemanticGrouping', metric='cos'), "metric must be one of .*'cosine', .* got 'cos'"),
+        (dict(type='SemanticGrouping', magnitude=2), r'magnitude must be one of \(True, False\), got 2'),
+        (dict(type='SemanticGrouping', cut='runs'), "cut must be one of .*'contiguous', .* got 'runs'"),
+        (dict(type='KMeansGrouping', num_iters=0), 'num_iters must be a whole number from 1 up, got 0'),
+        (dict(type='KMeansGrouping', num_iters=1.5), 'num_iters must be a whole number from 1 up, got 1.5'),
     ],
 )
 def test_a_misspelt_type_or_option_is_named(config, message):
@@ -97,3 +108,45 @@ def test_a_misspelt_type_or_option_is_named(config, message):
 
 def test_a_grouping_knows_the_place_of_its_block():
     assert build_grouping(dict(type='WindowGrouping'), 3).block == 3
+
+
+@each_grouping
+def test_equal_tokens_give_a_grouping(grouping):
+    for value in (0.0, 3.0):
+        order = build_grouping(grouping).eval()(tokens_of(torch.full((2, 40, 2, 8), value), (5, 8)), 7).order
+        assert torch.equal(order.sort(-1).values, torch.arange(40).expand_as(order))
+
+
+@each_grouping
+def test_a_grouping_in_evaluation_is_deterministic_and_one_of_each_image(grouping):
+    method = build_grouping(grouping, block=1).eval()
+    tokens = Tokens(*torch.randn(4, 3, 60, 2, 8), (6, 10))
+    together = method(tokens, 7).order.expand(3, 2, -1)
+    torch.manual_seed(5)
+    apart = [
+        method(Tokens(*(x[i : i + 1] for x in tokens[:4]), tokens.size), 7).order.expand(1, 2, -1) for i in range(3)
+    ]
+    assert torch.equal(together, torch.cat(apart))
+
+
+@each_grouping
+@pytest.mark.parametrize('sized', [False, True], ids=['8 clusters', 'clusters of 10'])
+def test_one_graph_for_every_size(grouping, sized):
+    torch._dynamo.reset()
+    method = build_grouping(grouping, block=1).eval()
+
+    def group(x):
+        heads = x.flatten(1, 2).unflatten(-1, (2, -1))
+        count = -(-heads.shape[1] // 10) if sized else min(8, heads.shape[1])
+        return method(Tokens(heads, heads, heads, heads, (x.shape[1], x.shape[2])), count)[:2]
+
+    compiled = torch.compile(group, backend='aot_eager', fullgraph=True, dynamic=True)
+
+    def agree(height, width):
+        x = torch.randn(2, height, width, 36)
+        assert all(torch.equal(ours, wanted) for ours, wanted in zip(compiled(x), group(x), strict=True))
+
+    agree(16, 24)
+    with torch.compiler.set_stance('fail_on_recompile'):
+        agree(32, 24)
+        agree(23, 41)  # N does not divide by the number of clusters

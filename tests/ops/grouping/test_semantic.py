@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from mmsec.ops import Tokens, build_grouping, cluster_ids
 from mmsec.ops.grouping.semantic import SemanticGrouping, semantic_scores
 from tests.conftest import tokens_of
 
@@ -40,3 +41,56 @@ def test_equal_keys_keep_their_raster_order():
 
 def test_no_gradient_flows_through_the_scores():
     assert not semantic_scores(torch.randn(1, 4, 1, 4, requires_grad=True)).requires_grad
+
+
+FEATURES = ('query', 'key', 'value', 'token')
+
+
+def plain_score(x, center, metric):
+    if metric == 'euclidean':
+        return -((x - center) ** 2).sum().sqrt()
+    product = (x * center).sum()
+    return product if metric == 'dot' else product / ((x**2).sum() * (center**2).sum()).sqrt()
+
+
+@pytest.mark.parametrize('feature', FEATURES)
+@pytest.mark.parametrize('metric', ['cosine', 'dot', 'euclidean'])
+@pytest.mark.parametrize('magnitude', [False, True])
+def test_each_feature_and_metric_equals_a_plain_computation(feature, metric, magnitude):
+    parts = torch.randn(4, 2, 23, 3, 8, dtype=torch.float64)
+    tokens, x = Tokens(*parts, (23, 1)), parts[FEATURES.index(feature)]
+    method = build_grouping(dict(type='SemanticGrouping', feature=feature, metric=metric, magnitude=magnitude))
+    order = method(tokens, 4).order
+    for image in range(2):
+        for head in range(3):
+            mine = x[image, :, head]
+            scores = torch.stack([plain_score(token, mine.mean(0), metric) for token in mine])
+            scores = scores.abs() if magnitude else scores
+            torch.testing.assert_close(method.scores(tokens)[image, head], scores)
+            assert order[image, head].tolist() == sorted(range(23), key=lambda i, s=scores: s[i].item())
+
+
+@pytest.mark.parametrize(('num_tokens', 'num_clusters'), [(24, 4), (23, 4), (7, 7), (7, 5), (9, 1)])
+def test_an_interleaved_cluster_takes_every_mth_place(num_tokens, num_clusters):
+    tokens = tokens_of(torch.randn(2, num_tokens, 3, 8))
+    plain = SemanticGrouping()(tokens, num_clusters).order
+    method = SemanticGrouping(cut='interleaved')
+    ids = cluster_ids(method(tokens, num_clusters))
+    assert torch.equal(ids.gather(-1, plain), (torch.arange(num_tokens) % num_clusters).expand_as(plain))
+    assert method.scores(tokens) is None
+
+
+def test_a_figure_says_what_the_scores_are():
+    assert SemanticGrouping().score_name == 'cosine with the mean key'
+    named = SemanticGrouping(feature='token', metric='dot', magnitude=True).score_name
+    assert named == 'magnitude of the dot product with the mean token'
+
+
+def test_the_defaults_are_what_is_published_bit_for_bit():
+    key = torch.randn(2, 301, 3, 16)
+    center = key.mean(dim=1, keepdim=True)
+    norms = torch.linalg.vector_norm(key, dim=-1) * torch.linalg.vector_norm(center, dim=-1)
+    scores = ((key * center).sum(dim=-1) / norms).transpose(1, 2)
+    grouping = SemanticGrouping()(tokens_of(key), 7)
+    assert torch.equal(semantic_scores(key), scores)
+    assert torch.equal(grouping.order, scores.contiguous().argsort(dim=-1, stable=True))

@@ -1,0 +1,39 @@
+"""Numbers that look random but depend on nothing outside: the same on every device, in every process and graph.
+
+A :class:`torch.Generator` would do on one device; torch.compile cannot take one into a graph.
+"""
+
+import torch
+from torch import Tensor
+
+
+def hashed(x: Tensor) -> Tensor:
+    """Scramble integers of 32 bits; different ones stay different.
+
+    Two rounds of shift, xor and multiplication. No product exceeds 59 bits, so int64 never overflows.
+
+    Args:
+        x (Tensor): int64 in [0, 2^32).
+
+    Returns:
+        Tensor: int64 in [0, 2^32), as many different values as ``x`` has.
+    """
+    for _ in range(2):
+        x = ((x ^ (x >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
+    return x ^ (x >> 16)
+
+
+def hashed_rows(block: int, heads: int, length: int, device: torch.device) -> Tensor:
+    """A row of scrambled integers for each head of a block.
+
+    Args:
+        block (int): Place of the block in its stage, from 0.
+        heads (int): Heads h.
+        length (int): Numbers in a row.
+        device (torch.device): Where the result lives.
+
+    Returns:
+        Tensor: (h, length) int64 in [0, 2^32), all different within a row.
+    """
+    head = torch.arange(heads, device=device)[:, None]
+    return hashed(hashed(head + (block + 1) * 65536) ^ torch.arange(length, device=device))

@@ -1,0 +1,26 @@
+"""Chance: tokens attend to those they are drawn together with."""
+
+import torch
+
+from mmsec.ops.grouping.grouping import Grouping, grouping_from_order
+from mmsec.ops.grouping.hashing import hashed_rows
+from mmsec.ops.grouping.method import GroupingMethod, Tokens, register_grouping
+
+
+@register_grouping
+class RandomGrouping(GroupingMethod):
+    """Group tokens at random.
+
+    In training each image, head and forward pass draws an order of its own from PyTorch's generator. In evaluation each
+    head has a fixed order, which depends only on the place of its block and the number of tokens.
+    """
+
+    def forward(self, tokens: Tokens, num_clusters: int) -> Grouping:
+        """Group the tokens; see :class:`GroupingMethod`."""
+        batch, num_tokens, heads, _ = tokens.key.shape
+        device = tokens.key.device
+        if self.training:
+            return grouping_from_order(torch.rand(batch, heads, num_tokens, device=device).argsort(-1), num_clusters)
+        drawn = hashed_rows(self.block, heads, num_tokens, device)[None]  # (1, h, N)
+        order, inverse, _ = grouping_from_order(drawn.argsort(-1), num_clusters)
+        return Grouping(order.expand(batch, -1, -1), inverse.expand(batch, -1, -1), num_clusters)
