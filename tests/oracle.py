@@ -35,17 +35,23 @@ def rotated(x: Tensor, height: int, width: int) -> Tensor:
     return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) * turns).flatten(-2)
 
 
-def forward(backbone: SecViT, x: Tensor) -> tuple[Tensor, ...]:
-    """What ``backbone(x)`` is, without drop path."""
+def forward(backbone: SecViT, x: Tensor, ids: list[Tensor | None] | None = None) -> tuple[Tensor, ...]:
+    """What ``backbone(x)`` is, without drop path.
+
+    ``ids`` are the clusters of each block, (B, h, N), or None where all tokens attend to all; without, semantic ones.
+    """
+    given = iter(ids) if ids is not None else None
     for layer in backbone.patch_embed.proj:
         x = _conv(layer, x) if isinstance(layer, nn.Conv2d) else layer(x)
     maps = {}
     for i, stage in enumerate(backbone.stages):
         if i:
             x = backbone.downsamples[i - 1].norm(_conv(backbone.downsamples[i - 1].reduction, x))
-        for block in stage.blocks:
+        for j, block in enumerate(stage.blocks):
             x = x + _conv(block.pos, x)
-            x = x + _nchw(block.scale1(_attend(block.attn, block.norm1(_nhwc(x)), stage)))
+            num_clusters = stage.clusters_for(x.shape[2] * x.shape[3], j)
+            attended = _attend(block.attn, block.norm1(_nhwc(x)), num_clusters, *([next(given)] if given else []))
+            x = x + _nchw(block.scale1(attended))
             hidden = F.gelu(_linear(block.ffn.fc1, block.norm2(_nhwc(x))))
             hidden = hidden + _nhwc(_conv(block.ffn.dwconv, _nchw(hidden)))
             x = x + _nchw(block.scale2(_linear(block.ffn.fc2, hidden)))
@@ -54,14 +60,13 @@ def forward(backbone: SecViT, x: Tensor) -> tuple[Tensor, ...]:
     return tuple(maps[i] for i in backbone.out_indices)
 
 
-def _attend(layer: nn.Module, x: Tensor, stage: nn.Module) -> Tensor:
+def _attend(layer: nn.Module, x: Tensor, num_clusters: int, *given: Tensor | None) -> Tensor:
     """(B, H, W, C) -> (B, H, W, C)."""
     height, width = x.shape[1:3]
     values = _linear(layer.qkv, x)[..., -x.shape[-1] :]
     q, k, v = (t.flatten(1, 2).unflatten(-1, (layer.num_heads, -1)) for t in _linear(layer.qkv, x).chunk(3, -1))
     q, k = rotated(q, height, width), rotated(k, height, width)
-    num_clusters = stage.clusters_for(height * width)
-    ids = semantic_ids(k, num_clusters) if num_clusters > 1 else None
+    ids = given[0] if given else semantic_ids(k, num_clusters) if num_clusters > 1 else None
     out = attention(q, k, v, ids).flatten(2).view_as(x)
     return _linear(layer.out_proj, out + _nhwc(_conv(layer.lepe, _nchw(values))))
 

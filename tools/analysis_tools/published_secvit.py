@@ -39,8 +39,8 @@ def published_forward(backbone: SecViT, x: Tensor) -> tuple[Tensor, ...]:
             x = merging.norm(_convolution(merging.reduction, x))
         height, width = x.shape[2:]
         sin, cos = _rotary(height, width, stage.head_dim, x)
-        for block in stage.blocks:
-            x = _block(block, x, sin, cos, stage.clusters_for(height * width))
+        for j, block in enumerate(stage.blocks):
+            x = _block(block, x, sin, cos, stage.clusters_for(height * width, j))
         if i in backbone.out_indices:
             norm = backbone.out_norms[str(i)] if str(i) in backbone.out_norms else nn.Identity()
             maps[i] = norm(x.permute(0, 2, 3, 1)).permute(_MAP).contiguous()

@@ -22,8 +22,9 @@ class Stage(nn.Module):
         mlp_ratio (float): Hidden channels of each FFN over C.
         drop_path (Sequence[float]): Drop path rate of each block.
         layer_scale (bool): Whether the blocks have layer scale.
-        num_clusters (int, optional): Clusters M whatever the map's size.
-        cluster_size (int, optional): Tokens a cluster holds at most; used where ``num_clusters`` is None.
+        num_clusters (int | Sequence[int], optional): Clusters M whatever the map's size, of all blocks or per block.
+        cluster_size (int | Sequence[int], optional): Tokens a cluster holds at most, in all blocks or per block; used
+            where ``num_clusters`` is None.
         grouping (dict): How tokens are grouped, for :func:`mmsec.ops.build_grouping`.
         with_cp (bool): Whether to recompute each block in the backward pass instead of keeping its activations.
     """
@@ -35,8 +36,8 @@ class Stage(nn.Module):
         mlp_ratio: float,
         drop_path: Sequence[float],
         layer_scale: bool,
-        num_clusters: int | None,
-        cluster_size: int | None,
+        num_clusters: int | Sequence[int] | None,
+        cluster_size: int | Sequence[int] | None,
         grouping: dict,
         with_cp: bool,
     ) -> None:
@@ -50,12 +51,12 @@ class Stage(nn.Module):
             for block, rate in enumerate(drop_path)
         )
 
-    def clusters_for(self, num_tokens: int) -> int:
-        """Clusters that a map of ``num_tokens`` tokens is cut into, at most one per token."""
-        if self.num_clusters is not None:
-            return min(self.num_clusters, num_tokens)
-        assert self.cluster_size is not None  # one of the two is given
-        return -(-num_tokens // self.cluster_size)
+    def clusters_for(self, num_tokens: int, block: int = 0) -> int:
+        """Clusters that a block cuts a map of ``num_tokens`` tokens into, at most one per token."""
+        given = self.cluster_size if self.num_clusters is None else self.num_clusters
+        assert given is not None  # one of the two is given
+        value = given[block] if isinstance(given, Sequence) else given
+        return -(-num_tokens // value) if self.num_clusters is None else min(value, num_tokens)
 
     def rotary(self, height: int, width: int, x: Tensor) -> Tensor:
         """The rotary table of a map, of the type and on the device that ``x`` needs."""
@@ -66,8 +67,8 @@ class Stage(nn.Module):
         x = x.permute(0, 2, 3, 1)  # (B, H, W, C)
         height, width = x.shape[1:3]
         rotary = self.rotary(height, width, x)
-        num_clusters = self.clusters_for(height * width)
-        for block in self.blocks:
+        for i, block in enumerate(self.blocks):
+            num_clusters = self.clusters_for(height * width, i)
             if self.with_cp and torch.is_grad_enabled():
                 x = torch.utils.checkpoint.checkpoint(block, x, rotary, num_clusters, use_reentrant=False)
             else:
@@ -86,12 +87,15 @@ class SecViT(Backbone):
         arch (str | dict): 'tiny', 'small', 'base', 'large', or a dict with the keys ``embed_dims``, ``depths``,
             ``num_heads``, ``mlp_ratio`` and ``layer_scale`` (a bool per stage).
         in_channels (int): Channels of the image. Default: 3.
-        num_clusters (Sequence[int], optional): Clusters per stage, whatever the image size. Default: (32, 8, 2, 1), as
-            published. Exclusive with ``cluster_size``.
-        cluster_size (int | Sequence[int], optional): Tokens per cluster at most, for all stages or per stage; the
-            number of clusters then grows with the image and the cost is linear. Exclusive with ``num_clusters``.
-        grouping (dict): Which tokens make a cluster: ``type``, a name in :data:`mmsec.ops.grouping.GROUPINGS`, and its
-            options. Default: ``dict(type='SemanticGrouping')``, as published.
+        num_clusters (Sequence[int | Sequence[int]], optional): Clusters per stage, whatever the image size; a list in
+            place of a number has one per block of the stage. Default: (32, 8, 2, 1), as published. Exclusive with
+            ``cluster_size``.
+        cluster_size (int | Sequence[int | Sequence[int]], optional): Tokens per cluster at most, for all stages, per
+            stage or, as above, per block; the number of clusters then grows with the image and the cost is linear.
+            Exclusive with ``num_clusters``.
+        grouping (dict | Sequence[dict]): Which tokens make a cluster: ``type``, a name in
+            :data:`mmsec.ops.grouping.GROUPINGS`, and its options; of all stages, or one dict per stage. Default:
+            ``dict(type='SemanticGrouping')``, as published.
         drop_path_rate (float): Drop path of the last block; it rises linearly from 0 over all blocks. Default: 0.1.
         out_indices (Sequence[int]): Stages whose maps are returned, in this order. Default: (0, 1, 2, 3).
         norm_cfg (dict): Norm of stem and patch merging: ``dict(type='BN')`` or ``dict(type='SyncBN')``.
@@ -146,9 +150,9 @@ class SecViT(Backbone):
         self,
         arch: str | dict,
         in_channels: int = 3,
-        num_clusters: Sequence[int] | None = None,
-        cluster_size: int | Sequence[int] | None = None,
-        grouping: dict = dict(type='SemanticGrouping'),  # noqa: B006 (OpenMMLab's convention; never mutated)
+        num_clusters: Sequence[int | Sequence[int]] | None = None,
+        cluster_size: int | Sequence[int | Sequence[int]] | None = None,
+        grouping: dict | Sequence[dict] = dict(type='SemanticGrouping'),  # noqa: B006 (OpenMMLab's convention; never mutated)
         drop_path_rate: float = 0.1,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         norm_cfg: dict = dict(type='BN'),  # noqa: B006 (OpenMMLab's convention; never mutated)
@@ -165,7 +169,11 @@ class SecViT(Backbone):
         for width, count in zip(dims, heads, strict=True):
             if width % count or width // count % 4:
                 raise ValueError(f'embed_dims / num_heads must be a multiple of 4, got {width} / {count}')
-        num_clusters, cluster_size = self._clustering(num_clusters, cluster_size, len(depths))
+        num_clusters, cluster_size = self._clustering(num_clusters, cluster_size, depths)
+        if not isinstance(grouping, list | tuple):
+            grouping = (grouping,) * len(depths)
+        if len(grouping) != len(depths):
+            raise ValueError(f'grouping must be a dict or one dict per stage, {len(depths)}, got {len(grouping)}')
         if not 0 <= drop_path_rate < 1:
             raise ValueError(f'drop_path_rate must be in [0, 1), got {drop_path_rate}')
         if norm_cfg.get('type') not in ('BN', 'SyncBN'):
@@ -188,7 +196,7 @@ class SecViT(Backbone):
                     settings['layer_scale'][i],
                     num_clusters[i] if num_clusters else None,
                     cluster_size[i] if cluster_size else None,
-                    grouping,
+                    grouping[i],
                     with_cp,
                 )
             )
@@ -197,8 +205,10 @@ class SecViT(Backbone):
 
     @staticmethod
     def _clustering(
-        num_clusters: Sequence[int] | None, cluster_size: int | Sequence[int] | None, num_stages: int
-    ) -> tuple[Sequence[int] | None, Sequence[int] | None]:
+        num_clusters: Sequence[int | Sequence[int]] | None,
+        cluster_size: int | Sequence[int | Sequence[int]] | None,
+        depths: Sequence[int],
+    ) -> tuple[Sequence[int | Sequence[int]] | None, Sequence[int | Sequence[int]] | None]:
         """The one of ``num_clusters`` and ``cluster_size`` that is in force, per stage, and None."""
         if num_clusters is not None and cluster_size is not None:
             raise ValueError(
@@ -208,14 +218,18 @@ class SecViT(Backbone):
         if num_clusters is None and cluster_size is None:
             num_clusters = (32, 8, 2, 1)
         if isinstance(cluster_size, int):
-            cluster_size = (cluster_size,) * num_stages
+            cluster_size = (cluster_size,) * len(depths)
         for name, values in (('num_clusters', num_clusters), ('cluster_size', cluster_size)):
             if values is None:
                 continue
-            if isinstance(values, int) or len(values) != num_stages:
-                raise ValueError(f'{name} must have one value per stage, {num_stages}, got {values}')
-            if any(value < 1 for value in values):
-                raise ValueError(f'{name} must be at least 1, got {tuple(values)}')
+            if isinstance(values, int) or len(values) != len(depths):
+                raise ValueError(f'{name} must have one value per stage, {len(depths)}, got {values}')
+            for i, (value, depth) in enumerate(zip(values, depths, strict=True)):
+                of_blocks = value if isinstance(value, Sequence) else [value] * depth
+                if len(of_blocks) != depth:
+                    raise ValueError(f'{name} of stage {i} must have one value per block, {depth}, got {value}')
+                if min(of_blocks) < 1:
+                    raise ValueError(f'{name} must be at least 1, got {tuple(values)}')
         return num_clusters, cluster_size
 
     def _init_parameters(self) -> None:
