@@ -50,7 +50,7 @@ def check_frozen(cfg: Config) -> None:
         fixed.append('norm_eval=True')
         learning.append('model.backbone.norm_eval=False')
     if backbone.get('frozen_stages', -1) >= 0:
-        fixed.append(f'frozen_stages={backbone.frozen_stages}')
+        fixed.append(f'frozen_stages={backbone["frozen_stages"]}')
         learning.append('model.backbone.frozen_stages=-1')
     if fixed:
         raise InputError(

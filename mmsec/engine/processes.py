@@ -37,7 +37,9 @@ def run(main: Callable[[], None]) -> None:
         print(f'error: {error}', file=sys.stderr)
         code = 1
     except SystemExit as leaving:
-        code = leaving.code or 0
+        if isinstance(leaving.code, str):
+            print(leaving.code, file=sys.stderr)
+        code = 1 if isinstance(leaving.code, str) else leaving.code or 0
     except Exception:
         if not torch.distributed.is_initialized():
             raise

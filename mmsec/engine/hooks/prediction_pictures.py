@@ -81,8 +81,9 @@ class PredictionPicturesHook(Hook):
         model = unwrapped(runner.model)
         image, batch = as_seen(model.data_preprocessor, inputs)
         maps = []
-        if isinstance(getattr(model, 'backbone', None), Backbone):
-            maps = cluster_maps(model.backbone, batch, range(min(3, len(model.backbone.attention_layers()))))
+        backbone = getattr(model, 'backbone', None)
+        if isinstance(backbone, Backbone):
+            maps = cluster_maps(backbone, batch, range(min(3, len(backbone.attention_layers()))))
         count = len(runner.visualizer.dataset_meta['classes'])
         truth, prediction = (regions(sample, kind, self.score_thr, count) for kind in ('gt', 'pred'))
         return SheetRow(image, truth, prediction, maps)
