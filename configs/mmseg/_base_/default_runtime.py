@@ -8,7 +8,7 @@ default_hooks = dict(
     checkpoint=dict(type='mmsec.WholeCheckpointHook', by_epoch=False, interval=16000, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
 )
-# docs/cluster.md says what each does for a run.
+# docs/distributed_training.md says what each does for a run.
 custom_hooks = [
     dict(type='mmsec.PlainCheckpointHook'),
     dict(type='mmsec.PreemptionHook', save_minutes=30),
