@@ -12,14 +12,16 @@ ready := $(VENV)/.ready
 docs_ready := $(VENV)/.docs
 endif
 
-.PHONY: help demo lint test test-slurm bench docs setup check check-docs
+.PHONY: help demo lint test test-slurm test-gpu bench bench-gpu docs setup check check-docs
 
 help:
 	@echo 'make demo   train and evaluate SecViT on generated data, on the CPU'
 	@echo 'make test   make lint, then the tests'
 	@echo 'make lint   style and types: ruff and mypy'
 	@echo 'make test-slurm  the launchers on a Slurm of one node, which is installed (as root), started and stopped'
+	@echo 'make test-gpu  what needs a GPU; skipped with one line where there is none'
 	@echo 'make bench  measure docs/performance.md again (about 15 minutes)'
+	@echo 'make bench-gpu  measure the table of docs/performance/ for the GPU of this machine (hours; goes on where it stopped)'
 	@echo 'make docs   these pages and the docstrings as a site, in docs/_build'
 	@echo 'make setup  only make the environment that the two need'
 	@echo 'VENV=DIR    where the environment is made (default .venv)'
@@ -39,6 +41,10 @@ test: lint
 test-slurm: $(ready)
 	$(python) -m pytest -rs tests/slurm --override-ini=norecursedirs=
 
+# pytest's code 5 means that nothing ran: there is no GPU, and it has said so.
+test-gpu: $(ready)
+	$(python) -m pytest -rs tests/gpu || [ $$? -eq 5 ]
+
 bench: $(ready)
 	$(python) tools/analysis_tools/benchmark_all.py
 
@@ -46,6 +52,9 @@ docs: $(docs_ready)
 	rm -rf docs/_api docs/_build
 	$(python) -m sphinx --fail-on-warning --keep-going --quiet --conf-dir docs . docs/_build
 	@echo 'open docs/_build/index.html'
+
+bench-gpu: $(ready)
+	$(python) tools/analysis_tools/benchmark_gpu.py
 
 setup: $(ready)
 

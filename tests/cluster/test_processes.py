@@ -90,7 +90,7 @@ def test_dist_train_and_dist_test_run_on_a_cpu(shapes, tmp_path, name):
 def configure_two(config, *work_dirs):
     """Two processes that only read their command lines, each with its own --work-dir; exit codes and outputs."""
     code = (
-        f'import sys; sys.path.insert(0, "{ROOT}/tools"); import train; from mmsec.engine import run\n'
+        f'import sys; sys.path.insert(0, "{ROOT}/tools"); import train; from mmsec.engine.processes import run\n'
         'run(lambda: print("goes on from", train.configure(train.parse_args()).load_from))'
     )
     with socket.socket() as free:

@@ -138,8 +138,12 @@ class WholeCheckpointHook(CheckpointHook):
             for key, value in before.items():
                 runner.message_hub.update_info(key, value)
         else:
-            for path in later.later:
-                Path(path).unlink(missing_ok=True)
+            for path in map(Path, later.later):
+                # A resumed checkpoint says which file was best: nothing outside the work dir is its to delete.
+                if path.resolve().parent == Path(self.out_dir).resolve():
+                    path.unlink(missing_ok=True)
+                else:
+                    runner.logger.warning(f"'{path}' was the best checkpoint; it is not in the work dir and stays")
         finally:
             self.file_backend = backend
 
