@@ -13,15 +13,18 @@ class TokenClusters(NamedTuple):
     """Which tokens of a map are together.
 
     Attributes:
-        ids (Tensor): (B, heads, H', W') int64, the cluster of each token from 0.
+        ids (Tensor): (B, heads, H', W') int64, the cluster of each token from 0; for a layer whose heads share
+            clusters at several scales (B, scales, H', W').
         scores (Tensor, optional): (B, heads, H', W'), what tokens were sorted by; clusters then stand in ascending
             order of it. None for clusters without order.
         score_name (str): What the scores are.
+        scales (tuple[str, ...]): Names of the scales; empty where ``ids`` are of heads.
     """
 
     ids: Tensor
     scores: Tensor | None = None
     score_name: str = ''
+    scales: tuple[str, ...] = ()
 
 
 @torch.no_grad()

@@ -114,8 +114,7 @@ class ViT(Backbone):
         ):
             if value < least:
                 raise ValueError(f'{name} must be at least {least}, got {value}')
-        if not 0 <= drop_path_rate < 1:
-            raise ValueError(f'drop_path_rate must be in [0, 1), got {drop_path_rate}')
+        rates = self.drop_path_rates(drop_path_rate, (1,) * depth)
         if window_size and grouping:
             raise ValueError(f'window_size and grouping exclude each other, got {window_size} and {grouping}')
         if bool(grouping) != (num_clusters is not None):
@@ -148,7 +147,7 @@ class ViT(Backbone):
                 dims,
                 attention(i),
                 settings['mlp_ratio'],
-                drop_path_rate * i / max(depth - 1, 1),
+                rates[i][0],
                 layer_scale,
                 Merge(method, i, depth) if method else None,
             )
@@ -178,6 +177,13 @@ class ViT(Backbone):
         match = re.match(r'blocks\.(\d+)\.', key)
         beyond = match and int(match[1]) >= len(self.blocks)
         return bool(beyond) or key.startswith('out_norms.') or key in vit.EXTRA_TOKENS
+
+    def place(self, name: str) -> tuple[int, int] | None:
+        """Stage and block that a parameter counts with; each block is a stage."""
+        match = re.match(r'(blocks|out_norms)\.(\d+)\.', name)
+        if not match:
+            return None
+        return (int(match[2]), 0) if match[1] == 'blocks' else (len(self.blocks), 0)
 
     def attention_layers(self) -> list[list[nn.Module]]:
         """The attention layer of each block."""

@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmsec.models.backbones.vit import ViT
+from mmsec.models import ViT
 from mmsec.models.inspection import token_clusters
 from mmsec.models.layers.vit import Attention, ClusterAttention, WindowAttention
 from tests.conftest import DATA
@@ -225,6 +225,16 @@ def test_a_batch_gives_what_its_images_give_where_tokens_merge():
     for merging in (dict(type='ToMe'), dict(type='PiToMe'), dict(type='Expedit', after_block=1, size=0.5)):
         backbone = tiny(merging=merging)
         torch.testing.assert_close(backbone(x)[0], torch.cat([backbone(each[None])[0] for each in x]))
+
+
+def test_layers_of_rate_decay_are_the_blocks():
+    backbone = tiny(num_registers=1, layer_scale=0.1, out_indices=(0, 2))
+    found = {name: backbone.get_layer_depth(name)[0] for name, _ in backbone.named_parameters()}
+    assert {layer for name, layer in found.items() if name.startswith('patch_embed.')} == {0}
+    for i in range(3):
+        assert {layer for name, layer in found.items() if name.startswith(f'blocks.{i}.')} == {i + 1}
+    assert {layer for name, layer in found.items() if name.startswith('out_norms.')} == {4}
+    assert backbone.get_layer_depth('neck.weight', 'backbone.') == (4, 5)
 
 
 def test_one_can_look_at_windows_and_clusters_and_merged_tokens_say_why_not():

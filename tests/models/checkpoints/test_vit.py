@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from mmsec.errors import InputError
-from mmsec.models.backbones.vit import ViT
+from mmsec.models import ViT
 from mmsec.models.checkpoints.loading import load_pretrained
 
 DIMS, GRID = 16, 6
