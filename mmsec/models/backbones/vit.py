@@ -186,8 +186,8 @@ class ViT(Backbone):
         return (int(match[2]), 0) if match[1] == 'blocks' else (len(self.blocks), 0)
 
     def attention_layers(self) -> list[list[nn.Module]]:
-        """The attention layer of each block."""
-        return [[block.get_submodule('attn')] for block in self.blocks]
+        """Each block: it knows what merged, too."""
+        return [[block] for block in self.blocks]
 
     def maps(self, x: Tensor) -> dict[int, Tensor]:
         """The map of each block in ``out_indices``, (B, C, H', W')."""
