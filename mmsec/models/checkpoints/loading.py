@@ -64,7 +64,7 @@ def backbone_weights(checkpoint: Mapping) -> tuple[dict[str, Tensor], list[str]]
     return found, [key for key in state if key.removeprefix(prefix) not in found or not key.startswith(prefix)]
 
 
-def load_pretrained(backbone: "Backbone", path: str | Path) -> None:
+def load_pretrained(backbone: 'Backbone', path: str | Path) -> None:
     """Load a backbone's weights and leave none of them at random.
 
     What the file has and the backbone has no place for by design (classifier, neck, heads, stages and output norms it
@@ -72,7 +72,7 @@ def load_pretrained(backbone: "Backbone", path: str | Path) -> None:
     as identity, and are named in the log too.
 
     Args:
-        backbone (Backbone): Its ``published`` says where weights are, its ``convert`` names them as they are named here.
+        backbone (Backbone): Its ``published`` says where weights are, its ``convert`` names them as it does.
         path (str | Path): The checkpoint.
 
     Raises:
