@@ -34,9 +34,10 @@ def test_it_writes_figures_table_and_plot_and_goes_on_where_it_stopped(tmp_path)
         'backbone, inference, 1x3x64x64, float32',
         'backbone, training, 1x3x64x64, float32',
     }
-    backbone = cells['backbone, inference, 1x3x64x64, float32']
-    assert set(backbone) == {'published counts', 'reference', 'clusters of 98', 'Swin-T'}
-    assert all(0 < row['range'][0] <= row['seconds'] <= row['range'][1] for row in backbone.values())
+    for mode in ('training', 'inference'):
+        backbone = cells[f'backbone, {mode}, 1x3x64x64, float32']
+        assert set(backbone) == {'published counts', 'reference', 'clusters of 98', 'Swin-T'}
+        assert all(0 < row['range'][0] <= row['seconds'] <= row['range'][1] for row in backbone.values())
     table = (tmp_path / 'gpu_cpu.md').read_text()
     ratio = backbone['reference']['seconds'] / backbone['published counts']['seconds']
     (line,) = (line for line in table.splitlines() if line.startswith('| inference, 1x3x64x64, float32'))
