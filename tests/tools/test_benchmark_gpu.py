@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 
 import pytest
 import torch
@@ -21,13 +22,18 @@ def tool(monkeypatch):
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
-def test_it_writes_figures_table_and_plot_and_goes_on_where_it_stopped(tmp_path):
-    options = ['--device', 'cpu', '--arch', 'tiny', '--shapes', '64x64', '--batches', '1', '--dtypes', 'float32']
-    options += ['--repeats', '1']
-    first = run_tool('benchmark_gpu.py', *options, '--sections', 'attention', '--out', tmp_path).stdout
-    assert first.count('attention, training, 1x3x64x64, float32') == 1
-    both = run_tool('benchmark_gpu.py', *options, '--sections', 'attention', 'backbone', '--out', tmp_path).stdout
-    assert 'attention, training' not in both
+def test_it_writes_figures_table_and_plot_and_goes_on_where_it_stopped(tool, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')  # of the process that measures
+
+    def run(*sections) -> str:
+        options = ['--device', 'cpu', '--arch', 'tiny', '--shapes', '64x64', '--batches', '1', '--dtypes', 'float32']
+        options += ['--repeats', '1', '--out', str(tmp_path), '--sections', *sections]
+        monkeypatch.setattr(sys, 'argv', ['benchmark_gpu.py', *options])
+        tool.main()
+        return capsys.readouterr().out
+
+    assert run('attention').count('attention, training, 1x3x64x64, float32') == 1
+    assert 'attention, training' not in run('attention', 'backbone')
     cells = json.loads((tmp_path / 'gpu_cpu.json').read_text())['cells']
     assert set(cells) == {
         'attention, training, 1x3x64x64, float32',
