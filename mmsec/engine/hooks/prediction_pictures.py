@@ -83,7 +83,8 @@ class PredictionPicturesHook(Hook):
         maps = []
         backbone = getattr(model, 'backbone', None)
         if isinstance(backbone, Backbone):
-            maps = cluster_maps(backbone, batch, range(min(3, len(backbone.attention_layers()))))
+            stages = [i for i, layers in enumerate(backbone.attention_layers()) if layers]
+            maps = cluster_maps(backbone, batch, stages[:3])
         count = len(runner.visualizer.dataset_meta['classes'])
         truth, prediction = (regions(sample, kind, self.score_thr, count) for kind in ('gt', 'pred'))
         return SheetRow(image, truth, prediction, maps)

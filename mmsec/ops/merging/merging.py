@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -98,11 +99,11 @@ class _SumOverTokens(torch.autograd.Function):
         return F.embedding_bag(tokens, x, begin, mode='sum', per_sample_weights=weights)
 
     @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         _, ctx.links = inputs
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _GatherMerged.apply(grad, ctx.links), None
 
 
@@ -118,11 +119,11 @@ class _GatherMerged(torch.autograd.Function):
         return F.embedding_bag(links._rows.view(-1, count), y, mode='sum', per_sample_weights=weights)
 
     @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         _, ctx.links = inputs
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _SumOverTokens.apply(_widen(grad), ctx.links).to(grad.dtype), None
 
 
