@@ -1,6 +1,7 @@
 """Every shipped config is parsed, built in its host, shrunk, trained one step, and asked for predictions."""
 
 import copy
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -15,7 +16,10 @@ from mmengine.structures import InstanceData, PixelData
 from mmsec.models import SecViT
 from tests.conftest import ROOT, shrink_model
 
-CONFIGS = sorted(path.relative_to(ROOT / 'configs') for path in (ROOT / 'configs').glob('*/secvit_*.py'))
+FOLDER = ROOT / 'configs'
+CONFIGS = sorted(path.relative_to(FOLDER) for path in FOLDER.rglob('*.py') if '_base_' not in path.parts)
+SECVIT = [name for name in CONFIGS if name.stem.startswith('secvit_')]
+# What README and other people's configs name; there may be more.
 NAMES = {
     'mmdet': {f'secvit_{size}_maskrcnn' for size in 'tsbl'}
     | {f'secvit_{size}_{method}_3x' for size in 'tsb' for method in ('maskrcnn', 'cascade_maskrcnn')}
@@ -27,7 +31,7 @@ DROP_PATH = {'t': 0.1, 's': 0.15, 'b': 0.4, 'l': 0.5}
 
 
 def load(name: Path) -> Config:
-    cfg = Config.fromfile(ROOT / 'configs' / name)
+    cfg = Config.fromfile(FOLDER / name)
     init_default_scope(cfg.default_scope)
     return cfg
 
@@ -59,8 +63,46 @@ def batch(cfg: Config) -> dict:
     return dict(inputs=images, data_samples=samples)
 
 
-def test_the_folders_hold_what_the_readme_promises():
-    assert {host: {path.stem for path in CONFIGS if path.parts[0] == host} for host in NAMES} == NAMES
+def test_promised_configs_are_where_they_were():
+    promised = {Path(host, f'{stem}.py') for host, stems in NAMES.items() for stem in stems}
+    assert promised - set(CONFIGS) == set()
+
+
+def test_no_two_configs_share_a_work_dir():
+    stems = Counter(name.stem for name in CONFIGS)
+    assert [stem for stem, count in stems.items() if count > 1] == []
+
+
+def test_no_base_file_is_left_over():
+    used = {Path(used).resolve() for name in CONFIGS for used in bases(FOLDER / name)}
+    assert {path.resolve() for path in FOLDER.rglob('_base_/**/*.py')} - used == set()
+
+
+def bases(path: Path) -> set[Path]:
+    """The files that a config is made of, at any depth."""
+    found = {(path.parent / each).resolve() for each in Config._get_base_files(str(path))}
+    return found.union(*(bases(each) for each in found))
+
+
+def row_of(name: Path) -> str:
+    """The line of a config in the table of the README beside it."""
+    lines = (FOLDER / name.parent / 'README.md').read_text().splitlines()
+    (row,) = (line for line in lines if line.startswith('|') and f'({name.name})' in line)
+    return row
+
+
+@pytest.mark.parametrize('name', CONFIGS, ids=str)
+def test_the_readme_beside_a_config_has_a_row_for_it(name):
+    assert f'[{name.stem}]({name.name})' in row_of(name)
+
+
+@pytest.mark.parametrize('name', SECVIT, ids=str)
+def test_the_rows_say_what_the_configs_hold(name):
+    cfg, row = load(name), row_of(name)
+    assert f'| {cfg.model.backbone.arch} | {cfg.model.backbone.drop_path_rate:g} |' in row
+    length = cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters
+    unit = 'epochs' if 'max_epochs' in cfg.train_cfg else 'iterations'
+    assert f'| {length} {unit} |'.replace('000 iter', 'k iter') in row
 
 
 @pytest.mark.parametrize('name', CONFIGS, ids=str)
@@ -91,7 +133,7 @@ def test_trains_a_step_and_predicts(name):
         assert predictions[0].pred_instances.masks.shape[1:] == (64, 64)
 
 
-@pytest.mark.parametrize('name', [n for n in CONFIGS if not n.stem.endswith('shapes')], ids=str)
+@pytest.mark.parametrize('name', [n for n in SECVIT if not n.stem.endswith('shapes')], ids=str)
 def test_sizes_weights_and_schedule_are_the_promised_ones(name):
     cfg = load(name)
     size = name.stem.split('_')[1]
@@ -151,9 +193,9 @@ def test_a_misspelt_backbone_option_fails():
         MODELS.build(cfg.model)
 
 
-@pytest.mark.parametrize('name', [n for n in CONFIGS if n.stem.split('_')[1] != 't'], ids=str)
+@pytest.mark.parametrize('name', [n for n in SECVIT if n.stem.split('_')[1] != 't'], ids=str)
 def test_children_hold_differences_only(name):
-    assert len((ROOT / 'configs' / name).read_text().splitlines()) <= 15
+    assert len((FOLDER / name).read_text().splitlines()) <= 15
 
 
 @pytest.mark.parametrize('shape', [(7, 9), (1, 1), (1, 9000), (2, 9000), (90000, 2)])

@@ -6,8 +6,8 @@
 # Ours: learning rate 1e-4 (the usual one for AdamW at batch 16; RMT's is 4e-4) and no mixed precision unless --amp is
 # given. The authors of SecViT published no detection settings.
 _base_ = [
-    './_base_/mask_rcnn.py',
-    './_base_/coco_instance.py',
-    './_base_/schedule_1x.py',
+    './_base_/models/mask_rcnn.py',
+    './_base_/datasets/coco_instance.py',
+    './_base_/schedules/schedule_1x.py',
     './_base_/default_runtime.py',
 ]

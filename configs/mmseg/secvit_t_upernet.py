@@ -6,8 +6,8 @@
 # Ours: 8 GPUs (no count is published), poly decay of power 1, no weight decay on norms, the auxiliary head and the
 # augmentation (mmsegmentation's usual ones). The authors of SecViT published no segmentation settings.
 _base_ = [
-    './_base_/upernet.py',
-    './_base_/ade20k.py',
-    './_base_/schedule_160k.py',
+    './_base_/models/upernet.py',
+    './_base_/datasets/ade20k.py',
+    './_base_/schedules/schedule_160k.py',
     './_base_/default_runtime.py',
 ]

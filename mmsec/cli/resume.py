@@ -70,7 +70,7 @@ def check_same_run(cfg: Config, path: str, meta: dict) -> None:
     """
     try:
         then, now = (_sections(text) for text in (meta['cfg'], cfg.pretty_text))
-    except (SyntaxError, ValueError, AttributeError) as error:
+    except (SyntaxError, ValueError) as error:
         raise InputError(f"the config inside '{path}' cannot be read: {error}") from error
     lines: list[str] = []
     for name in _SAME:
@@ -86,12 +86,20 @@ def check_same_run(cfg: Config, path: str, meta: dict) -> None:
 
 def _sections(text: str) -> dict[str, Any]:
     """The top-level values of a config's text, which is read and not executed."""
-    body = ast.parse(text).body
-    return {node.targets[0].id: _value(node.value) for node in body if isinstance(node, ast.Assign)}
+    values = {}
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Assign):
+            target = node.targets[0]
+            if not isinstance(target, ast.Name):
+                raise ValueError(f'line {node.lineno} assigns to no name')
+            values[target.id] = _value(node.value)
+    return values
 
 
-def _value(node: ast.expr) -> Any:
+def _value(node: ast.expr | None) -> Any:
     """A literal, also one that calls ``dict``."""
+    if node is None:
+        raise ValueError('a dict is unpacked into another')
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
         value = dict(_value(node.args[0])) if node.args else {}
         return value | {keyword.arg: _value(keyword.value) for keyword in node.keywords}

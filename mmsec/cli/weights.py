@@ -50,7 +50,7 @@ def check_frozen(cfg: Config) -> None:
         fixed.append('norm_eval=True')
         learning.append('model.backbone.norm_eval=False')
     if backbone.get('frozen_stages', -1) >= 0:
-        fixed.append(f'frozen_stages={backbone.frozen_stages}')
+        fixed.append(f'frozen_stages={backbone["frozen_stages"]}')
         learning.append('model.backbone.frozen_stages=-1')
     if fixed:
         raise InputError(
@@ -61,7 +61,7 @@ def check_frozen(cfg: Config) -> None:
 
 def _pretrained(node: Any) -> set[str]:
     """The checkpoints that initialisers in a config name, at any depth."""
-    return {str(each['checkpoint']) for each in dicts_of(node) if is_pretrained(each) and 'checkpoint' in each}
+    return {str(each['checkpoint']) for _, each in dicts_of(node) if is_pretrained(each) and 'checkpoint' in each}
 
 
 def load_state(model: nn.Module, checkpoint: dict, path: str) -> None:

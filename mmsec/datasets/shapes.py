@@ -144,7 +144,8 @@ def write_shapes(out: str | Path, train: int, val: int, seed: int = 0, size: int
         folders = coco / coco_split, ade / 'images' / ade_split, ade / 'annotations' / ade_split
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
-        images, annotations = [], []
+        images: list[dict] = []
+        annotations: list[dict] = []
         for image_id in range(first_id, first_id + count):
             scene = make_scene(np.random.default_rng((seed, split, image_id)), size)
             name = f'{image_id:012d}'

@@ -44,7 +44,7 @@ class SkipBroken(BaseTransform):
         Returns:
             dict, optional: With what the transforms loaded; None where the sample is left out.
         """
-        path, size = results.get('img_path'), (results.get('height'), results.get('width'))
+        path, size = results.get('img_path', ''), (results.get('height'), results.get('width'))
         try:
             _check_end(path)
             loaded = self.transforms(results)

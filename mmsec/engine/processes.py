@@ -37,7 +37,9 @@ def run(main: Callable[[], None]) -> None:
         print(f'error: {error}', file=sys.stderr)
         code = 1
     except SystemExit as leaving:
-        code = leaving.code or 0
+        if isinstance(leaving.code, str):
+            print(leaving.code, file=sys.stderr)
+        code = 1 if isinstance(leaving.code, str) else leaving.code or 0
     except Exception:
         if not torch.distributed.is_initialized():
             raise
@@ -141,7 +143,7 @@ def join_processes(cfg: Config) -> None:
     if missing:
         raise InputError(
             f'--launcher {cfg.launcher}: {", ".join(missing)} not set in the environment. Start with '
-            'tools/dist_train.sh or tools/slurm_train.sh, or see docs/cluster.md'
+            'tools/dist_train.sh or tools/slurm_train.sh, or see docs/distributed_training.md'
         )
     os.environ.update({name: os.environ[source] for name, source in names.items()})
     if on_gpus:

@@ -87,17 +87,17 @@ def token_labels(
     for number, (mask, label) in enumerate(zip(*regions(sample, 'gt', num_classes=num_classes), strict=True), start=1):
         here = at_tokens(mask)
         classes[here] = label if segmented else label + 1
-        if not segmented:
+        if instances is not None:
             instances[here] = number
     ignored = np.zeros(map_shape, bool)
     for mask in regions(sample, 'ignored').masks:
         ignored |= at_tokens(mask)
     ignored[inside[0] :] = ignored[:, inside[1] :] = True
     classes[ignored] = -1
-    if instances is not None:
-        instances[ignored] = -1
-        instances = instances.ravel()
-    return TokenLabels(classes.ravel(), instances)
+    if instances is None:
+        return TokenLabels(classes.ravel(), None)
+    instances[ignored] = -1
+    return TokenLabels(classes.ravel(), instances.ravel())
 
 
 def agreement(labels: np.ndarray, clusters: np.ndarray, rng: np.random.Generator) -> tuple[float, float] | None:
@@ -153,7 +153,7 @@ def compactness(clusters: np.ndarray) -> float | None:
     Returns:
         float, optional: In [0, 1]; None for a map of one token.
     """
-    positions = np.stack(np.indices(clusters.shape), axis=-1).reshape(-1, 2).astype(float)  # (N, 2)
+    positions = np.moveaxis(np.indices(clusters.shape), 0, -1).reshape(-1, 2).astype(float)  # (N, 2)
     total = ((positions - positions.mean(0)) ** 2).sum()
     if total == 0:
         return None

@@ -1,7 +1,7 @@
 """A look at which tokens a backbone puts together, on given images."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ def token_clusters(backbone: Backbone, x: Tensor, stages: Sequence[int], block: 
     Raises:
         ValueError: If there is no such stage or block.
     """
-    layers = [attention_layer(backbone, stage, block) for stage in stages]
+    layers: list[Any] = [attention_layer(backbone, stage, block) for stage in stages]
     seen: dict[nn.Module, tuple] = {}
     hooks = [layer.register_forward_pre_hook(seen.__setitem__) for layer in layers]
     training = backbone.training

@@ -1,6 +1,7 @@
 """Attention inside clusters. It takes a grouping and does not know who made it."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +21,12 @@ class _TakeRows(torch.autograd.Function):
         return x.index_select(0, index)
 
     @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         _, index, inverse = inputs
         ctx.save_for_backward(index, inverse)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         index, inverse = ctx.saved_tensors
         return _TakeRows.apply(grad, inverse, index), None, None
 

@@ -32,12 +32,16 @@ def rotary_table(height: int, width: int, head_dim: int, dtype: torch.dtype, dev
     exponents = torch.linspace(0, 1, head_dim // 4, dtype=torch.float32, device=device)
     # The published frequencies are float32 numbers; a wider dtype keeps them as they are.
     frequencies = (1.0 / 10000**exponents).to(torch.promote_types(dtype, torch.float32))  # (d/4,)
-    rows = torch.arange(height, device=device)[:, None] * frequencies  # (H, d/4)
-    columns = torch.arange(width, device=device)[:, None] * frequencies  # (W, d/4)
-    angles = torch.cat(
-        [rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)], dim=-1
-    )  # (H, W, d/2)
-    return torch.stack([angles.cos(), angles.sin()], dim=-1).flatten(0, 1)
+    # Of each row and column once, and not of each token.
+    row, column = (_turns(size, frequencies) for size in (height, width))  # (H, d/4, 2), (W, d/4, 2)
+    token = torch.arange(height * width, device=device)
+    return torch.cat([row[token // width], column[token % width]], dim=1)
+
+
+def _turns(size: int, frequencies: Tensor) -> Tensor:
+    """Cosines and sines of the angles at places 0 to ``size`` - 1, (size, d/4, 2)."""
+    angles = torch.arange(size, device=frequencies.device)[:, None] * frequencies
+    return torch.stack([angles.cos(), angles.sin()], dim=-1)
 
 
 @front(memory.ROTATION_AS_COMPLEX)

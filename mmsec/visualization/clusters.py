@@ -80,17 +80,22 @@ def cluster_maps(
     maps = []
     for stage, (ids, scores, score_name) in zip(stages, token_clusters(backbone, image, stages, block), strict=True):
         ids = ids[0].cpu()  # (heads, H', W')
-        scores = scores[0].cpu() if scores is not None else [None] * len(ids)
+        scores = scores[0].cpu() if scores is not None else None
         title = f'stage {stage + 1}' + (f', block {block + 1}' if block >= 0 else '')
         stride = backbone.strides[stage]
-        if heads == 'mean' and scores[0] is not None:
+        if heads == 'mean' and scores is not None:
             mean = mean_of_heads(scores, int(ids.max()) + 1)
             maps.append(ClusterMap(f'{title}, mean of heads', stride, *mean, score_name))
             continue
-        if heads not in ('all', 'mean') and heads not in range(len(ids)):
+        if isinstance(heads, int):
+            drawn: Sequence[int] = [heads]
+        else:
+            drawn = {'all': range(len(ids)), 'mean': [0]}.get(heads, [])
+        if not drawn or not 0 <= drawn[0] < len(ids):
             raise ValueError(f"heads must be 'all', 'mean' or in [0, {len(ids) - 1}], got {heads!r}")
-        for head in range(len(ids)) if heads == 'all' else [0 if heads == 'mean' else heads]:
-            maps.append(ClusterMap(f'{title}, head {head + 1}', stride, ids[head], scores[head], score_name))
+        for head in drawn:
+            sorted_by = scores[head] if scores is not None else None
+            maps.append(ClusterMap(f'{title}, head {head + 1}', stride, ids[head], sorted_by, score_name))
     return maps
 
 
@@ -156,8 +161,7 @@ def draw_clusters(axes: Axes, image: np.ndarray, each: ClusterMap) -> ListedColo
     # Grey of little contrast, so that a colour is nearly the same wherever it lies, and that of the legend.
     axes.imshow((image @ _GREY).astype(np.uint8), cmap='gray', vmin=-128, vmax=383)
     last = max(num_clusters - 1, 1)
-    where = dict(extent=_extent(each), interpolation='nearest')
-    axes.imshow(each.ids, cmap=colours, vmin=0, vmax=last, alpha=OPACITY, **where)
+    axes.imshow(each.ids, cmap=colours, vmin=0, vmax=last, alpha=OPACITY, extent=_extent(each), interpolation='nearest')
     return colours
 
 

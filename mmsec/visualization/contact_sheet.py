@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 from mmengine.structures import BaseDataElement
 from torch import Tensor
@@ -63,6 +64,8 @@ def regions(sample: BaseDataElement, kind: str, score_thr: float = 0.0, num_clas
         Regions: Masks of the instances, their boxes where they have no masks, or one area for each class; none if the
         sample holds none of them.
     """
+    masks: np.ndarray | None = None
+    labels: np.ndarray = np.zeros(0, np.int64)
     if f'{kind}_sem_seg' in sample:
         label_map = sample.get(f'{kind}_sem_seg').data[0].cpu().numpy()  # (H, W)
         labels = np.array([label for label in np.unique(label_map) if label != _UNLABELLED], np.int64)
@@ -77,8 +80,6 @@ def regions(sample: BaseDataElement, kind: str, score_thr: float = 0.0, num_clas
             masks = masks.to_ndarray() if hasattr(masks, 'to_ndarray') else torch.as_tensor(masks).cpu().numpy()
         else:
             masks = _box_masks(instances.bboxes, sample.ori_shape)
-    else:
-        masks = None
     if masks is None or not len(masks):
         return Regions(np.zeros((0, 1, 1), bool), np.zeros(0, np.int64))
     masks = masks.astype(bool)
@@ -115,7 +116,7 @@ def contact_sheet(
     if not rows:
         raise ValueError('a contact sheet needs at least one row')
     if palette is None:
-        palette = [np.multiply(colormaps['tab20'](i % 20)[:3], 255) for i in range(len(classes))]
+        palette = [[round(255 * part) for part in colormaps['tab20'](i % 20)[:3]] for i in range(len(classes))]
     columns = 3 + len(rows[0].maps)
     heights = [flatness(row.image) for row in rows]
     shown = np.unique(np.concatenate([each.labels for row in rows for each in (row.truth, row.prediction)]))
@@ -123,8 +124,8 @@ def contact_sheet(
     legend_columns = max(1, int(12 / (0.7 + 0.1 * longest)))  # inches
     legend_lines = -(-len(shown) // legend_columns)
     height = 12 / columns * sum(heights) + 0.7 + 0.25 * legend_lines
-    figure = Figure(figsize=(12, height), dpi=100, layout='constrained')
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+    layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+    figure = Figure(figsize=(12, height), dpi=100, layout=layout)
     grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
     titles = ['image', 'truth', 'prediction', *(f'clusters, {each.title.split(",")[0]}' for each in rows[0].maps)]
     for axes, title in zip(grid[0], titles, strict=True):
@@ -141,12 +142,19 @@ def contact_sheet(
         bar = ScalarMappable(cmap=ListedColormap(as_laid(colormaps[PALETTE](np.linspace(0, 1, 256)))))
         legend = figure.colorbar(bar, ax=grid, location='bottom', aspect=80, pad=0.01, ticks=[0, 1])
         legend.ax.set_xticklabels(['clusters: least similar to the mean key', 'most similar'])
-        for label, side in zip(legend.ax.get_xticklabels(), ('left', 'right'), strict=True):
-            label.set_horizontalalignment(side)
-    patches = [Patch(color=np.array(palette[label]) / 255, label=classes[label]) for label in shown]
+        left, right = legend.ax.get_xticklabels()
+        left.set_horizontalalignment('left')
+        right.set_horizontalalignment('right')
+    patches = [Patch(color=_colour(palette[label]), label=classes[label]) for label in shown]
     if patches:
         figure.legend(handles=patches, loc='outside lower center', ncols=legend_columns, frameon=False)
     return pixels(figure)
+
+
+def _colour(rgb: Sequence[int]) -> tuple[float, float, float]:
+    """A colour of a palette, 0 to 255, as matplotlib takes it."""
+    red, green, blue = rgb
+    return red / 255, green / 255, blue / 255
 
 
 def _draw_regions(axes: Axes, image: np.ndarray, areas: Regions, palette: Sequence[Sequence[int]]) -> None:

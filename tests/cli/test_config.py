@@ -58,8 +58,8 @@ def test_a_broken_config_is_named(tmp_path, text):
 
 def test_a_config_of_another_host_is_refused(tmp_path):
     path = tmp_path / 'other.py'
-    path.write_text("default_scope = 'mmpretrain'")
-    with pytest.raises(InputError, match=r"default_scope must be one of .*, got 'mmpretrain'"):
+    path.write_text("default_scope = 'mmpose'")
+    with pytest.raises(InputError, match=r"default_scope must be one of .*, got 'mmpose'"):
         load_config(str(path))
 
 

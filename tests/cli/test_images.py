@@ -31,6 +31,13 @@ def test_folders_are_searched_and_no_two_names_are_the_same(folder):
     }
 
 
+def test_a_suffix_that_looks_like_another_images_name_is_kept(tmp_path):
+    for name in ('cat.jpg', 'cat.png', 'cat.jpg.bmp', 'dog.v2.png'):
+        (tmp_path / name).write_bytes(b'')
+    names = named(find_images([str(tmp_path)]), tmp_path)
+    assert names == {'cat.jpg': 'cat.jpg', 'cat.png': 'cat.png', 'cat.jpg.bmp': 'cat.jpg.bmp', 'dog.v2.png': 'dog.v2'}
+
+
 def test_files_patterns_and_repetitions(folder):
     inputs = [str(folder / 'b/*.png'), str(folder / 'a/cat.jpg'), str(folder / 'a/cat.jpg')]
     assert named(find_images(inputs), folder) == {'b/cat.png': 'b/cat', 'a/cat.jpg': 'a/cat'}

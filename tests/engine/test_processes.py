@@ -71,7 +71,9 @@ def test_processes_that_arrive_together_wait_for_each_other_and_end_an_nccl_grou
     end_group()  # nothing to end
 
 
-@pytest.mark.parametrize('error', [RuntimeError('a rank fails'), InputError('a rank fails')])
+@pytest.mark.parametrize(
+    'error', [RuntimeError('a rank fails'), InputError('a rank fails'), SystemExit('a rank fails')]
+)
 def test_a_process_that_fails_leaves_alone(group, monkeypatch, capsys, error):
     def fail():
         raise error

@@ -9,13 +9,15 @@ from pathlib import Path
 import mmcv
 import numpy as np
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
+from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import DATASETS
 from mmengine.utils import track_iter_progress
 from torch.utils.data import Dataset
 
 from mmsec.cli.config import load_config
 from mmsec.cli.data import check_data, naming_broken_annotations
+from mmsec.cli.options import naming_misspelt_options
 from mmsec.cli.weights import build_backbone
 from mmsec.engine.processes import run
 from mmsec.errors import InputError
@@ -78,9 +80,10 @@ def measure(
     return result | {'compactness': compactness(clusters[: inside[0], : inside[1]])}
 
 
-def analyze(cfg: Config, backbone: Backbone, dataset: Dataset, args: argparse.Namespace) -> tuple[list[dict], int]:
+def analyze(
+    preprocessor: BaseDataPreprocessor, backbone: Backbone, dataset: Dataset, args: argparse.Namespace
+) -> tuple[list[dict], int]:
     """Measure every stage and grouping, as the mean over images, and count the images that could not be loaded."""
-    preprocessor = MODELS.build(cfg.model.data_preprocessor).to(args.device)
     backbone.to(args.device)
     rng = np.random.default_rng(0)
     stages = range(len(backbone.attention_layers()))
@@ -143,13 +146,15 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options)
     torch.manual_seed(0)
-    backbone = build_backbone(cfg, args.checkpoint)
+    with naming_misspelt_options(cfg):
+        backbone = build_backbone(cfg, args.checkpoint)
     if not args.checkpoint:
         print('no checkpoint: weights are random')
     check_data(cfg, 'test')
-    with naming_broken_annotations(cfg):
+    with naming_broken_annotations(cfg), naming_misspelt_options(cfg):
         dataset = DATASETS.build(cfg.test_dataloader.dataset)
-    rows, failed = analyze(cfg, backbone, dataset, args)
+        preprocessor = MODELS.build(cfg.model.data_preprocessor).to(args.device)
+    rows, failed = analyze(preprocessor, backbone, dataset, args)
     if not rows:
         raise InputError(f"'{args.config}': no image with clusters to compare")
     print_table(rows)

@@ -19,7 +19,7 @@ from mmsec.models import SecViT
 from mmsec.ops import Tokens
 from mmsec.ops.attention import row_indices, take_rows
 
-DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+DTYPES = {'float32': torch.float32, 'tf32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 RIVALS = {
     'reference': 'the published computation, step by step, with the same weights',
     'swin_t': "mmdetection's Swin-T",
@@ -61,7 +61,7 @@ def parse_args() -> argparse.Namespace:
         help='published counts, or 98 tokens per cluster (default: %(default)s)',
     )
     parser.add_argument('--mode', choices=('infer', 'train'), default='infer', help='train: forward and backward')
-    parser.add_argument('--dtype', choices=DTYPES, default='float32', help='by autocast (default: %(default)s)')
+    parser.add_argument('--dtype', choices=DTYPES, default='float32', help='16 bits by autocast (default: %(default)s)')
     parser.add_argument('--compile', action='store_true', help='torch.compile, of the rival too unless it is "eager"')
     parser.add_argument('--against', choices=RIVALS, nargs='*', default=['reference'], help='default: reference')
     parser.add_argument('--share', action='store_true', help='also: clustering as a share of the attention layers')
@@ -109,7 +109,8 @@ def prepare(side: Side) -> Callable[[], None]:
         forward = lambda x: published_forward(model, x)  # noqa: E731
     if side.compile:
         forward = torch.compile(forward, dynamic=False)
-    half = side.dtype != 'float32'
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = side.dtype == 'tf32'
+    half = DTYPES[side.dtype] != torch.float32
     autocast = torch.autocast(torch.device(side.device).type, DTYPES[side.dtype]) if half else nullcontext()
 
     def run() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from mmsec.cli.config import load_config, revert_sync_bn
+from mmsec.cli.options import naming_misspelt_options
 from mmsec.engine.processes import run
 
 PARTS = ('backbone', 'neck', 'rpn_head', 'roi_head', 'decode_head', 'auxiliary_head')
@@ -83,12 +84,13 @@ def rows(model: nn.Module, counts: dict[str, int]) -> list[tuple[str, int, int]]
 def main() -> None:
     """Count and print."""
     args = parse_args()
-    cfg = load_config(args.config)
+    cfg = load_config(args.config, hosts=('mmdet', 'mmseg'))
     revert_sync_bn(cfg, 'none')
     if cfg.default_scope == 'mmdet':
         cfg.model.test_cfg.rcnn.score_thr = 0.0  # random weights find nothing, and the mask head would have no work
     shape = tuple(args.shape or ((800, 1344) if cfg.default_scope == 'mmdet' else (512, 512)))
-    model = MODELS.build(cfg.model).eval()
+    with naming_misspelt_options(cfg):
+        model = MODELS.build(cfg.model).eval()
     images = torch.rand(1, 3, *shape)
     counts = count(model, lambda: predict(model, images))
     print(f'{args.config}, 1x3x{shape[0]}x{shape[1]}')

@@ -13,6 +13,7 @@ from torch import nn
 
 from mmsec.cli.config import load_config
 from mmsec.cli.images import check_outputs, find_images, read_image
+from mmsec.cli.options import naming_misspelt_options
 from mmsec.cli.weights import build_backbone
 from mmsec.engine.processes import run
 from mmsec.errors import InputError
@@ -57,7 +58,9 @@ def build(args: argparse.Namespace) -> tuple[Backbone, nn.Module]:
         cfg = Config(
             dict(model=dict(backbone=dict(type='mmsec.SecViT', arch=args.arch), data_preprocessor=PREPROCESSOR))
         )
-    backbone = build_backbone(cfg, args.checkpoint)
+    with naming_misspelt_options(cfg):
+        backbone = build_backbone(cfg, args.checkpoint)
+        preprocessor = MODELS.build(cfg.model.data_preprocessor)
     if not args.checkpoint:
         print('no --checkpoint: weights are random')
     for stage in args.stage:
@@ -71,7 +74,7 @@ def build(args: argparse.Namespace) -> tuple[Backbone, nn.Module]:
             raise InputError(f'--head {args.head}: stage {stage} has {heads} heads')
         if args.clusters:
             backbone.stages[stage - 1].num_clusters = args.clusters
-    return backbone, MODELS.build(cfg.model.data_preprocessor)
+    return backbone, preprocessor
 
 
 def main() -> None:

@@ -1,30 +1,7 @@
-default_scope = 'mmdet'
-custom_imports = dict(imports=['mmsec.models', 'mmsec.engine', 'mmsec.datasets'], allow_failed_imports=False)
+_base_ = '../../_base_/default_runtime.py'
 
-default_hooks = dict(
-    timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=50),
-    param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='mmsec.WholeCheckpointHook', interval=1, max_keep_ckpts=3),
-    sampler_seed=dict(type='DistSamplerSeedHook'),
-)
-# docs/cluster.md says what each does for a run.
-custom_hooks = [
-    dict(type='mmsec.PlainCheckpointHook'),
-    dict(type='mmsec.PreemptionHook', save_minutes=30),
-    dict(type='mmsec.FiniteHook'),
-    dict(type='mmsec.IterationSeedHook'),
-    dict(type='mmsec.BrokenDataHook'),
-    dict(type='mmsec.EagerOptimizerHook'),
-]
-env_cfg = dict(
-    cudnn_benchmark=False,
-    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),
-)
-vis_backends = [dict(type='LocalVisBackend')]
-visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')
+default_scope = 'mmdet'
+default_hooks = dict(checkpoint=dict(interval=1))
+env_cfg = dict(cudnn_benchmark=False)  # image sizes differ
+visualizer = dict(type='DetLocalVisualizer')
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
-log_level = 'INFO'
-load_from = None
-resume = False

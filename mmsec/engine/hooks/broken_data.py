@@ -55,7 +55,7 @@ class BrokenDataHook(Hook):
         batch_size = loader.batch_size or loader.batch_sampler.batch_size  # the first is None under a batch sampler
         iterations = math.ceil(len(loader.dataset) / (batch_size * get_world_size()))
         self._interval = min(max(iterations // _CHECKS_AN_EPOCH, 1), _LONGEST_INTERVAL)
-        error = [None]
+        error: list[str | None] = [None]
         if is_main_process():
             files = {each.ann_file for each in datasets if str(getattr(each, 'ann_file', '')).endswith('.json')}
             error = [next(filter(None, (self._boxes_error(runner, file) for file in sorted(files))), None)]

@@ -86,9 +86,9 @@ class FiniteHook(Hook):
         values = [value.detach().flatten() for value in _tensors(losses)]
         device = next((tensor.device for tensor in [*gradients, *values]), torch.device('cpu'))
         zero = torch.zeros(1, device=device)  # stands for what is not there
-        values = torch.cat([zero, *(value.to(device, non_blocking=True) for value in values)])
+        together = torch.cat([zero, *(value.to(device, non_blocking=True) for value in values)])
         norm = torch.nn.utils.get_total_norm(gradients) if gradients else zero
-        here = torch.stack([values.isfinite().all(), norm.isfinite().all()]).logical_not().int()  # losses, gradients
+        here = torch.stack([together.isfinite().all(), norm.isfinite().all()]).logical_not().int()  # losses, gradients
         anywhere = here.clone()
         all_reduce(anywhere, 'max')
         if not anywhere.any():  # here the host waits

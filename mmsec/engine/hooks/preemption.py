@@ -122,7 +122,8 @@ class PreemptionHook(Hook):
     ) -> None:
         """Save if any process was told to stop, or if it is time to; exit if told to."""
         checkpoints = self._checkpoint_hook(runner)
-        told, due = self._agree(self.save_minutes and time.monotonic() - checkpoints.tried_at >= 60 * self.save_minutes)
+        waited = time.monotonic() - checkpoints.tried_at  # seconds
+        told, due = self._agree(self.save_minutes is not None and waited >= 60 * self.save_minutes)
         if not told and not due:
             return
         iteration = runner.iter + 1
@@ -189,7 +190,7 @@ class PreemptionHook(Hook):
 
         Every process gets the same answer.
         """
-        flags = torch.tensor([self.received is not None, bool(due) and is_main_process()], dtype=torch.uint8)
+        flags = torch.tensor([self.received is not None, due and is_main_process()], dtype=torch.uint8)
         all_reduce(flags, 'max')
         told, due = flags.tolist()
         return bool(told), bool(due)

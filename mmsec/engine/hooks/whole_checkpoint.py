@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from mmengine.dist import is_main_process
-from mmengine.fileio import LocalBackend, register_backend
+from mmengine.fileio import BaseStorageBackend, LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
@@ -36,6 +36,8 @@ class WholeCheckpointHook(CheckpointHook):
     refused. Object stores put a file whole by themselves; MMEngine's own hook does for them.
     """
 
+    backend_args: dict | None  # MMEngine's, as the next one
+    file_backend: BaseStorageBackend
     last_saved: tuple[int, int] | None = None  # epochs and iterations that the newest save holds as complete
     tried_at: float = 0.0  # seconds of the monotonic clock: when the last save, good or not, was over
 
@@ -123,20 +125,25 @@ class WholeCheckpointHook(CheckpointHook):
         """Save the best so far, if asked to, and delete the one before only then; a full disk does not end the run."""
         info = runner.message_hub.runtime_info
         before = {key: value for key, value in info.items() if key.startswith('best_')}
-        paths = {key: copy.copy(value) for key, value in vars(self).items() if key.startswith('best_ckpt_path')}
-        backend, self.file_backend = self.file_backend, _DeleteLater()
+        paths = {key: copy.copy(value) for key, value in self.__dict__.items() if key.startswith('best_ckpt_path')}
+        later = _DeleteLater()
+        backend, self.file_backend = self.file_backend, later
         try:
             super()._save_best_checkpoint(runner, metrics)
         except OSError as error:
             runner.logger.error(f'the best checkpoint was not saved: {error}. The one before stays; training goes on')
-            vars(self).update(paths)
+            self.__dict__.update(paths)
             for key in [key for key in info if key.startswith('best_')]:
                 runner.message_hub.pop_info(key)
             for key, value in before.items():
                 runner.message_hub.update_info(key, value)
         else:
-            for path in self.file_backend.later:
-                Path(path).unlink(missing_ok=True)
+            for path in map(Path, later.later):
+                # A resumed checkpoint says which file was best: nothing outside the work dir is its to delete.
+                if path.resolve().parent == Path(self.out_dir).resolve():
+                    path.unlink(missing_ok=True)
+                else:
+                    runner.logger.warning(f"'{path}' was the best checkpoint; it is not in the work dir and stays")
         finally:
             self.file_backend = backend
 

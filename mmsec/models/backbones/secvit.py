@@ -54,6 +54,7 @@ class Stage(nn.Module):
         """Clusters that a map of ``num_tokens`` tokens is cut into, at most one per token."""
         if self.num_clusters is not None:
             return min(self.num_clusters, num_tokens)
+        assert self.cluster_size is not None  # one of the two is given
         return -(-num_tokens // self.cluster_size)
 
     def rotary(self, height: int, width: int, x: Tensor) -> Tensor:
@@ -222,7 +223,8 @@ class SecViT(Backbone):
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def parts(self) -> list[list[nn.Module]]:
         """The stem; then each stage, with the patch merging before it."""
@@ -241,7 +243,9 @@ class SecViT(Backbone):
 
     def attention_layers(self) -> list[list[nn.Module]]:
         """The attention layers of each stage's blocks."""
-        return [[block.attn for block in stage.blocks] for stage in self.stages]
+        return [
+            [block.get_submodule('attn') for block in stage.get_submodule('blocks').children()] for stage in self.stages
+        ]
 
     def maps(self, x: Tensor) -> dict[int, Tensor]:
         """The map of each stage in ``out_indices``, (B, C, H', W')."""

@@ -72,7 +72,7 @@ def load_pretrained(backbone: 'Backbone', path: str | Path) -> None:
     as identity, and are named in the log too.
 
     Args:
-        backbone (Backbone): Its ``published`` says where weights are, its ``convert`` names them as it does.
+        backbone (Backbone): Its ``published`` says where weights are, its ``convert`` gives them our names.
         path (str | Path): The checkpoint.
 
     Raises:

@@ -22,7 +22,7 @@ class DepthwiseConv(nn.Conv2d):
     def __init__(self, channels: int, kernel_size: int) -> None:
         super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
 
-    def forward(self, x: Tensor, plus: Tensor) -> Tensor:
+    def forward(self, x: Tensor, plus: Tensor) -> Tensor:  # type: ignore[override]  # the sum is a part of it
         """``plus`` + the convolution of ``x``; (B, H, W, C) each."""
         return ops.conv2d(x, self.weight, self.bias, 1, self.padding[0], self.groups, plus)
 

@@ -108,13 +108,14 @@ class ClusterAttention(nn.Module):
         """
         parts = ops.linear_chunks(x, self.qkv.weight, self.qkv.bias, 3)  # (B, H, W, C) each
         q, k, v, x_heads = (t.flatten(1, 2).unflatten(-1, (self.num_heads, -1)) for t in (*parts, x))  # (B, N, h, d)
-        return Tokens(ops.apply_rotary(q, rotary), ops.apply_rotary(k, rotary), v, x_heads, x.shape[1:3])
+        return Tokens(ops.apply_rotary(q, rotary), ops.apply_rotary(k, rotary), v, x_heads, (x.shape[1], x.shape[2]))
 
     def clusters(self, x: Tensor, rotary: Tensor, num_clusters: int) -> TokenClusters:
         """Which tokens attend to each other; arguments as :meth:`forward`."""
         tokens = self.tokens(x, rotary)
-        ids, scores = ops.cluster_ids(self.grouping(tokens, num_clusters)), self.grouping.scores(tokens)  # (B, h, N)
-        ids, scores = (None if t is None else t.unflatten(-1, tokens.size) for t in (ids, scores))
+        ids = ops.cluster_ids(self.grouping(tokens, num_clusters)).unflatten(-1, tokens.size)  # (B, h, H, W)
+        scores = self.grouping.scores(tokens)  # (B, h, N)
+        scores = None if scores is None else scores.unflatten(-1, tokens.size)
         return TokenClusters(ids, scores, self.grouping.score_name)
 
 

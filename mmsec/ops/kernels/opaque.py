@@ -1,5 +1,7 @@
 """Convolutions as operators that neither the compiler nor autograd looks into."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -103,12 +105,12 @@ def _(grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, groups
     return torch.empty_like(x).contiguous(), torch.empty_like(weight), weight.new_empty(weight.shape[0])
 
 
-def _save(ctx, inputs, output) -> None:
+def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
     x, weight, _, *ctx.settings = inputs
     ctx.save_for_backward(x, weight)
 
 
-def _backward(ctx, grad: Tensor):
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return *_conv2d_nhwc_backward(grad, *ctx.saved_tensors, *ctx.settings), None, None, None
 
 

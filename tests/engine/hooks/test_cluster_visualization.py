@@ -7,8 +7,11 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 
 from mmsec.engine.hooks import ClusterVisualizationHook
+from mmsec.errors import InputError
 from mmsec.models import SecViT
 from tests.conftest import SMALL_ARCH
+
+FIVE = [f'photos/{i}.jpg' for i in range(5)]
 
 
 class Drawn:
@@ -21,13 +24,13 @@ class Drawn:
         self.images[name, step] = image
 
 
-def a_runner(backbone, count=5):
+def a_runner(backbone, images=FIVE):
     samples = [
         {
             'inputs': torch.randint(0, 255, (3, 40, 60), dtype=torch.uint8),
-            'data_samples': BaseDataElement(metainfo={'img_path': f'photos/{i}.jpg'}),
+            'data_samples': BaseDataElement(metainfo={'img_path': image}),
         }
-        for i in range(count)
+        for image in images
     ]
     model = nn.Module()
     model.backbone = backbone
@@ -50,19 +53,27 @@ def test_sheets_of_the_same_images_go_to_the_visualizer():
 
 
 def test_more_images_than_there_are_is_all_of_them():
-    runner = a_runner(SecViT(SMALL_ARCH), count=1)
+    runner = a_runner(SecViT(SMALL_ARCH), ['photos/0.jpg'])
     ClusterVisualizationHook(num_images=9, stages=(3,)).after_val_epoch(runner)
     assert len(runner.visualizer.images) == 1
 
 
+def test_no_sheet_is_drawn_over_another():
+    runner = a_runner(SecViT(SMALL_ARCH), ['a/1.jpg', 'b/1.jpg', 'a%2F1.jpg'])
+    ClusterVisualizationHook(num_images=3, stages=(0,)).after_val_epoch(runner)
+    names = [name for name, _ in runner.visualizer.images]
+    assert names == ['clusters_a%2F1', 'clusters_b%2F1', 'clusters_a%252F1']
+    assert not any('/' in name for name in names)  # LocalVisBackend would write into a folder that is not there
+
+
 def test_another_backbone_is_refused_when_training_starts():
-    with pytest.raises(ValueError, match='the backbone is a Linear, not a SecViT'):
+    with pytest.raises(InputError, match='the backbone is a Linear, none of mmsec'):
         ClusterVisualizationHook().before_train(a_runner(nn.Linear(1, 1)))
 
 
 @pytest.mark.parametrize('stages', [(), (4,), (0, -1)])
 def test_stages_that_the_backbone_lacks_are_refused_when_training_starts(stages):
-    with pytest.raises(ValueError, match=r'stages must be in \[0, 3\]'):
+    with pytest.raises(InputError, match=r'stages must be in \[0, 3\]'):
         ClusterVisualizationHook(stages=stages).before_train(a_runner(SecViT(SMALL_ARCH)))
 
 

@@ -1,0 +1,94 @@
+"""What matching methods share: similarities in blocks, the best partner of each source, and a merging from pairs."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmsec.ops.merging.merging import Merging
+
+BLOCK = 2**22  # similarities held at a time, of all images together: 16 MiB in float32
+
+
+def unit(metric: Tensor) -> Tensor:
+    """Vectors of length 1 in at least float32, without gradient; a zero vector stays zero.
+
+    Args:
+        metric (Tensor): (B, T, d).
+
+    Returns:
+        Tensor: (B, T, d).
+    """
+    metric = metric.detach()
+    return F.normalize(metric.to(torch.promote_types(metric.dtype, torch.float32)), dim=-1)
+
+
+def products(a: Tensor, b: Tensor) -> Iterator[Tensor]:
+    """Dot products of two lists of vectors, a block of rows at a time, whatever autocast says.
+
+    Args:
+        a (Tensor): (B, n, d).
+        b (Tensor): (B, m, d).
+
+    Yields:
+        Tensor: (B, rows, m), at most :data:`BLOCK` entries or one row of each image.
+    """
+    for part in a.split(max(1, BLOCK // max(1, b.shape[0] * b.shape[1])), dim=1):
+        with torch.autocast(a.device.type, enabled=False):
+            block = part @ b.mT
+        yield block
+
+
+def best_pairs(metric: Tensor, sources: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The most similar target of each source, most similar pairs first.
+
+    Args:
+        metric (Tensor): (B, T, d) vectors of length 1.
+        sources (Tensor): (B, n) int64 tokens that look for a partner.
+        targets (Tensor): (B, m) int64 tokens they may merge into, m >= 1.
+
+    Returns:
+        tuple[Tensor, Tensor]: (B, n) the sources by descending similarity, and (B, n) the place of the partner of
+        each in ``targets``. Of equal ones the first comes first.
+    """
+    best = [block.max(dim=-1) for block in products(take(metric, sources), take(metric, targets))]
+    similarity = torch.cat([values for values, _ in best], dim=1)  # (B, n)
+    partner = torch.cat([index for _, index in best], dim=1)
+    order = similarity.argsort(dim=1, descending=True, stable=True)
+    return sources.gather(1, order), partner.gather(1, order)
+
+
+def merge_pairs(kept: Tensor, merged: Tensor, into: Tensor) -> Merging:
+    """Merging of some tokens into others.
+
+    Args:
+        kept (Tensor): (B, T') int64 tokens that stay, in the order they come out in.
+        merged (Tensor): (B, r) int64 tokens that merge; with ``kept`` all tokens, each once.
+        into (Tensor): (B, r) int64 place in ``kept`` that each merges into.
+
+    Returns:
+        Merging: Of T' + r tokens into T'.
+    """
+    places = torch.arange(kept.shape[1], device=kept.device).expand_as(kept)
+    both = torch.cat([kept, merged], dim=1)
+    assignment = torch.empty_like(both).scatter_(1, both, torch.cat([places, into], dim=1))
+    return Merging.from_assignment(assignment, kept.shape[1])
+
+
+def places(batch: int, begin: int, end: int, device: torch.device) -> Tensor:
+    """(B, end - begin) int64; the places from ``begin`` on, for each image."""
+    return torch.arange(begin, end, device=device).expand(batch, -1)
+
+
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """Rows of each image.
+
+    Args:
+        x (Tensor): (B, T, d).
+        index (Tensor): (B, n) int64.
+
+    Returns:
+        Tensor: (B, n, d).
+    """
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))

@@ -1,0 +1,247 @@
+"""Fewer tokens of many: what every way of merging returns, and what undoes it."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Links:
+    """Which merged tokens each token is linked to, and how strongly: a sparse matrix of N x T'.
+
+    Attributes:
+        index (Tensor): (B, N, k) int64 in [0, T'); the k merged tokens of each token.
+        num_merged (int): Merged tokens T'.
+        weights (Tensor, optional): (B, N, k), without gradient, at least float32; None if each weight is 1.
+    """
+
+    index: Tensor
+    num_merged: int
+    weights: Tensor | None = None
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Weighted sum over the tokens that are linked to each merged token.
+
+        Args:
+            x (Tensor): (B, N, C).
+
+        Returns:
+            Tensor: (B, T', C), at least float32. A merged token without links is 0. The order of summands is fixed,
+            so the result and the gradient are deterministic.
+        """
+        rows = _SumOverTokens.apply(_widen(x).flatten(0, 1), self)
+        return rows.unflatten(0, (x.shape[0], self.num_merged))
+
+    def gather(self, y: Tensor) -> Tensor:
+        """Weighted sum over the merged tokens that each token is linked to: the transpose of :meth:`sum`.
+
+        Args:
+            y (Tensor): (B, T', C).
+
+        Returns:
+            Tensor: (B, N, C) in the type of ``y``; with one link and no weights a copy, bit for bit.
+        """
+        if self.weights is None and self.index.shape[-1] == 1:
+            return _GatherMerged.apply(y.flatten(0, 1), self).unflatten(0, self.index.shape[:2])
+        rows = _GatherMerged.apply(_widen(y).flatten(0, 1), self)
+        return rows.unflatten(0, self.index.shape[:2]).to(y.dtype)
+
+    def then(self, later: 'Links') -> 'Links':
+        """Links of these tokens to the merged tokens of a later merging.
+
+        Args:
+            later (Links): Links of the T' merged tokens to T'' merged tokens, k'' each.
+
+        Returns:
+            Links: (B, N, k * k'') links to T'' merged tokens; weights are multiplied.
+        """
+        batch, num_tokens, links = later.index.shape
+        first = self.index.flatten(1)  # (B, N*k)
+        if num_tokens != self.num_merged:
+            raise ValueError(f'a merging into {self.num_merged} tokens cannot go before one of {num_tokens} tokens')
+
+        def pairs(x: Tensor) -> Tensor:
+            x = x.gather(1, first[..., None].expand(-1, -1, links))  # (B, N*k, k'')
+            return x.view(batch, self.index.shape[1], -1)  # (B, N, k*k'')
+
+        weights = None if later.weights is None else pairs(later.weights)
+        if self.weights is not None:
+            own = self.weights.repeat_interleave(links, dim=-1)
+            weights = own if weights is None else own * weights
+        return Links(pairs(later.index), later.num_merged, weights)
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        """(B*N*k,) row of the B*T' merged tokens at the end of each link."""
+        image = torch.arange(self.index.shape[0], device=self.index.device)
+        return (self.index + image[:, None, None] * self.num_merged).flatten()
+
+    @cached_property
+    def _sorted(self) -> tuple[Tensor, Tensor]:
+        """(B*N*k,) links sorted by merged token, in the order of tokens; (B*T',) where each merged token begins."""
+        rows, order = self._rows.sort(stable=True)
+        merged = torch.arange(self.index.shape[0] * self.num_merged, device=rows.device)
+        return order, torch.searchsorted(rows, merged)
+
+
+class _SumOverTokens(torch.autograd.Function):
+    """:meth:`Links.sum` of rows; the backward is :class:`_GatherMerged`: no scatter-add, deterministic."""
+
+    @staticmethod
+    def forward(x: Tensor, links: Links) -> Tensor:
+        order, begin = links._sorted
+        weights = None if links.weights is None else links.weights.flatten()[order].to(x.dtype)
+        tokens = order // links.index.shape[-1]
+        return F.embedding_bag(tokens, x, begin, mode='sum', per_sample_weights=weights)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        _, ctx.links = inputs
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _GatherMerged.apply(grad, ctx.links), None
+
+
+class _GatherMerged(torch.autograd.Function):
+    """:meth:`Links.gather` of rows; the backward is :class:`_SumOverTokens`."""
+
+    @staticmethod
+    def forward(y: Tensor, links: Links) -> Tensor:
+        count = links.index.shape[-1]
+        if links.weights is None and count == 1:
+            return y.index_select(0, links._rows)
+        weights = None if links.weights is None else links.weights.reshape(-1, count).to(y.dtype)
+        return F.embedding_bag(links._rows.view(-1, count), y, mode='sum', per_sample_weights=weights)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        _, ctx.links = inputs
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _SumOverTokens.apply(_widen(grad), ctx.links).to(grad.dtype), None
+
+
+@dataclass(frozen=True, eq=False)
+class Merging:
+    """N tokens merged into T', and the way back.
+
+    It does not know who made it. Most ways of merging put each token into one merged token:
+    :meth:`from_assignment`. A soft one shares a token among several merged tokens, and may share it otherwise on the
+    way back.
+
+    Attributes:
+        shares (Links): How strongly each token counts in which merged tokens.
+        rebuild (Links, optional): Of which merged tokens each token is rebuilt, with weights that sum to 1; None if
+            each token is a copy of its only merged token.
+    """
+
+    shares: Links
+    rebuild: Links | None = None
+
+    @classmethod
+    def from_assignment(cls, assignment: Tensor, num_merged: int) -> 'Merging':
+        """Merging that puts each token into one merged token.
+
+        Args:
+            assignment (Tensor): (B, N) int64 in [0, T'); the merged token of each token.
+            num_merged (int): Merged tokens T'.
+
+        Returns:
+            Merging: Its sources are a partition of the tokens.
+        """
+        return cls(Links(assignment[..., None], num_merged))
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens N before merging."""
+        return self.shares.index.shape[1]
+
+    @property
+    def num_merged(self) -> int:
+        """Tokens T' after merging."""
+        return self.shares.num_merged
+
+    @property
+    def assignment(self) -> Tensor:
+        """(B, N) int64; the merged token that each token is in, or where it is shared, has most weight in."""
+        links = self.rebuild or self.shares
+        if links.weights is None:
+            return links.index[..., 0]
+        return links.index.gather(-1, links.weights.argmax(-1, keepdim=True))[..., 0]
+
+    @cached_property
+    def sizes(self) -> Tensor:
+        """(B, T') float, at least float32; how many tokens each merged token is made of."""
+        like = self.shares.index if self.shares.weights is None else self.shares.weights
+        ones = torch.ones(like.shape[:2], dtype=_wide(like.dtype), device=like.device)
+        return self.sum(ones[..., None])[..., 0]
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Sum over the sources of each merged token.
+
+        Args:
+            x (Tensor): (B, N, C).
+
+        Returns:
+            Tensor: (B, T', C), at least float32, because a sum may not fit a half type.
+        """
+        return self.shares.sum(x)
+
+    def merge(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Mean over the sources of each merged token.
+
+        Args:
+            x (Tensor): (B, N, C).
+            weights (Tensor, optional): (B, N) how much each token counts, such as the sizes of tokens that were
+                merged before; None if all count the same.
+
+        Returns:
+            Tensor: (B, T', C) in the type of ``x``. A merged token whose weights sum to 0 is 0.
+        """
+        total = self.sizes[..., None] if weights is None else self.sum(weights[..., None])  # (B, T', 1)
+        counted = x if weights is None else x * _widen(weights)[..., None]
+        return (self.sum(counted) / total.masked_fill(total == 0, 1)).to(x.dtype)
+
+    def unmerge(self, y: Tensor) -> Tensor:
+        """Give each token back what became of it.
+
+        Args:
+            y (Tensor): (B, T', C).
+
+        Returns:
+            Tensor: (B, N, C) in the type of ``y``.
+        """
+        return (self.rebuild or self.shares).gather(y)
+
+    def then(self, later: 'Merging') -> 'Merging':
+        """This merging and a later one as one.
+
+        Args:
+            later (Merging): Merging of the T' tokens that this one makes, into T''.
+
+        Returns:
+            Merging: From N tokens to T''. It merges as the two do one after the other if the later one is given
+            :attr:`sizes` as weights; it unmerges as the two do.
+
+        Raises:
+            ValueError: If the later one does not take T' tokens.
+        """
+        rebuild = None
+        if self.rebuild or later.rebuild:
+            rebuild = (self.rebuild or self.shares).then(later.rebuild or later.shares)
+        return Merging(self.shares.then(later.shares), rebuild)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """The type to sum in: float64 stays, all else is float32."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _widen(x: Tensor) -> Tensor:
+    return x.to(_wide(x.dtype))

@@ -1,0 +1,319 @@
+"""What a CPU cannot show: kernels, graphs, mixed precision and memory on a GPU. `make test-gpu` runs it."""
+
+import copy
+import os
+import subprocess
+import sys
+import types
+import warnings
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from mmsec.engine.hooks import FiniteHook
+from mmsec.models import SecViT
+from mmsec.ops import Grouping, Tokens, cluster_attention, explain
+from mmsec.ops.grouping import grouping_from_order
+from tests.conftest import ROOT, SMALL_ARCH, semantic, shrink_model, small_run
+from tests.test_configs import batch, load
+from tools.analysis_tools import published_secvit
+from tools.analysis_tools.published_secvit import published_forward
+
+DEVICE = os.environ.get('MMSEC_TEST_DEVICE', 'cuda')  # 'cpu' runs what a CPU can run, to try the tests themselves
+if DEVICE == 'cuda' and not torch.cuda.is_available():
+    pytest.skip('no CUDA device', allow_module_level=True)
+
+CLUSTERINGS = [dict(num_clusters=(32, 8, 2, 1)), dict(cluster_size=98)]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+# A part of the name of the kernels on the device that each choice launches.
+KERNELS = {'flash_attention': 'flash', 'efficient_attention': 'fmha', 'cudnn_attention': 'cudnn', 'math': ''}
+
+
+@pytest.fixture
+def device() -> str:
+    """Where the test runs."""
+    return DEVICE
+
+
+@pytest.fixture
+def cuda() -> str:
+    """Where a test runs that makes no sense elsewhere."""
+    if DEVICE != 'cuda':
+        pytest.skip('for CUDA alone')
+    return DEVICE
+
+
+@pytest.fixture
+def full_float32():
+    """Without TF32, which is a precision of its own."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def autocast(device: str, dtype: torch.dtype):
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device, dtype)
+
+
+def results(forward, model: nn.Module, images: Tensor) -> list[Tensor]:
+    """Maps and the gradients of image and parameters, in float64."""
+    # Channels last for all: the stem, which they share, rounds otherwise by another kernel.
+    images = images.contiguous(memory_format=torch.channels_last).requires_grad_()
+    maps = forward(images)
+    weights = [torch.linspace(-1, 1, m.numel(), device=m.device, dtype=torch.float64).view_as(m) for m in maps]
+    loss = sum((m * w).sum() for m, w in zip(maps, weights, strict=True)) / 100  # in the range of float16
+    gradients = torch.autograd.grad(loss, [images, *model.parameters()])
+    return [t.detach().double() for t in (*maps, *gradients)]
+
+
+def distance(ours: list[Tensor], truth: list[Tensor]) -> float:
+    """Mean relative error of tensors."""
+    return sum(((a - b).norm() / b.norm().clamp(min=1e-30)).item() for a, b in zip(ours, truth, strict=True)) / len(
+        ours
+    )
+
+
+@pytest.mark.parametrize('clustering', CLUSTERINGS, ids=['published', 'clusters of 98'])
+def test_backbone_equals_the_reference_in_float64(device, clustering):
+    torch.manual_seed(0)
+    model = SecViT('tiny', drop_path_rate=0.0, **clustering).double().eval().to(device)
+    images = torch.randn(2, 3, 128, 160, device=device, dtype=torch.float64)
+    truth = results(lambda x: published_forward(model, x), model, images)
+    assert distance(results(model, model, images), truth) <= 1e-9
+
+
+def any_order(k: Tensor) -> Tensor:
+    """An order of the tokens that no rounding changes: (B, h, N)."""
+    batch, num_tokens, heads, _ = k.shape
+    order = torch.randperm(num_tokens, generator=torch.Generator().manual_seed(num_tokens))
+    return order.to(k.device).expand(batch, heads, num_tokens).contiguous()
+
+
+@pytest.fixture
+def fixed_clusters(monkeypatch):
+    """Clusters that do not depend on the keys: a token on a border would change over with the last bit of its score."""
+
+    def grouping(self: nn.Module, tokens: Tokens, num_clusters: int) -> Grouping:
+        return grouping_from_order(any_order(tokens.key), num_clusters)
+
+    monkeypatch.setattr('mmsec.ops.grouping.semantic.SemanticGrouping.forward', grouping)
+    monkeypatch.setattr(published_secvit, 'published_order', any_order)
+
+
+@pytest.mark.usefixtures('full_float32', 'fixed_clusters')
+@pytest.mark.parametrize('clustering', CLUSTERINGS, ids=['published', 'clusters of 98'])
+@pytest.mark.parametrize('dtype', DTYPES, ids=str)
+def test_backbone_is_as_near_to_the_float64_reference_as_its_precision_allows(device, dtype, clustering):
+    torch.manual_seed(0)
+    model = SecViT('tiny', drop_path_rate=0.0, **clustering).eval().to(device)
+    images = torch.randn(2, 3, 128, 160, device=device)
+    exact = copy.deepcopy(model).double()
+    truth = results(lambda x: published_forward(exact, x), exact, images.double())
+    with autocast(device, dtype):
+        plain = results(lambda x: published_forward(model, x), model, images)
+        ours = results(model, model, images)
+    for part in (slice(0, 4), slice(4, None)):  # maps, gradients
+        assert distance(ours[part], truth[part]) <= 2 * distance(plain[part], truth[part])
+
+
+@pytest.mark.parametrize('gradient', [False, True], ids=['inference', 'training'])
+@pytest.mark.parametrize('dtype', DTYPES, ids=str)
+def test_the_kernel_that_runs_is_the_one_that_is_named(device, dtype, gradient):
+    q, k, v = (torch.randn(2, 2100, 4, 32, device=device, dtype=dtype, requires_grad=gradient) for _ in range(3))
+    grouping = semantic(k, 8)
+    explained = explain(cluster_attention, q, k, v, grouping)['attention']
+    # PyTorch's own kernel, inside plain torch or a kernel that asks it for another order; or products.
+    chosen = [name for name, reason in explained.items() if reason == 'chosen'][-1].split(': ')[-1]
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == 'cuda' else [])]
+    cluster_attention(q, k, v, grouping)
+    with profile(activities=activities) as recorded:
+        cluster_attention(q, k, v, grouping)
+        if device == 'cuda':
+            torch.cuda.synchronize()
+    names = {event.name for event in recorded.events()}
+    prefix = 'aten::_scaled_dot_product_'
+    ran = {name.removeprefix(prefix) for name in names if name.startswith(prefix) and 'fused' not in name}
+    if chosen == 'oneDNN products':
+        assert ran == set()
+        return
+    assert len(ran) == 1, ran
+    assert ran.pop().startswith('attention_math' if chosen == 'math' else chosen), explained
+    if device == 'cuda':
+        kernels = {event.name for event in recorded.events() if event.device_type.name == 'CUDA'}
+        assert any(KERNELS[chosen] in name for name in kernels), kernels
+
+
+@pytest.mark.parametrize('clustering', CLUSTERINGS, ids=['published', 'clusters of 98'])
+@pytest.mark.parametrize('dtype', DTYPES, ids=str)
+def test_inference_can_be_captured_as_a_graph(cuda, dtype, clustering):
+    model = SecViT('tiny', **clustering).eval().to(cuda)
+    images = torch.randn(1, 3, 256, 320, device=cuda)
+    half = dtype != torch.float32
+    low = torch.autocast(cuda, dtype, cache_enabled=False) if half else nullcontext()  # a cache would be captured
+    with torch.no_grad(), low:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                model(images)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = model(images)
+        images.copy_(torch.randn_like(images))
+        graph.replay()
+        for ours, wanted in zip(captured, model(images), strict=True):
+            assert torch.equal(ours, wanted)
+
+
+@pytest.mark.parametrize('precision', ['fp16', 'bf16'])
+def test_a_shrunk_mask_rcnn_trains_in_mixed_precision(device, precision):
+    if device == 'cpu' and precision == 'fp16':
+        pytest.skip("MMEngine's AmpOptimWrapper refuses the CPU")
+    cfg = load(Path('mmdet/secvit_t_maskrcnn.py'))
+    shrink_model(cfg)
+    cfg.optim_wrapper.type = 'AmpOptimWrapper' if precision == 'fp16' else 'mmsec.BFloat16OptimWrapper'
+    if precision == 'fp16':
+        cfg.optim_wrapper.update(dtype='float16', loss_scale='dynamic')
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    model.to(device).train()
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    hook = FiniteHook()
+    runner = types.SimpleNamespace(model=model, optim_wrapper=wrapper, iter=0, hooks=[])
+    hook.before_train(runner)
+    before = copy.deepcopy(model.state_dict())
+    steps = 0
+    for runner.iter in range(12):  # the scaler starts at 65536 and may skip a few
+        hook.before_train_iter(runner, runner.iter)
+        logged = model.train_step(batch(cfg), wrapper)
+        hook.after_train_iter(runner, runner.iter)
+        assert all(value.isfinite().all() for value in logged.values())
+        steps += any(state['step'].item() > steps for state in wrapper.optimizer.state.values())
+    assert steps >= 6
+    changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+    assert set(changed) >= {name for name, p in model.named_parameters() if p.requires_grad and p.dim() > 1}
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_the_check_for_bad_numbers_waits_once(cuda):
+    model = nn.Linear(64, 64).to(cuda)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    forward = model.forward
+    model.forward = lambda x: {f'loss_{i}': [forward(x).mean(), forward(x).sum()] for i in range(8)}
+    hook = FiniteHook()
+    runner = types.SimpleNamespace(
+        model=model, optim_wrapper=types.SimpleNamespace(optimizer=optimizer), iter=0, hooks=[]
+    )
+    hook.before_train(runner)
+    images = torch.randn(8, 64, device=cuda)
+    for runner.iter in range(2):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            torch.cuda.set_sync_debug_mode('warn')
+            try:
+                hook.before_train_iter(runner, 0)
+                sum(sum(values) for values in model(images).values()).backward()
+                optimizer.step()
+                hook.after_train_iter(runner, 0)
+            finally:
+                torch.cuda.set_sync_debug_mode('default')
+    assert sum('synchroniz' in str(warning.message) for warning in caught) == 1
+
+
+@pytest.mark.parametrize('clustering', [dict(num_clusters=(32, 8)), dict(cluster_size=98)], ids=str)
+def test_one_compilation_serves_several_image_sizes(device, clustering):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    arch = dict(embed_dims=(16, 32), depths=(1, 1), num_heads=(1, 2), mlp_ratio=1, layer_scale=(False, True))
+    model = SecViT(arch, drop_path_rate=0.0, out_indices=(0, 1), **clustering).double().eval().to(device)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True)
+
+    def agree(height: int, width: int) -> None:
+        images = torch.randn(2, 3, height, width, device=device, dtype=torch.float64)
+        assert distance(results(compiled, model, images), results(model, model, images)) <= 1e-9
+
+    agree(256, 320)
+    with torch.compiler.set_stance('fail_on_recompile'):
+        agree(288, 352)
+        agree(250, 330)
+
+
+def test_one_process_of_a_launcher_trains(device, shapes, tmp_path):
+    config = small_run('mmseg/secvit_t_upernet_shapes.py', shapes, tmp_path)
+    command = [
+        sys.executable,
+        '-m',
+        'torch.distributed.run',
+        '--nproc-per-node=1',
+        '--master-port=0',
+        '--rdzv-backend=c10d',
+        '--rdzv-endpoint=localhost:0',
+        ROOT / 'tools/train.py',
+        config,
+        '--work-dir',
+        tmp_path / 'work',
+        '--launcher',
+        'pytorch',
+    ]
+    result = subprocess.run(
+        list(map(str, command)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+        env={**os.environ, 'NCCL_DEBUG': 'VERSION'},
+    )
+    assert result.returncode == 0, result.stdout[-4000:]
+    assert (tmp_path / 'work/iter_4.pth').exists()
+    assert ('NCCL version' in result.stdout) == (device == 'cuda')
+
+
+def peak(forward, images: Tensor) -> int:
+    """Most memory, in bytes, that a forward pass holds above what was there before."""
+    with torch.no_grad():
+        forward(images)
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        forward(images)
+        torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+@pytest.mark.parametrize('dtype', DTYPES, ids=str)
+def test_inference_takes_less_memory_than_the_reference_and_swin(cuda, dtype):
+    from mmdet.models import SwinTransformer
+
+    images = torch.randn(1, 3, 800, 1344, device=cuda)
+    published = SecViT('small').eval().to(cuda)
+    sized = SecViT('small', cluster_size=98).eval().to(cuda)
+    swin = SwinTransformer().eval().to(cuda)
+    with autocast(cuda, dtype):
+        assert peak(published, images) < peak(lambda x: published_forward(published, x), images)
+        assert peak(sized, images) < peak(swin, images)
+
+
+@pytest.mark.parametrize('dtype', DTYPES, ids=str)
+def test_equal_inputs_give_equal_bits_where_the_docs_promise_it(device, monkeypatch, dtype):
+    """docs/performance.md, "What is deterministic": forward always, backward under ``deterministic=True``."""
+    monkeypatch.setenv('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+    model = SecViT(SMALL_ARCH, drop_path_rate=0.0, cluster_size=98).eval().to(device)
+    images = torch.randn(2, 3, 256, 320, device=device)
+    with autocast(device, dtype):
+        for a, b in zip(model(images), model(images), strict=True):
+            assert torch.equal(a, b)
+        torch.use_deterministic_algorithms(True)
+        try:
+            first, second = results(model, model, images), results(model, model, images)
+        finally:
+            torch.use_deterministic_algorithms(False)
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a, b)
