@@ -52,14 +52,21 @@ def test_configs_of_both_hosts(images, tmp_path, config):
         (['IMAGE', '--arch', 'tiny', '--stage', '5'], 'invalid choice: 5'),
         (['IMAGE', '--arch', 'tiny', '--clusters', '0'], '--clusters must be at least 1'),
         (['IMAGE'], 'give either --config or --arch'),
-        (['IMAGE', '--config', 'OTHER'], 'the backbone of the config is ResNet, not mmsec.SecViT'),
+        (['IMAGE', '--config', 'OTHER'], 'the backbone of the config is ResNet, which is none of mmsec'),
+        (['IMAGE', '--config', 'NONE'], 'the config has no model.backbone with a type'),
         (['EMPTY', '--arch', 'tiny'], 'no image in folder'),
     ],
 )
 def test_bad_input_is_one_line(monkeypatch, capsys, images, tmp_path, arguments, message):
     (tmp_path / 'other.py').write_text("default_scope = 'mmdet'\nmodel = dict(backbone=dict(type='ResNet'))\n")
+    (tmp_path / 'none.py').write_text("default_scope = 'mmdet'\nmodel = dict(type='DETR')\n")
     (tmp_path / 'empty').mkdir()
-    places = {'IMAGE': images / 'large.jpg', 'OTHER': tmp_path / 'other.py', 'EMPTY': tmp_path / 'empty'}
+    places = {
+        'IMAGE': images / 'large.jpg',
+        'OTHER': tmp_path / 'other.py',
+        'NONE': tmp_path / 'none.py',
+        'EMPTY': tmp_path / 'empty',
+    }
     arguments = [str(places.get(each, each)) for each in arguments]
     monkeypatch.setattr(sys, 'argv', ['visualize_clusters.py', *arguments, '--out', str(tmp_path / 'out')])
     with pytest.raises((InputError, SystemExit)) as caught:
