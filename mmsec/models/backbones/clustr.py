@@ -64,9 +64,9 @@ class Stage(nn.Module):
 class ClusTR(Backbone):
     """ClusTR backbone with one map per stage, at strides 4, 8, 16 and 32.
 
-    Any image size from 1x1 up is taken as it is. Results are deterministic, and an image's result does not depend on its
-    batch. Stages after the last one in ``out_indices`` are not built, so that every parameter receives a gradient. A map
-    is the output of its stage's own LayerNorm, which is also what the next stage gets.
+    Any image size from 1x1 up is taken as it is. Results are deterministic, and an image's result does not depend on
+    its batch. Stages after the last one in ``out_indices`` are not built, so that every parameter receives a gradient.
+    A map is the output of its stage's own LayerNorm, which is also what the next stage gets.
 
     Args:
         arch (str | dict): 'b1', 'b2', 'b3', or a dict with the keys ``embed_dims``, ``depths``, ``num_heads``,
@@ -157,7 +157,7 @@ class ClusTR(Backbone):
         self.finish(dims, out_norm=False)
 
     def _init_parameters(self) -> None:
-        """Biases 0; linear layers truncated normal with std 0.02, convolutions normal by their fan-out, as published."""
+        """Linear layers truncated normal, std 0.02; convolutions normal by their fan-out; biases 0, as published."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
