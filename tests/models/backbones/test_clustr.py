@@ -6,15 +6,9 @@ from mmsec.models import ClusTR
 from mmsec.models.inspection import scales_of, token_clusters
 from mmsec.ops.merging import Merging
 from tests.conftest import DATA
+from tests.conftest import SMALL_CLUSTR as SMALL
 
 CHECKPOINT = dict(type='Pretrained', checkpoint=str(DATA / 'clustr_official_small.pth'))
-SMALL = dict(
-    embed_dims=(16, 32, 48, 64),
-    depths=(1, 2, 2, 1),
-    num_heads=(1, 2, 3, 4),
-    mlp_ratios=(8, 8, 4, 4),
-    sr_ratios=(8, 4, 2, 1),
-)
 
 
 def small(**options) -> ClusTR:
