@@ -39,7 +39,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--checkpoint', help='published or trained weights (default: random ones)')
     parser.add_argument('--stage', type=int, nargs='+', choices=range(1, 5), default=[1, 2, 3], help='default: 1 2 3')
     parser.add_argument('--block', type=int, help='block of the stage from 1 (default: the last)')
-    parser.add_argument('--head', default='mean', metavar='all|mean|I', help='head or scale from 1 (default: %(default)s)')
+    parser.add_argument(
+        '--head', default='mean', metavar='all|mean|I', help='head or scale from 1 (default: %(default)s)'
+    )
     parser.add_argument('--clusters', type=int, metavar='M', help='clusters, instead of those of the model')
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder for the sheets, a PNG an image')
     args = parser.parse_args()
