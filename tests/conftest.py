@@ -10,7 +10,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
 
 from mmsec.ops import Grouping, Tokens, build_grouping
 
@@ -31,6 +31,8 @@ SMALL_CLUSTR = dict(
     sr_ratios=(8, 4, 2, 1),
 )
 OFFICIAL = DATA / 'secvit_official_tiny.pth'
+DETECTOR = 'mmdet/secvit_t_maskrcnn_shapes.py'
+SEGMENTER = 'mmseg/secvit_t_upernet_shapes.py'
 
 
 def tokens_of(key: torch.Tensor, size: tuple[int, int] | None = None) -> Tokens:
@@ -46,6 +48,15 @@ def semantic(key: torch.Tensor, num_clusters: int) -> Grouping:
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _default_scope():
+    """The host that a test chooses is not that of the next one."""
+    before = dict(DefaultScope._instance_dict)
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(before)
 
 
 @pytest.fixture
@@ -141,3 +152,12 @@ def run_tool(tool: str, *args: object, check: bool = True) -> subprocess.Complet
     if check:
         assert result.returncode == 0, result.stdout[-4000:]
     return result
+
+
+def one_line_error(*command) -> str:
+    """Run a tool that must fail with one line on stderr."""
+    result = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode != 0
+    lines = [line for line in result.stderr.splitlines() if line and 'Warning' not in line and 'warn' not in line]
+    assert len(lines) == 1, result.stderr
+    return lines[0]

@@ -112,9 +112,14 @@ def build_backbone(cfg: Config, checkpoint: str | None) -> Backbone:
     Raises:
         InputError: If the backbone is none of mmsec's, or the checkpoint does not fit it.
     """
-    backbone = MODELS.build(dict(cfg.model.get('backbone', {}), init_cfg=None))
-    if not isinstance(backbone, Backbone):
-        raise InputError(f'the backbone of the config is {type(backbone).__name__}, which is none of mmsec')
+    part = dict(cfg.model.get('backbone') or {}, init_cfg=None)
+    if 'type' not in part:
+        raise InputError('the config has no model.backbone with a type')
+    with MODELS.switch_scope_and_registry(None) as registry:  # that of the host
+        kind = registry.get(part['type']) if isinstance(part['type'], str) else part['type']
+    if kind is not None and not issubclass(kind, Backbone):  # before it asks for options that are not there
+        raise InputError(f'the backbone of the config is {kind.__name__}, which is none of mmsec')
+    backbone = MODELS.build(part)
     if checkpoint:
         load_pretrained(backbone, checkpoint)
     return backbone.eval()

@@ -83,7 +83,8 @@ class ClusteredAttention(nn.Module):
         """The clusters of the coarse and of the fine scale, of a normalised map (B, H, W, C)."""
         num_tokens = x.shape[1] * x.shape[2]
         coarse = max(1, num_tokens // self.reduction**2)
-        return density_peak_merging(x, (coarse, min(4 * coarse, num_tokens)), self.region_size)
+        of_coarse, of_fine = density_peak_merging(x, (coarse, min(4 * coarse, num_tokens)), self.region_size)
+        return of_coarse, of_fine
 
     def clusters(self, x: Tensor) -> TokenClusters:
         """Which tokens are merged on either scale; argument as :meth:`forward`."""

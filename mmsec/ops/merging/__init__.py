@@ -30,7 +30,7 @@ def build_merging(options: Mapping[str, object]) -> MergingMethod:
     name = options.pop('type', None)
     if name not in METHODS:
         raise ValueError(f'type of merging must be one of {", ".join(METHODS)}, got {name!r}')
-    known = fields(METHODS[name])
+    known = fields(METHODS[name])  # type: ignore[arg-type]  # each is a dataclass of its options
     takes = ', '.join(field.name for field in known)
     for option in options:
         if option not in {field.name for field in known}:

@@ -74,14 +74,17 @@ def region_grid(height: int, width: int, region_size: int | None) -> tuple[int, 
     if region_size < 1:
         raise ValueError(f'region_size must be at least 1 token, got {region_size}')
     grids = []
-    fewest = math.inf
+    fewest: float = math.inf
     for rows in range(1, height + 1):
         widest = region_size // -(-height // rows)  # tokens in a row of a region
-        columns = -(-width // widest) if widest else math.inf
+        if not widest:
+            continue
+        columns = -(-width // widest)
         if columns < fewest:
             fewest = columns
             grids.append((abs(math.log(height * columns / (width * rows))), rows, columns))
-    return min(grids)[1:]
+    _, rows, columns = min(grids)
+    return rows, columns
 
 
 def deal_centers(num_clusters: int, sizes: Sequence[int]) -> list[int]:
