@@ -23,6 +23,13 @@ SMALL_ARCH = dict(
     mlp_ratio=3,
     layer_scale=(False, False, True, True),
 )
+SMALL_CLUSTR = dict(
+    embed_dims=(16, 32, 48, 64),
+    depths=(1, 2, 2, 1),
+    num_heads=(1, 2, 3, 4),
+    mlp_ratios=(8, 8, 4, 4),
+    sr_ratios=(8, 4, 2, 1),
+)
 OFFICIAL = DATA / 'secvit_official_tiny.pth'
 DETECTOR = 'mmdet/secvit_t_maskrcnn_shapes.py'
 SEGMENTER = 'mmseg/secvit_t_upernet_shapes.py'
@@ -77,11 +84,15 @@ def shapes(tmp_path_factory):
 def shrink_model(cfg: Config) -> None:
     """Make a config's model small enough to run many of them, and leave its structure as it is."""
     backbone = cfg.model.backbone
-    backbone.arch = SMALL_ARCH
+    backbone.arch = {'mmsec.SecViT': SMALL_ARCH, 'mmsec.ClusTR': SMALL_CLUSTR}[backbone.type]
     backbone.init_cfg = None
-    dims = list(SMALL_ARCH['embed_dims'])
+    dims = list(backbone.arch['embed_dims'])
     if cfg.default_scope == 'mmseg':
         cfg.model.data_preprocessor.size = (64, 64)
+        if cfg.model.get('neck'):
+            cfg.model.neck.update(in_channels=dims, out_channels=16)
+            cfg.model.decode_head.update(in_channels=[16] * 4, channels=16)
+            return
         cfg.model.decode_head.update(in_channels=dims, channels=16)
         cfg.model.auxiliary_head.update(in_channels=dims[2], channels=16)
         return

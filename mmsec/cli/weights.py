@@ -26,7 +26,7 @@ def check_weights(cfg: Config) -> None:
     of_backbone = _pretrained(cfg.model.get('backbone'))
     kind = MODELS.get(cfg.model.backbone.type) if of_backbone else None
     for path in sorted(of_backbone):
-        read_pretrained(path, getattr(kind, 'published', None))
+        read_pretrained(path, getattr(kind, 'published', None), cfg.model.backbone.get('norm_eval', False))
     for path in sorted(_pretrained(cfg.model) - of_backbone):
         read_checkpoint(path)
     if cfg.get('load_from'):

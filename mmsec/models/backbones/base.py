@@ -88,6 +88,25 @@ class Backbone(BaseModule):
             raise ValueError(f'the lists of an arch dict must have one length, got {lengths}')
         return arch
 
+    @staticmethod
+    def drop_path_rates(last: float, depths: Sequence[int]) -> list[list[float]]:
+        """Drop path of each block: it rises linearly from 0 over the blocks of all stages.
+
+        Args:
+            last (float): Rate of the last block.
+            depths (Sequence[int]): Blocks of each stage.
+
+        Returns:
+            list[list[float]]: For each stage the rates of its blocks.
+
+        Raises:
+            ValueError: If the rate is not in [0, 1).
+        """
+        if not 0 <= last < 1:
+            raise ValueError(f'drop_path_rate must be in [0, 1), got {last}')
+        steps = max(sum(depths) - 1, 1)
+        return [[last * (sum(depths[:i]) + block) / steps for block in range(depth)] for i, depth in enumerate(depths)]
+
     @abstractmethod
     def parts(self) -> list[list[nn.Module]]:
         """The modules of the stem, then those of each stage that is built, in the order images pass them."""
@@ -99,6 +118,19 @@ class Backbone(BaseModule):
     @abstractmethod
     def attention_layers(self) -> list[list[nn.Module]]:
         """For each stage that is built the attention layers of its blocks; see :mod:`mmsec.models.inspection`."""
+
+    @abstractmethod
+    def place(self, name: str) -> tuple[int, int] | None:
+        """Stage and block, each from 0, that a parameter counts with for :meth:`get_layer_depth`.
+
+        Args:
+            name (str): Its name in this backbone.
+
+        Returns:
+            tuple[int, int], optional: What stands between two blocks, such as a patch merging, counts with the block
+            that follows it. The number of stages that are built, and 0, for what stands after the last block; None for
+            the stem.
+        """
 
     @abstractmethod
     def convert(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -140,6 +172,27 @@ class Backbone(BaseModule):
         maps = self.maps(x)
         return tuple(self._returned(maps[i], i) for i in self.out_indices)
 
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Layer of a parameter, for learning rates that decay from layer to layer; mmpretrain asks by this name.
+
+        The stem is layer 0. The L blocks of all stages that are built are layers 1 to L; see :meth:`place` for what
+        stands between them. What comes after them, in the backbone or in the model, is layer L + 1. The rate of layer l
+        is ``lr * decay**(L + 1 - l)``.
+
+        Args:
+            param_name (str): Name of a parameter of the model.
+            prefix (str): What names of this backbone's parameters begin with in the model. Default: ''.
+
+        Returns:
+            tuple[int, int]: The layer l, and the number of layers, L + 2.
+        """
+        depths = [len(layers) for layers in self.attention_layers()]
+        num_layers = sum(depths) + 2
+        if not param_name.startswith(prefix):
+            return num_layers - 1, num_layers
+        place = self.place(param_name.removeprefix(prefix))
+        return (sum(depths[: place[0]]) + place[1] + 1 if place else 0), num_layers
+
     def init_weights(self) -> None:
         """Apply MMEngine's initialisers that ``init_cfg`` names, then load its checkpoint, if it names one, strictly.
 
@@ -161,13 +214,18 @@ class Backbone(BaseModule):
             self._is_init = True
             return
         super().init_weights()
-        fixed = [f'norm_eval={self.norm_eval}'] * self.norm_eval
-        fixed += [f'frozen_stages={self.frozen_stages}'] * (self.frozen_stages >= 0)
+        fixed, learning = [], []
+        if self.norm_eval:
+            fixed.append(f'norm_eval={self.norm_eval}')
+            learning.append('norm_eval=False')
+        if self.frozen_stages >= 0:
+            fixed.append(f'frozen_stages={self.frozen_stages}')
+            learning.append('frozen_stages=-1')
         if fixed:
             print_log(
-                f'{name} starts from random weights, and {" and ".join(fixed)} keeps what was never trained as it is '
-                '(BatchNorm: mean 0, variance 1). Unless a checkpoint is loaded after this, set norm_eval=False and '
-                'frozen_stages=-1',
+                f'{name} starts from random weights, and {" and ".join(fixed)} keeps what was never trained as it is'
+                f'{" (BatchNorm: mean 0, variance 1)" * self.norm_eval}. Unless a checkpoint is loaded after this, set '
+                f'{" and ".join(learning)}',
                 logger='current',
                 level=logging.WARNING,
             )

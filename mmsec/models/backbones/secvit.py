@@ -166,25 +166,22 @@ class SecViT(Backbone):
             if width % count or width // count % 4:
                 raise ValueError(f'embed_dims / num_heads must be a multiple of 4, got {width} / {count}')
         num_clusters, cluster_size = self._clustering(num_clusters, cluster_size, len(depths))
-        if not 0 <= drop_path_rate < 1:
-            raise ValueError(f'drop_path_rate must be in [0, 1), got {drop_path_rate}')
+        rates = self.drop_path_rates(drop_path_rate, depths)
         if norm_cfg.get('type') not in ('BN', 'SyncBN'):
             raise ValueError(f"norm_cfg must have type 'BN' or 'SyncBN', got {norm_cfg}")
 
-        rates = [drop_path_rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths))]
         self.patch_embed = Stem(in_channels, dims[0], norm_cfg)
         self.stages = nn.ModuleList()
         self.downsamples = nn.ModuleList()
         for i in range(max(out_indices) + 1):
             if i:
                 self.downsamples.append(PatchMerging(dims[i - 1], dims[i], norm_cfg))
-            first = sum(depths[:i])
             self.stages.append(
                 Stage(
                     dims[i],
                     heads[i],
                     settings['mlp_ratio'],
-                    rates[first : first + depths[i]],
+                    rates[i],
                     settings['layer_scale'][i],
                     num_clusters[i] if num_clusters else None,
                     cluster_size[i] if cluster_size else None,
@@ -240,6 +237,15 @@ class SecViT(Backbone):
         match = re.match(r'(stages|downsamples)\.(\d+)\.', key)
         beyond = match and int(match[2]) >= len(getattr(self, match[1]))
         return bool(beyond) or key.startswith('out_norms.')
+
+    def place(self, name: str) -> tuple[int, int] | None:
+        """Stage and block that a parameter counts with."""
+        if name.startswith('patch_embed.'):
+            return None
+        match = re.match(r'(stages|downsamples)\.(\d+)\.(?:blocks\.(\d+)\.)?', name)
+        if not match:  # output norms
+            return len(self.stages), 0
+        return int(match[2]) + (match[1] == 'downsamples'), int(match[3] or 0)
 
     def attention_layers(self) -> list[list[nn.Module]]:
         """The attention layers of each stage's blocks."""
