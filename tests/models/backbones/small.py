@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from tests.conftest import SMALL_ARCH
+from tests.conftest import SMALL_ARCH, SMALL_CLUSTR
 
 
 class Measured(NamedTuple):
@@ -43,6 +43,19 @@ _SECVIT = dict(
     drop_path_rate=0.3,
 )
 
+_CLUSTR = dict(
+    arch=dict(embed_dims=(16, 32), depths=(1, 2), num_heads=(1, 2), mlp_ratios=(2, 2), sr_ratios=(4, 1)),
+    out_indices=(0, 1),
+    drop_path_rate=0.3,
+)
+_VIT = dict(
+    arch=dict(embed_dims=16, depth=2, num_heads=2, mlp_ratio=2),
+    patch_size=8,
+    img_size=48,
+    out_indices=(0, 1),
+    drop_path_rate=0.3,
+)
+
 SMALL = {
     'SecViT': Small(
         'SecViT',
@@ -56,4 +69,23 @@ SMALL = {
         ),
     ),
     'SecViT with clusters of 20 tokens': Small('SecViT', _SECVIT | dict(cluster_size=20), channels=(16, 32)),
+    'ClusTR': Small(
+        'ClusTR',
+        _CLUSTR,
+        channels=(16, 32),
+        measured=Measured(
+            options=dict(arch=SMALL_CLUSTR),
+            weights='clustr_official_small.pth',
+            outputs='clustr_official_small.npz',
+            maps={f'image_{size}': tuple(f'map{i}_{size}' for i in range(4)) for size in ('64x96', '72x100')},
+        ),
+    ),
+    'ClusTR in regions': Small('ClusTR', _CLUSTR | dict(region_size=128), channels=(16, 32)),
+    'ViT': Small('ViT', _VIT | dict(num_registers=2, layer_scale=0.5), channels=(16, 16)),
+    'ViT in windows': Small('ViT', _VIT | dict(window_size=3, global_blocks=(1,)), channels=(16, 16)),
+    'ViT in clusters': Small(
+        'ViT', _VIT | dict(grouping=dict(type='SemanticGrouping'), num_clusters=3), channels=(16, 16)
+    ),
+    'ViT with ToMe': Small('ViT', _VIT | dict(merging=dict(type='ToMe', r=4)), channels=(16, 16)),
+    'ViT with PiToMe': Small('ViT', _VIT | dict(merging=dict(type='PiToMe', ratio=0.8)), channels=(16, 16)),
 }
