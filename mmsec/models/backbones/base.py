@@ -15,7 +15,7 @@ from mmsec.models.checkpoints.reading import is_pretrained
 
 
 class Backbone(BaseModule):
-    """A backbone of stages, each with a map.
+    """A backbone of stages, each with a map. What a stage is, a subclass says: blocks at one stride, or one block.
 
     A subclass builds its layers, then calls :meth:`finish`. It says which modules belong to which stage
     (:meth:`parts`), computes its maps (:meth:`maps`), and names its attention layers (:meth:`attention_layers`).
@@ -84,7 +84,7 @@ class Backbone(BaseModule):
         if set(arch) != expected:
             raise ValueError(f'an arch dict must have the keys {sorted(expected)}, got {sorted(arch)}')
         lengths = {key: len(arch[key]) for key in per_stage}
-        if len(set(lengths.values())) != 1:
+        if len(set(lengths.values())) > 1:
             raise ValueError(f'the lists of an arch dict must have one length, got {lengths}')
         return arch
 

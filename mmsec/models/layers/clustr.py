@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from mmsec.errors import InputError
 from mmsec.models.inspection import TokenClusters
 from mmsec.ops import cluster_attention
-from mmsec.ops.merging import Merging, density_peak_merging
+from mmsec.ops.merging import Merging
+from mmsec.ops.merging.density_peaks import density_peak_merging
 
 
 class PatchEmbed(nn.Module):

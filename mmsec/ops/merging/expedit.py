@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmsec.ops.merging.base import MergingMethod
 from mmsec.ops.merging.matching import places, products
 from mmsec.ops.merging.merging import Links, Merging
+from mmsec.ops.merging.method import MergingMethod, register_merging
 
 
 @torch.no_grad()
@@ -125,6 +125,7 @@ def _behind(links: Links, protected: int) -> Links:
     return Links(index, links.num_merged + protected, torch.cat([weights, links.weights], dim=1))
 
 
+@register_merging
 @dataclass(frozen=True)
 class Expedit(MergingMethod):
     """Clustering to a smaller grid behind one block; the blocks after it see the small grid.
@@ -180,10 +181,13 @@ class Expedit(MergingMethod):
             )
         if layer != self.after_block - 1:
             return None
-        sides = [side * self.size for side in grid] if isinstance(self.size, (int, float)) else self.size
-        rows, columns = (max(1, min(most, round(side))) for side, most in zip(sides, grid, strict=True))
-        if (rows, columns) == tuple(grid):
+        size = self.merged_grid(grid)
+        if size == tuple(grid):
             return None
-        return expedit(
-            features, grid, (rows, columns), self.num_iters, self.window, self.temperature, self.k, protected
-        )
+        return expedit(features, grid, size, self.num_iters, self.window, self.temperature, self.k, protected)
+
+    def merged_grid(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the small grid; see :class:`MergingMethod`."""
+        sides = [side * self.size for side in grid] if isinstance(self.size, (int, float)) else self.size
+        height, width = (max(1, min(most, round(side))) for side, most in zip(sides, grid, strict=True))
+        return height, width

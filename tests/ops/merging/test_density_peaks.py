@@ -8,8 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmsec.ops.merging import density_peak_merging
-from mmsec.ops.merging.density_peaks import deal_centers, region_grid
+from mmsec.ops.merging.density_peaks import deal_centers, density_peak_merging, region_grid
 
 module = import_module('mmsec.ops.merging.density_peaks')
 
