@@ -168,8 +168,9 @@ class ClusTR(Backbone):
                 nn.init.zeros_(module.bias)
 
     def parts(self) -> list[list[nn.Module]]:
-        """The stem, which is the patch embedding of the first stage; then each stage."""
-        return [[self.stages[0].get_submodule('patch_embed')], *([stage] for stage in self.stages)]
+        """The stem, which is the patch embedding of the first stage; the rest of that stage; then each stage."""
+        patch_embed, *rest = self.stages[0].children()
+        return [[patch_embed], rest, *([stage] for stage in self.stages[1:])]
 
     def convert(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Name published weights as they are named here; see :mod:`mmsec.models.checkpoints.clustr`."""
@@ -179,16 +180,6 @@ class ClusTR(Backbone):
         """Whether a key belongs to a stage that ``out_indices`` leaves out."""
         match = re.match(r'stages\.(\d+)\.', key)
         return bool(match) and int(match[1]) >= len(self.stages)
-
-    def place(self, name: str) -> tuple[int, int] | None:
-        """Stage and block that a parameter counts with; the norm after a stage counts with what follows it."""
-        match = re.match(r'stages\.(\d+)\.(patch_embed|norm|blocks\.(\d+))\.', name)
-        if not match:
-            raise ValueError(f'ClusTR has no parameter {name}')
-        stage = int(match[1])
-        if match[2] == 'patch_embed':
-            return (stage, 0) if stage else None
-        return (stage + 1, 0) if match[2] == 'norm' else (stage, int(match[3]))
 
     def attention_layers(self) -> list[list[nn.Module]]:
         """The attention layers of each stage's blocks."""
