@@ -164,8 +164,8 @@ class Backbone(BaseModule):
 
         Layer 0 is the stem, with parameters of no module such as position embeddings. Layers 1 to L are the blocks, the
         children of all modules named ``blocks``, counted through all stages that are built. What stands between two
-        blocks, such as a patch merging, counts with the one that follows it. What comes after the last one, output norms
-        and the rest of the model are layer L + 1. The rate of layer l is ``lr * decay**(L + 1 - l)``.
+        blocks, such as a patch merging, counts with the one that follows it. What comes after the last one, output
+        norms and the rest of the model are layer L + 1. The rate of layer l is ``lr * decay**(L + 1 - l)``.
 
         Args:
             param_name (str): Name of a parameter of the model.
