@@ -91,7 +91,8 @@ def proportional_attention(q: Tensor, k: Tensor, v: Tensor, sizes: Tensor) -> Te
     Source: Token Merging (arXiv 2210.09461), section 3.
     """
     bias = sizes.log()[:, None, None].to(q.dtype)  # (B, 1, 1, T)
-    return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), bias).transpose(1, 2)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, h, T, d)
+    return F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2)
 
 
 @front(sdpa.FLASH_FIRST, onednn.ATTENTION_IN_PRODUCTS, details=sdpa.explain_choice)

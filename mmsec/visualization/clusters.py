@@ -18,7 +18,9 @@ from mmsec.ops.grouping import grouping_from_order
 from mmsec.visualization.drawing import OPACITY, flatness, frame, pixels
 
 PALETTE = 'viridis'  # ordered in brightness, readable by the colour-blind
-UNORDERED = np.delete(np.array(colormaps['tab20'].colors), [14, 15], axis=0)  # (18, 3); grey would pass for the image
+UNORDERED = np.delete(
+    colormaps['tab20'](np.arange(20))[:, :3], [14, 15], axis=0
+)  # (18, 3); grey would pass for the image
 _GREY = np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601
 _TICKS = 8
 

@@ -165,7 +165,8 @@ class ClusTR(Backbone):
             elif isinstance(module, nn.Conv2d):
                 fan_out = module.weight[:, 0].numel() // module.groups
                 nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def parts(self) -> list[list[nn.Module]]:
         """The stem, which is the patch embedding of the first stage; the rest of that stage; then each stage."""
@@ -179,7 +180,7 @@ class ClusTR(Backbone):
     def left_out(self, key: str) -> bool:
         """Whether a key belongs to a stage that ``out_indices`` leaves out."""
         match = re.match(r'stages\.(\d+)\.', key)
-        return bool(match) and int(match[1]) >= len(self.stages)
+        return match is not None and int(match[1]) >= len(self.stages)
 
     def attention_layers(self) -> list[list[nn.Module]]:
         """The attention layers of each stage's blocks."""

@@ -136,7 +136,7 @@ class ViT(Backbone):
         def attention(block: int) -> Attention:
             if window_size and block not in global_blocks:
                 return WindowAttention(dims, heads, window_size)
-            if grouping and block not in global_blocks:
+            if grouping and num_clusters and block not in global_blocks:
                 return ClusterAttention(dims, heads, num_clusters, grouping, block)
             return Attention(dims, heads)
 
