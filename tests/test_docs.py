@@ -112,7 +112,7 @@ def test_the_grouping_of_the_readme_is_one_file_and_a_name():
 @pytest.mark.parametrize('size', [(64, 96), (37, 53), (1, 1)])
 def test_the_backbone_of_contributing_is_one_file_and_a_config(size):
     exec(example('CONTRIBUTING.md', '# mmsec/models/backbones/strided.py'), {'__name__': 'strided'})
-    config = example('CONTRIBUTING.md', "_base_ = './secvit_t_maskrcnn_shapes.py'")
+    config = example('CONTRIBUTING.md', "_base_ = './secvit_t_maskrcnn.py'")
     whole = config.replace('./', f'{ROOT}/configs/mmdet/')
     cfg = Config.fromstring(whole, '.py')
     backbone = registry.MODELS.build(cfg.model.backbone)

@@ -1,7 +1,7 @@
 """A config file -> a config that can start."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
@@ -86,9 +86,11 @@ def dicts_of(node: Any, place: str = '') -> Iterator[tuple[str, dict]]:
     """Every dict in a config, at any depth, with its place as ``--cfg-options`` names it."""
     if isinstance(node, dict):
         yield place, node
+    inside: Iterable[tuple[Any, Any]] = ()
+    if isinstance(node, dict):
         inside = node.items()
-    else:
-        inside = enumerate(node) if isinstance(node, list | tuple) else ()
+    elif isinstance(node, list | tuple):
+        inside = enumerate(node)
     for name, value in inside:
         yield from dicts_of(value, f'{place}.{name}' if place else f'{name}')
 

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import Registry, build_from_cfg
@@ -50,7 +51,8 @@ def _message(cfg: Config, error: Exception, build: FrameType, last: FrameType) -
         build (FrameType): The innermost call of MMEngine's ``build_from_cfg``.
         last (FrameType): Where the error was raised.
     """
-    part, registry, kind = (build.f_locals.get(name) for name in ('cfg', 'registry', 'obj_cls'))
+    found: list[Any] = [build.f_locals.get(name) for name in ('cfg', 'registry', 'obj_cls')]
+    part, registry, kind = found
     if isinstance(error, KeyError):
         return _unknown_type(cfg, str(error), registry, last)
     if isinstance(error, TypeError):
@@ -96,7 +98,11 @@ def _unknown_option(cfg: Config, message: str, registry: Registry, part: dict, k
 
 def _options(kind: Callable) -> list[str]:
     """The options of a function or class, also those that a class hands on to its bases."""
-    calls = [each.__init__ for each in kind.__mro__ if '__init__' in vars(each)] if inspect.isclass(kind) else [kind]
+    calls = (
+        [vars(each)['__init__'] for each in kind.__mro__ if '__init__' in vars(each)]
+        if inspect.isclass(kind)
+        else [kind]
+    )
     names: list[str] = []
     for call in calls:
         parameters = inspect.signature(call).parameters.values()

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.model import BaseTTAModel
 from mmengine.runner import Runner
 from torch import nn
 
@@ -95,7 +96,8 @@ def load_trained(runner: Runner, checkpoint: dict, path: str) -> None:
         InputError: If weights are missing, unknown or misshapen.
     """
     runner.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-    load_state(unwrapped(runner.model), checkpoint, path)
+    model = unwrapped(runner.model)
+    load_state(model.module if isinstance(model, BaseTTAModel) else model, checkpoint, path)
     runner._has_loaded = True
 
 

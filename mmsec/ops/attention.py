@@ -61,13 +61,14 @@ def cluster_attention(q: Tensor, k: Tensor, v: Tensor, grouping: Grouping | None
     parts = zip(*(x.split([lists * count * length for count, length in runs]) for x in rows), strict=True)
     out = []
     for part, (count, length) in zip(parts, runs, strict=True):
-        clusters_q, clusters_k, clusters_v = (x.unflatten(0, (lists, count, length)) for x in part)
+        # Clusters of all lists in one dimension: of one that may be 1, torch.compile would make a graph of its own.
+        clusters_q, clusters_k, clusters_v = (x.unflatten(0, (lists * count, 1, length)) for x in part)
         if protected:
             clusters_k, clusters_v = (
-                torch.cat([x.transpose(1, 2).reshape(lists, 1, protected, -1).expand(-1, count, -1, -1), of], dim=2)
+                torch.cat([x.transpose(1, 2).flatten(0, 1).repeat_interleave(count, 0)[:, None], of], dim=2)
                 for x, of in ((front_k, clusters_k), (front_v, clusters_v))
             )
-        out.append(_attention_in_runs(clusters_q, clusters_k, clusters_v).flatten(0, 2))
+        out.append(_in_pieces(clusters_q, clusters_k, clusters_v).flatten(0, 2))
     attended = take_rows(torch.cat(out) if len(out) > 1 else out[0], inverse, index)
     attended = attended.unflatten(0, (batch, num_tokens, heads))
     if not protected:
@@ -90,7 +91,8 @@ def proportional_attention(q: Tensor, k: Tensor, v: Tensor, sizes: Tensor) -> Te
     Source: Token Merging (arXiv 2210.09461), section 3.
     """
     bias = sizes.log()[:, None, None].to(q.dtype)  # (B, 1, 1, T)
-    return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), bias).transpose(1, 2)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, h, T, d)
+    return F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2)
 
 
 @front(sdpa.FLASH_FIRST, onednn.ATTENTION_IN_PRODUCTS, details=sdpa.explain_choice)
@@ -108,12 +110,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v)
 
 
-def _attention_in_runs(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention inside clusters, (lists, clusters, L, d) in and out, as many clusters at a time as a grid takes."""
-    if q.shape[1] <= _GRID:
+def _in_pieces(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of (n, 1, L, d), as many lists at a time as a grid takes."""
+    if q.shape[0] <= _GRID:
         return attention(q, k, v)
-    parts = zip(*(x.split(_GRID, dim=1) for x in (q, k, v)), strict=True)
-    return torch.cat([attention(*part) for part in parts], dim=1)
+    parts = zip(*(x.split(_GRID) for x in (q, k, v)), strict=True)
+    return torch.cat([attention(*part) for part in parts])
 
 
 def row_indices(grouping: Grouping) -> tuple[Tensor, Tensor]:

@@ -83,7 +83,10 @@ class PredictionPicturesHook(Hook):
         maps = []
         backbone = getattr(model, 'backbone', None)
         if isinstance(backbone, Backbone):
-            maps = cluster_maps(backbone, batch, range(min(3, len(backbone.attention_layers()))))
+            stages = [i for i, layers in enumerate(backbone.attention_layers()) if layers][:3]
+            if stages:
+                maps = cluster_maps(backbone, batch, stages)
+                maps = maps[:: len(maps) // len(stages)]  # one of each stage, where there are several scales the first
         count = len(runner.visualizer.dataset_meta['classes'])
         truth, prediction = (regions(sample, kind, self.score_thr, count) for kind in ('gt', 'pred'))
         return SheetRow(image, truth, prediction, maps)

@@ -120,19 +120,6 @@ class Backbone(BaseModule):
         """For each stage that is built the attention layers of its blocks; see :mod:`mmsec.models.inspection`."""
 
     @abstractmethod
-    def place(self, name: str) -> tuple[int, int] | None:
-        """Stage and block, each from 0, that a parameter counts with for :meth:`get_layer_depth`.
-
-        Args:
-            name (str): Its name in this backbone.
-
-        Returns:
-            tuple[int, int], optional: What stands between two blocks, such as a patch merging, counts with the block
-            that follows it. The number of stages that are built, and 0, for what stands after the last block; None for
-            the stem.
-        """
-
-    @abstractmethod
     def convert(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Published weights -> a state dict of this backbone, and the keys that belong to a classifier."""
 
@@ -175,9 +162,10 @@ class Backbone(BaseModule):
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Layer of a parameter, for learning rates that decay from layer to layer; mmpretrain asks by this name.
 
-        The stem is layer 0. The L blocks of all stages that are built are layers 1 to L; see :meth:`place` for what
-        stands between them. What comes after them, in the backbone or in the model, is layer L + 1. The rate of layer l
-        is ``lr * decay**(L + 1 - l)``.
+        Layer 0 is the stem, with parameters of no module such as position embeddings. Layers 1 to L are the blocks, the
+        children of all modules named ``blocks``, counted through all stages that are built. What stands between two
+        blocks, such as a patch merging, counts with the one that follows it. What comes after the last one, output
+        norms and the rest of the model are layer L + 1. The rate of layer l is ``lr * decay**(L + 1 - l)``.
 
         Args:
             param_name (str): Name of a parameter of the model.
@@ -186,12 +174,22 @@ class Backbone(BaseModule):
         Returns:
             tuple[int, int]: The layer l, and the number of layers, L + 2.
         """
-        depths = [len(layers) for layers in self.attention_layers()]
-        num_layers = sum(depths) + 2
+        lists = [module for name, module in self.named_modules() if name.split('.')[-1] == 'blocks']
+        blocks = {block for each in lists for block in each.children()}
+        last = len(blocks) + 1
         if not param_name.startswith(prefix):
-            return num_layers - 1, num_layers
-        place = self.place(param_name.removeprefix(prefix))
-        return (sum(depths[: place[0]]) + place[1] + 1 if place else 0), num_layers
+            return last, last + 1
+        path = param_name.removeprefix(prefix).split('.')[:-1]
+        inside = [self.get_submodule('.'.join(path[: i + 1])) for i in range(len(path))]  # from the outermost in
+        stem, *stages = self.parts()
+        if not inside or any(module in stem for module in inside):
+            return 0, last + 1
+        passed = 0
+        for module in (each for stage in stages for part in stage for each in part.modules()):
+            passed += module in blocks
+            if module is inside[-1]:
+                return (passed if blocks.intersection(inside) else passed + 1), last + 1
+        return last, last + 1
 
     def init_weights(self) -> None:
         """Apply MMEngine's initialisers that ``init_cfg`` names, then load its checkpoint, if it names one, strictly.

@@ -64,9 +64,9 @@ class Stage(nn.Module):
 class ClusTR(Backbone):
     """ClusTR backbone with one map per stage, at strides 4, 8, 16 and 32.
 
-    Any image size from 1x1 up is taken as it is. Results are deterministic, and an image's result does not depend on its
-    batch. Stages after the last one in ``out_indices`` are not built, so that every parameter receives a gradient. A map
-    is the output of its stage's own LayerNorm, which is also what the next stage gets.
+    Any image size from 1x1 up is taken as it is. Results are deterministic, and an image's result does not depend on
+    its batch. Stages after the last one in ``out_indices`` are not built, so that every parameter receives a gradient.
+    A map is the output of its stage's own LayerNorm, which is also what the next stage gets.
 
     Args:
         arch (str | dict): 'b1', 'b2', 'b3', or a dict with the keys ``embed_dims``, ``depths``, ``num_heads``,
@@ -157,7 +157,7 @@ class ClusTR(Backbone):
         self.finish(dims, out_norm=False)
 
     def _init_parameters(self) -> None:
-        """Biases 0; linear layers truncated normal with std 0.02, convolutions normal by their fan-out, as published."""
+        """Linear layers truncated normal, std 0.02; convolutions normal by their fan-out; biases 0, as published."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -165,11 +165,13 @@ class ClusTR(Backbone):
             elif isinstance(module, nn.Conv2d):
                 fan_out = module.weight[:, 0].numel() // module.groups
                 nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def parts(self) -> list[list[nn.Module]]:
-        """The stem, which is the patch embedding of the first stage; then each stage."""
-        return [[self.stages[0].get_submodule('patch_embed')], *([stage] for stage in self.stages)]
+        """The stem, which is the patch embedding of the first stage; the rest of that stage; then each stage."""
+        patch_embed, *rest = self.stages[0].children()
+        return [[patch_embed], rest, *([stage] for stage in self.stages[1:])]
 
     def convert(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Name published weights as they are named here; see :mod:`mmsec.models.checkpoints.clustr`."""
@@ -178,17 +180,7 @@ class ClusTR(Backbone):
     def left_out(self, key: str) -> bool:
         """Whether a key belongs to a stage that ``out_indices`` leaves out."""
         match = re.match(r'stages\.(\d+)\.', key)
-        return bool(match) and int(match[1]) >= len(self.stages)
-
-    def place(self, name: str) -> tuple[int, int] | None:
-        """Stage and block that a parameter counts with; the norm after a stage counts with what follows it."""
-        match = re.match(r'stages\.(\d+)\.(patch_embed|norm|blocks\.(\d+))\.', name)
-        if not match:
-            raise ValueError(f'ClusTR has no parameter {name}')
-        stage = int(match[1])
-        if match[2] == 'patch_embed':
-            return (stage, 0) if stage else None
-        return (stage + 1, 0) if match[2] == 'norm' else (stage, int(match[3]))
+        return match is not None and int(match[1]) >= len(self.stages)
 
     def attention_layers(self) -> list[list[nn.Module]]:
         """The attention layers of each stage's blocks."""

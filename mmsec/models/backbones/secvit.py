@@ -238,15 +238,6 @@ class SecViT(Backbone):
         beyond = match and int(match[2]) >= len(getattr(self, match[1]))
         return bool(beyond) or key.startswith('out_norms.')
 
-    def place(self, name: str) -> tuple[int, int] | None:
-        """Stage and block that a parameter counts with."""
-        if name.startswith('patch_embed.'):
-            return None
-        match = re.match(r'(stages|downsamples)\.(\d+)\.(?:blocks\.(\d+)\.)?', name)
-        if not match:  # output norms
-            return len(self.stages), 0
-        return int(match[2]) + (match[1] == 'downsamples'), int(match[3] or 0)
-
     def attention_layers(self) -> list[list[nn.Module]]:
         """The attention layers of each stage's blocks."""
         return [

@@ -136,7 +136,7 @@ class ViT(Backbone):
         def attention(block: int) -> Attention:
             if window_size and block not in global_blocks:
                 return WindowAttention(dims, heads, window_size)
-            if grouping and block not in global_blocks:
+            if grouping and num_clusters and block not in global_blocks:
                 return ClusterAttention(dims, heads, num_clusters, grouping, block)
             return Attention(dims, heads)
 
@@ -177,13 +177,6 @@ class ViT(Backbone):
         match = re.match(r'blocks\.(\d+)\.', key)
         beyond = match and int(match[1]) >= len(self.blocks)
         return bool(beyond) or key.startswith('out_norms.') or key in vit.EXTRA_TOKENS
-
-    def place(self, name: str) -> tuple[int, int] | None:
-        """Stage and block that a parameter counts with; each block is a stage."""
-        match = re.match(r'(blocks|out_norms)\.(\d+)\.', name)
-        if not match:
-            return None
-        return (int(match[2]), 0) if match[1] == 'blocks' else (len(self.blocks), 0)
 
     def attention_layers(self) -> list[list[nn.Module]]:
         """Each block: it knows what merged, too."""

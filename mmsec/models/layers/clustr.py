@@ -84,12 +84,13 @@ class ClusteredAttention(nn.Module):
         """The clusters of the coarse and of the fine scale, of a normalised map (B, H, W, C)."""
         num_tokens = x.shape[1] * x.shape[2]
         coarse = max(1, num_tokens // self.reduction**2)
-        return density_peak_merging(x, (coarse, min(4 * coarse, num_tokens)), self.region_size)
+        of_coarse, of_fine = density_peak_merging(x, (coarse, min(4 * coarse, num_tokens)), self.region_size)
+        return of_coarse, of_fine
 
     def clusters(self, x: Tensor) -> TokenClusters:
         """Which tokens are merged on either scale; argument as :meth:`forward`."""
         ids = torch.stack([merging.assignment for merging in self.mergings(x)], dim=1)  # (B, 2, N)
-        return TokenClusters(ids.unflatten(-1, x.shape[1:3]), scales=self.scales)
+        return TokenClusters(ids.unflatten(-1, x.shape[1:3]))
 
     def cluster_tokens(self, x: Tensor) -> list[Tensor]:
         """The token of each cluster, coarse and fine: weighted means of the tokens in it.
@@ -137,8 +138,7 @@ class GlobalAttention(nn.Module):
 
     def clusters(self, x: Tensor) -> TokenClusters:
         """One cluster of all tokens; argument as :meth:`forward`."""
-        ids = torch.zeros(x.shape[0], 1, *x.shape[1:3], dtype=torch.int64, device=x.device)
-        return TokenClusters(ids, scales=self.scales)
+        return TokenClusters(torch.zeros(x.shape[0], 1, *x.shape[1:3], dtype=torch.int64, device=x.device))
 
 
 class MLP(nn.Module):

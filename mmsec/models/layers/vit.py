@@ -196,7 +196,8 @@ class ClusterAttention(Attention):
     def tokens(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, protected: int, grid: tuple[int, int]) -> Tokens:
         """What a grouping may look at: the tokens of the map."""
         heads = x.unflatten(-1, (self.num_heads, -1))  # (B, P+T, h, d)
-        return Tokens(*(each[:, protected:] for each in (q, k, v, heads)), size=grid)
+        q, k, v, heads = (each[:, protected:] for each in (q, k, v, heads))
+        return Tokens(q, k, v, heads, grid)
 
     def group(self, tokens: Tokens) -> Grouping:
         """Group the tokens of the map."""
@@ -204,7 +205,8 @@ class ClusterAttention(Attention):
 
     def clusters(self, x: Tensor, protected: int, grid: tuple[int, int]) -> TokenClusters:
         """Which tokens of the map attend to each other; see :meth:`Attention.clusters`."""
-        tokens = self.tokens(x, *self.project(x), protected, grid)
+        q, k, v = self.project(x)
+        tokens = self.tokens(x, q, k, v, protected, grid)
         ids = cluster_ids(self.group(tokens)).unflatten(-1, grid)  # (B, h, H, W)
         scores = self.grouping.scores(tokens)  # (B, h, T)
         return TokenClusters(ids, None if scores is None else scores.unflatten(-1, grid), self.grouping.score_name)

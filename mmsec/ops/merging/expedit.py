@@ -26,9 +26,9 @@ def expedit(
     """Cluster a grid of tokens to a smaller grid of centres.
 
     Centres begin as the averages of the cells of the smaller grid. In each iteration a token is shared among the
-    centres near its cell, with the weights softmax(-temperature * |token - centre|^2), and a centre becomes the
+    centres near its cell, with the weights ``softmax(-temperature * |token - centre|^2)``, and a centre becomes the
     weighted mean of its tokens. On the way back a token is rebuilt from the k centres nearest to it in feature space,
-    with the weights exp(-temperature * |token - centre|^2), made to sum to 1. The weights have no gradient, as the
+    with the weights ``exp(-temperature * |token - centre|^2)``, made to sum to 1. The weights have no gradient, as the
     choices of other methods have none.
 
     Args:
@@ -118,6 +118,7 @@ def _behind(links: Links, protected: int) -> Links:
     """The same links behind tokens at the front that are linked to themselves alone."""
     batch, _, count = links.index.shape
     front = places(batch, 0, protected, links.index.device)[..., None].expand(-1, -1, count)  # (B, protected, k)
+    assert links.weights is not None  # tokens are shared among centres
     weights = torch.zeros_like(front, dtype=links.weights.dtype)
     weights[..., 0] = 1
     index = torch.cat([front, links.index + protected], dim=1)

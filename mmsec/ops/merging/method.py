@@ -85,7 +85,7 @@ def build_merging(options: Mapping[str, object]) -> MergingMethod:
     name = options.pop('type', None)
     if not isinstance(name, str) or name not in MERGINGS:
         raise ValueError(f'type of merging must be one of {", ".join(sorted(MERGINGS))}, got {name!r}')
-    known = fields(MERGINGS[name])
+    known = fields(MERGINGS[name])  # type: ignore[arg-type]  # each is a dataclass of its options
     takes = ', '.join(field.name for field in known)
     for option in options:
         if option not in {field.name for field in known}:

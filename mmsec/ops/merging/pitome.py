@@ -101,6 +101,6 @@ class PiToMe(MergingMethod):
     ) -> Merging | None:
         """See :class:`MergingMethod`; by :func:`pitome`."""
         first_half = layer < depth // 2
-        mode = 'bsm' if first_half == (self.order == 'deit') else 'pitome'
+        mode: Literal['pitome', 'bsm'] = 'bsm' if first_half == (self.order == 'deit') else 'pitome'
         merging = pitome(features, self.ratio, self.margin - self.margin * layer / depth, mode, protected)
         return merging if merging.num_merged < merging.num_tokens else None

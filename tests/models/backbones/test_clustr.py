@@ -3,18 +3,12 @@ import pytest
 import torch
 
 from mmsec.models import ClusTR
-from mmsec.models.inspection import token_clusters
+from mmsec.models.inspection import scales_of, token_clusters
 from mmsec.ops.merging import Merging
 from tests.conftest import DATA
+from tests.conftest import SMALL_CLUSTR as SMALL
 
 CHECKPOINT = dict(type='Pretrained', checkpoint=str(DATA / 'clustr_official_small.pth'))
-SMALL = dict(
-    embed_dims=(16, 32, 48, 64),
-    depths=(1, 2, 2, 1),
-    num_heads=(1, 2, 3, 4),
-    mlp_ratios=(8, 8, 4, 4),
-    sr_ratios=(8, 4, 2, 1),
-)
 
 
 def small(**options) -> ClusTR:
@@ -206,14 +200,15 @@ def test_clusters_are_those_that_attention_merges(monkeypatch, stage, block):
     (found,) = token_clusters(backbone, images, [stage], block)
     assert torch.equal(found.ids, wanted)
     assert found.scores is None
-    assert found.scales == ('coarse scale', 'fine scale')
+    assert scales_of(backbone, stage) == ('coarse scale', 'fine scale')
 
 
 def test_attention_to_all_tokens_is_one_cluster():
-    (found,) = token_clusters(small().eval(), torch.randn(2, 3, 70, 90), [3])
+    backbone = small().eval()
+    (found,) = token_clusters(backbone, torch.randn(2, 3, 70, 90), [3])
     assert found.ids.shape == (2, 1, 3, 3)
     assert not found.ids.any()
-    assert found.scales == ('all tokens',)
+    assert scales_of(backbone, 3) == ('all tokens',)
 
 
 def agree(compiled, backbone, images):

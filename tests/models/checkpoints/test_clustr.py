@@ -8,15 +8,9 @@ from mmsec.models import ClusTR
 from mmsec.models.checkpoints.clustr import convert
 from mmsec.models.checkpoints.loading import load_pretrained
 from tests.conftest import DATA
+from tests.conftest import SMALL_CLUSTR as SMALL
 
 OFFICIAL = DATA / 'clustr_official_small.pth'
-SMALL = dict(
-    embed_dims=(16, 32, 48, 64),
-    depths=(1, 2, 2, 1),
-    num_heads=(1, 2, 3, 4),
-    mlp_ratios=(8, 8, 4, 4),
-    sr_ratios=(8, 4, 2, 1),
-)
 
 
 @pytest.fixture
