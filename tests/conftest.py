@@ -30,6 +30,7 @@ SMALL_CLUSTR = dict(
     mlp_ratios=(8, 8, 4, 4),
     sr_ratios=(8, 4, 2, 1),
 )
+SMALL_VIT = dict(embed_dims=16, depth=12, num_heads=2, mlp_ratio=2)
 OFFICIAL = DATA / 'secvit_official_tiny.pth'
 DETECTOR = 'mmdet/secvit_t_maskrcnn_shapes.py'
 SEGMENTER = 'mmseg/secvit_t_upernet_shapes.py'
@@ -84,17 +85,19 @@ def shapes(tmp_path_factory):
 def shrink_model(cfg: Config) -> None:
     """Make a config's model small enough to run many of them, and leave its structure as it is."""
     backbone = cfg.model.backbone
-    backbone.arch = {'mmsec.SecViT': SMALL_ARCH, 'mmsec.ClusTR': SMALL_CLUSTR}[backbone.type]
+    backbone.arch = {'mmsec.SecViT': SMALL_ARCH, 'mmsec.ClusTR': SMALL_CLUSTR, 'mmsec.ViT': SMALL_VIT}[backbone.type]
     backbone.init_cfg = None
-    dims = list(backbone.arch['embed_dims'])
+    dims = backbone.arch['embed_dims']
+    dims = dims if isinstance(dims, int) else list(dims)  # one number where all maps have it
     if cfg.default_scope == 'mmseg':
         cfg.model.data_preprocessor.size = (64, 64)
-        if cfg.model.get('neck'):
-            cfg.model.neck.update(in_channels=dims, out_channels=16)
-            cfg.model.decode_head.update(in_channels=[16] * 4, channels=16)
-            return
+        neck = cfg.model.get('neck')
+        if neck:
+            neck.update({'embed_dim': dims} if 'embed_dim' in neck else {'in_channels': dims, 'out_channels': 16})
+            dims = [16] * 4
         cfg.model.decode_head.update(in_channels=dims, channels=16)
-        cfg.model.auxiliary_head.update(in_channels=dims[2], channels=16)
+        if cfg.model.get('auxiliary_head'):
+            cfg.model.auxiliary_head.update(in_channels=dims[2], channels=16)
         return
     cfg.model.neck.update(in_channels=dims, out_channels=16)
     cfg.model.rpn_head.update(in_channels=16, feat_channels=16)

@@ -114,7 +114,7 @@ def test_trains_a_step_and_predicts(name):
     cfg = load(name)
     shrink_model(cfg)
     cfg.merge_from_dict({'norm_cfg': dict(type='BN')})
-    for part in (cfg.model.backbone, cfg.model.get('decode_head'), cfg.model.get('auxiliary_head')):
+    for part in (cfg.model.get(name) for name in ('backbone', 'neck', 'decode_head', 'auxiliary_head')):
         if part and 'norm_cfg' in part:
             part.norm_cfg = dict(type='BN', requires_grad=True)
     model = MODELS.build(cfg.model)

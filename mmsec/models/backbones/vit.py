@@ -178,16 +178,9 @@ class ViT(Backbone):
         beyond = match and int(match[1]) >= len(self.blocks)
         return bool(beyond) or key.startswith('out_norms.') or key in vit.EXTRA_TOKENS
 
-    def place(self, name: str) -> tuple[int, int] | None:
-        """Stage and block that a parameter counts with; each block is a stage."""
-        match = re.match(r'(blocks|out_norms)\.(\d+)\.', name)
-        if not match:
-            return None
-        return (int(match[2]), 0) if match[1] == 'blocks' else (len(self.blocks), 0)
-
     def attention_layers(self) -> list[list[nn.Module]]:
-        """The attention layer of each block."""
-        return [[block.get_submodule('attn')] for block in self.blocks]
+        """Each block: it knows what merged, too."""
+        return [[block] for block in self.blocks]
 
     def maps(self, x: Tensor) -> dict[int, Tensor]:
         """The map of each block in ``out_indices``, (B, C, H', W')."""

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
-from mmsec.errors import InputError
 from mmsec.models.inspection import TokenClusters
 from mmsec.models.layers.maps import LayerScale
 from mmsec.ops import (
@@ -152,20 +151,17 @@ class Attention(nn.Module):
         """(B, T, C) -> queries, keys and values, (B, T, h, d) each."""
         return self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
 
-    def clusters(
-        self, x: Tensor, protected: int, grid: tuple[int, int] | None, sizes: Tensor | None = None
-    ) -> TokenClusters:
-        """Which tokens of the map attend to each other; arguments as :meth:`forward`.
+    def clusters(self, x: Tensor, protected: int, grid: tuple[int, int]) -> TokenClusters:
+        """Which tokens of the map attend to each other.
 
-        Raises:
-            InputError: If merging left no grid.
+        Args:
+            x (Tensor): (B, P + T, C), normalised.
+            protected (int): Protected tokens P at the front.
+            grid (tuple[int, int]): Rows and columns of the T tokens.
+
+        Returns:
+            TokenClusters: Of that grid.
         """
-        if grid is None:
-            raise InputError('the tokens of this block were merged and lie on no grid')
-        return self.clusters_on(x, protected, grid)
-
-    def clusters_on(self, x: Tensor, protected: int, grid: tuple[int, int]) -> TokenClusters:
-        """Which tokens of a grid attend to each other."""
         return TokenClusters(torch.zeros(len(x), 1, *grid, dtype=torch.int64, device=x.device))
 
 
@@ -207,8 +203,8 @@ class ClusterAttention(Attention):
         """Group the tokens of the map."""
         return self.grouping(tokens, min(self.num_clusters, tokens.key.shape[1]))
 
-    def clusters_on(self, x: Tensor, protected: int, grid: tuple[int, int]) -> TokenClusters:
-        """Which tokens of a grid attend to each other."""
+    def clusters(self, x: Tensor, protected: int, grid: tuple[int, int]) -> TokenClusters:
+        """Which tokens of the map attend to each other; see :meth:`Attention.clusters`."""
         q, k, v = self.project(x)
         tokens = self.tokens(x, q, k, v, protected, grid)
         ids = cluster_ids(self.group(tokens)).unflatten(-1, grid)  # (B, h, H, W)
@@ -259,8 +255,8 @@ class WindowAttention(Attention):
         raster = torch.arange(rows * columns * side**2, device=device).view(rows, side, columns, side)
         return raster.transpose(1, 2).flatten()
 
-    def clusters_on(self, x: Tensor, protected: int, grid: tuple[int, int]) -> TokenClusters:
-        """Which tokens of a grid attend to each other."""
+    def clusters(self, x: Tensor, protected: int, grid: tuple[int, int]) -> TokenClusters:
+        """Which tokens of the map attend to each other; see :meth:`Attention.clusters`."""
         y, x_ = (torch.arange(side, device=x.device) // self.window_size for side in grid)
         ids = y[:, None] * (x_[-1] + 1) + x_
         return TokenClusters(ids.expand(len(x), 1, -1, -1))
@@ -372,3 +368,24 @@ class Block(nn.Module):
     def key_counts(self, sizes: Tensor | None) -> Tensor | None:
         """How often a token counts as a key, if it is not once each."""
         return sizes if self.merge and self.merge.method.proportional_attention else None
+
+    @property
+    def num_heads(self) -> int:
+        """Attention heads."""
+        return self.attn.num_heads
+
+    def clusters(self, tokens: TokenList) -> TokenClusters:
+        """Which tokens of the map have become one behind this block, or if none have, attend to each other in it.
+
+        Args:
+            tokens (TokenList): What comes into the block.
+
+        Returns:
+            TokenClusters: Of the map of all tokens.
+        """
+        merging = self.merging_around(tokens) or self(tokens).merging if self.merge else None
+        if merging is None:
+            assert tokens.grid is not None  # only merging takes it away
+            return self.attn.clusters(self.norm1(tokens.x), tokens.protected, tokens.grid)
+        together = [each.unique(return_inverse=True)[1] for each in merging.assignment[:, tokens.protected :]]
+        return TokenClusters(torch.stack(together).unflatten(1, tokens.map_size)[:, None])

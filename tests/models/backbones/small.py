@@ -29,14 +29,12 @@ class Small(NamedTuple):
         options (dict): What makes it small, all stages in ``out_indices``, and drop path at a rate that shows.
         channels (tuple[int, ...]): Channels of each stage's map.
         measured (Measured, optional): Where the public code was measured.
-        on_grid (bool): Whether attention sees the tokens of a grid, so that its clusters can be looked at.
     """
 
     type: str
     options: dict
     channels: tuple[int, ...]
     measured: Measured | None = None
-    on_grid: bool = True
 
 
 _SECVIT = dict(
@@ -88,8 +86,6 @@ SMALL = {
     'ViT in clusters': Small(
         'ViT', _VIT | dict(grouping=dict(type='SemanticGrouping'), num_clusters=3), channels=(16, 16)
     ),
-    'ViT with ToMe': Small('ViT', _VIT | dict(merging=dict(type='ToMe', r=4)), channels=(16, 16), on_grid=False),
-    'ViT with PiToMe': Small(
-        'ViT', _VIT | dict(merging=dict(type='PiToMe', ratio=0.8)), channels=(16, 16), on_grid=False
-    ),
+    'ViT with ToMe': Small('ViT', _VIT | dict(merging=dict(type='ToMe', r=4)), channels=(16, 16)),
+    'ViT with PiToMe': Small('ViT', _VIT | dict(merging=dict(type='PiToMe', ratio=0.8)), channels=(16, 16)),
 }

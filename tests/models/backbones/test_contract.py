@@ -333,10 +333,6 @@ def test_images_that_cannot_be_used_are_named(small):
 def test_one_can_look_at_the_clusters_of_each_stage(small, block):
     backbone, x = build(small).eval(), images(70, 90, dtype=torch.float32)
     stages = range(len(backbone.attention_layers()))
-    if not small.on_grid:
-        with pytest.raises(InputError, match='were merged and lie on no grid'):
-            token_clusters(backbone, x, stages[-1:], block)
-        return
     for stage, (ids, scores, score_name) in zip(stages, token_clusters(backbone, x, stages, block), strict=True):
         stride = backbone.strides[stage]
         assert ids.shape == (2, ids.shape[1], -(-70 // stride), -(-90 // stride))
@@ -355,8 +351,6 @@ def test_one_can_look_at_the_clusters_of_each_stage(small, block):
 
 
 def test_clusters_come_in_the_order_of_the_stages_that_are_asked_for(small):
-    if not small.on_grid:
-        pytest.skip('its clusters cannot be looked at')
     backbone, x = build(small).eval(), images(dtype=torch.float32)
     stages = list(reversed(range(len(backbone.attention_layers()))))
     for found, stage in zip(token_clusters(backbone, x, stages), stages, strict=True):

@@ -237,16 +237,22 @@ def test_layers_of_rate_decay_are_the_blocks():
     assert backbone.get_layer_depth('neck.weight', 'backbone.') == (4, 5)
 
 
-def test_one_can_look_at_windows_and_clusters_and_merged_tokens_say_why_not():
-    x = torch.randn(1, 3, 24, 20, dtype=torch.float64)
+def test_one_can_look_at_windows_clusters_and_merged_tokens():
+    x = torch.randn(2, 3, 24, 20, dtype=torch.float64)
     (windows,) = token_clusters(tiny(window_size=4, global_blocks=()), x, [1])
-    assert windows.ids.shape == (1, 1, 6, 5)
+    assert windows.ids.shape == (2, 1, 6, 5)
     assert windows.ids[0, 0, [0, 3, 4, 0, 5], [0, 3, 0, 4, 4]].tolist() == [0, 0, 2, 1, 3]
     (clusters,) = token_clusters(tiny(grouping=dict(type='SemanticGrouping'), num_clusters=5), x, [1])
-    assert clusters.ids.shape == (1, 2, 6, 5)
+    assert clusters.ids.shape == clusters.scores.shape == (2, 2, 6, 5)
     assert clusters.ids.unique().tolist() == [0, 1, 2, 3, 4]
-    with pytest.raises(ValueError, match='the tokens of this block were merged and lie on no grid'):
-        token_clusters(tiny(merging=dict(type='ToMe')), x, [1])
+    for merging in (dict(type='ToMe'), dict(type='ToMeSD', ratio=0.5), dict(type='Expedit', after_block=1, size=0.5)):
+        backbone = tiny(merging=merging)
+        (found,) = token_clusters(backbone, x, [2])
+        sources = backbone.mergings(x)[2].assignment[:, 1:].unflatten(1, (6, 5))
+        for ids, wanted in zip(found.ids[:, 0], sources, strict=True):
+            assert ids.unique().tolist() == list(range(len(wanted.unique())))
+            together = ids.flatten()[:, None] == ids.flatten()
+            assert torch.equal(together, wanted.flatten()[:, None] == wanted.flatten())
 
 
 @pytest.mark.parametrize(
