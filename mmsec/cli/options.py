@@ -123,4 +123,6 @@ def _place(cfg: Config, kind: object, option: str | None = None) -> str | None:
 
 def _close(given: str, known: Iterable[str]) -> str:
     """A question for the known name that is closest to what was given, if one is close."""
-    return ''.join(f" Did you mean '{name}'?" for name in difflib.get_close_matches(given, known, n=1))
+    without_scope = {name.split('.')[-1]: name for name in sorted(known, key=lambda name: '.' not in name)}
+    close = difflib.get_close_matches(given.split('.')[-1], without_scope, n=1)
+    return ''.join(f" Did you mean '{without_scope[name]}'?" for name in close)

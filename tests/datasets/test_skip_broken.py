@@ -1,6 +1,7 @@
 import cv2
 import numpy as np
 import pytest
+from mmcv.transforms import LoadAnnotations
 
 from mmsec.registry import TRANSFORMS
 
@@ -91,7 +92,9 @@ def test_a_label_map_of_another_size_is_left_out(tmp_path, log):
             type='mmsec.SkipBroken',
             transforms=[
                 dict(type='LoadImageFromFile'),
-                dict(type='LoadAnnotations', with_bbox=False, with_label=False, with_seg=True),
+                dict(
+                    type=LoadAnnotations, with_bbox=False, with_label=False, with_seg=True
+                ),  # hosts have others of that name
             ],
         )
     )

@@ -13,7 +13,7 @@ from tests.conftest import ROOT, run_tool, shrink_model
 @pytest.fixture
 def tool(monkeypatch):
     """tools/analysis_tools/benchmark_gpu.py as a module."""
-    monkeypatch.syspath_prepend(ROOT / 'tools')
+    monkeypatch.syspath_prepend(ROOT / 'tools/analysis_tools')
     spec = importlib.util.spec_from_file_location('benchmark_gpu', ROOT / 'tools/analysis_tools/benchmark_gpu.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

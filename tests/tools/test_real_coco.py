@@ -13,6 +13,7 @@ COCO_TINY = ROOT.parent / 'shared/coco_tiny'
 def test_mask_rcnn_trains_and_evaluates_on_real_images(tmp_path):
     options = {
         'model.backbone.init_cfg': None,
+        'model.backbone.norm_eval': False,
         'train_cfg.max_epochs': 1,
         'randomness.seed': 0,
         'param_scheduler': [],  # no warm-up: the run is shorter than that

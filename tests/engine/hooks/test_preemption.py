@@ -194,13 +194,13 @@ def test_ten_kills_lose_nothing_that_was_saved(tmp_path):
 
 def test_a_bad_loss_saves_before_it_stops_and_the_run_goes_on(tmp_path):
     whole = iterations(start(tmp_path / 'whole', 40, '7').communicate(timeout=120)[0])
-    process = start(tmp_path / 'work', 40, 'nan', '7')
+    process = start(tmp_path / 'work', 40, 'nan', 'interval=30', '7')
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 1
     assert 'iteration 27: a loss is not finite, no weight was changed' in output
     assert 'Iteration 26 is saved.' in output
     path, meta = newest_whole_checkpoint(tmp_path / 'work')
-    assert (os.path.basename(path), meta['iter']) == ('preempted.pth', 26)
+    assert (os.path.basename(path), meta['iter']) == ('rolling.pth', 26)
     resumed = start(tmp_path / 'work', 40).communicate(timeout=60)[0]
     assert 'resumed 26 optimizer schedule average' in resumed
     assert {**iterations(output), **iterations(resumed)} == whole

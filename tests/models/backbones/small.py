@@ -29,12 +29,14 @@ class Small(NamedTuple):
         options (dict): What makes it small, all stages in ``out_indices``, and drop path at a rate that shows.
         channels (tuple[int, ...]): Channels of each stage's map.
         measured (Measured, optional): Where the public code was measured.
+        one_graph (bool): Whether one compiled graph serves every image size. Where not, each size is compiled anew.
     """
 
     type: str
     options: dict
     channels: tuple[int, ...]
     measured: Measured | None = None
+    one_graph: bool = True
 
 
 _SECVIT = dict(
@@ -82,10 +84,12 @@ SMALL = {
     ),
     'ClusTR in regions': Small('ClusTR', _CLUSTR | dict(region_size=128), channels=(16, 32)),
     'ViT': Small('ViT', _VIT | dict(num_registers=2, layer_scale=0.5), channels=(16, 16)),
-    'ViT in windows': Small('ViT', _VIT | dict(window_size=3, global_blocks=(1,)), channels=(16, 16)),
+    'ViT in windows': Small('ViT', _VIT | dict(window_size=3, global_blocks=(1,)), channels=(16, 16), one_graph=False),
     'ViT in clusters': Small(
-        'ViT', _VIT | dict(grouping=dict(type='SemanticGrouping'), num_clusters=3), channels=(16, 16)
+        'ViT', _VIT | dict(grouping=dict(type='SemanticGrouping'), num_clusters=3), channels=(16, 16), one_graph=False
     ),
     'ViT with ToMe': Small('ViT', _VIT | dict(merging=dict(type='ToMe', r=4)), channels=(16, 16)),
-    'ViT with PiToMe': Small('ViT', _VIT | dict(merging=dict(type='PiToMe', ratio=0.8)), channels=(16, 16)),
+    'ViT with PiToMe': Small(
+        'ViT', _VIT | dict(merging=dict(type='PiToMe', ratio=0.8)), channels=(16, 16), one_graph=False
+    ),
 }

@@ -228,9 +228,11 @@ def test_half_precision_gives_numbers(small, dtype):
 def test_compiled_one_graph_serves_every_size_forward_and_backward(small):
     torch._dynamo.reset()
     backbone = build(small).double().eval()
-    compiled = torch.compile(backbone, backend='aot_eager', fullgraph=True, dynamic=True)
+    compiled = torch.compile(backbone, backend='aot_eager', fullgraph=True, dynamic=small.one_graph)
     x = images(64, 96)
     assert_close(outputs_and_gradients(compiled, x), outputs_and_gradients(backbone, x))
+    if not small.one_graph:
+        return
     with torch.compiler.set_stance('fail_on_recompile'):
         for size in ((128, 96), (100, 132), (91, 157)):
             x = images(*size)
