@@ -1,24 +1,28 @@
-# make demo   the main job on generated data        make test   lint and tests
+# make demo   the main job on generated data        make test   style, types and tests
 # VENV=DIR    where the environment is made (.venv)   PYTHON=EXE  use an environment that exists instead
 VENV ?= .venv
 
 ifdef PYTHON
 python := $(PYTHON)
 ready := check
+docs_ready := check-docs
 else
 python := $(abspath $(VENV))/bin/python
 ready := $(VENV)/.ready
+docs_ready := $(VENV)/.docs
 endif
 
-.PHONY: help demo test test-slurm test-gpu bench bench-gpu setup check
+.PHONY: help demo lint test test-slurm test-gpu bench bench-gpu docs setup check check-docs
 
 help:
 	@echo 'make demo   train and evaluate SecViT on generated data, on the CPU'
-	@echo 'make test   lint and tests'
+	@echo 'make test   make lint, then the tests'
+	@echo 'make lint   style and types: ruff and mypy'
 	@echo 'make test-slurm  the launchers on a Slurm of one node, which is installed (as root), started and stopped'
 	@echo 'make test-gpu  what needs a GPU; skipped with one line where there is none'
 	@echo 'make bench  measure docs/performance.md again (about 15 minutes)'
 	@echo 'make bench-gpu  measure the table of docs/performance/ for the GPU of this machine (hours; goes on where it stopped)'
+	@echo 'make docs   these pages and the docstrings as a site, in docs/_build'
 	@echo 'make setup  only make the environment that the two need'
 	@echo 'VENV=DIR    where the environment is made (default .venv)'
 	@echo 'PYTHON=EXE  use the environment of this interpreter, which has OpenMMLab and mmsec[dev] already'
@@ -26,9 +30,12 @@ help:
 demo: $(ready)
 	$(python) tools/demo.py
 
-test: $(ready)
+lint: $(ready)
 	$(python) -m ruff format --check .
 	$(python) -m ruff check .
+	$(python) -m mypy
+
+test: lint
 	$(python) -m pytest -rs
 
 test-slurm: $(ready)
@@ -41,15 +48,28 @@ test-gpu: $(ready)
 bench: $(ready)
 	$(python) tools/analysis_tools/benchmark_all.py
 
+docs: $(docs_ready)
+	rm -rf docs/_api docs/_build
+	$(python) -m sphinx --fail-on-warning --keep-going --quiet --conf-dir docs . docs/_build
+	@echo 'open docs/_build/index.html'
+
 bench-gpu: $(ready)
 	$(python) tools/analysis_tools/benchmark_gpu.py
 
 setup: $(ready)
 
 check:
-	@$(python) -c 'import mmcv._ext, mmdet, mmseg, mmsec, pytest, ruff' || { \
+	@$(python) -c 'import mmcv._ext, mmdet, mmseg, mmsec, mypy, pytest, ruff' || { \
 	  echo "$(python) lacks something; in an environment with OpenMMLab: $(python) -m pip install -e '.[dev]'" >&2; exit 1; }
+
+check-docs: check
+	@$(python) -c 'import furo, myst_parser, sphinx' || { \
+	  echo "$(python) cannot build the site: $(python) -m pip install -e '.[docs]'" >&2; exit 1; }
 
 $(VENV)/.ready: tools/setup_env.sh requirements/constraints.txt pyproject.toml setup.py
 	tools/setup_env.sh $(VENV)
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.ready
+	$(python) -m pip install --quiet --constraint requirements/constraints.txt --no-build-isolation --editable '.[docs]'
 	@touch $@

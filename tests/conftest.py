@@ -10,7 +10,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
 
 from mmsec.ops import Grouping, Tokens, build_grouping
 from mmsec.ops.grouping import GROUPINGS
@@ -24,7 +24,17 @@ SMALL_ARCH = dict(
     mlp_ratio=3,
     layer_scale=(False, False, True, True),
 )
+SMALL_CLUSTR = dict(
+    embed_dims=(16, 32, 48, 64),
+    depths=(1, 2, 2, 1),
+    num_heads=(1, 2, 3, 4),
+    mlp_ratios=(8, 8, 4, 4),
+    sr_ratios=(8, 4, 2, 1),
+)
+SMALL_VIT = dict(embed_dims=16, depth=12, num_heads=2, mlp_ratio=2)
 OFFICIAL = DATA / 'secvit_official_tiny.pth'
+DETECTOR = 'mmdet/secvit_t_maskrcnn_shapes.py'
+SEGMENTER = 'mmseg/secvit_t_upernet_shapes.py'
 
 # Every way of grouping by being registered, and options that take another way through the code.
 each_grouping = pytest.mark.parametrize(
@@ -55,6 +65,15 @@ def _seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _default_scope():
+    """The host that a test chooses is not that of the next one."""
+    before = dict(DefaultScope._instance_dict)
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(before)
+
+
 @pytest.fixture
 def log():
     """What MMEngine's logger is given, as a list of messages."""
@@ -80,13 +99,19 @@ def shapes(tmp_path_factory):
 def shrink_model(cfg: Config) -> None:
     """Make a config's model small enough to run many of them, and leave its structure as it is."""
     backbone = cfg.model.backbone
-    backbone.arch = SMALL_ARCH
+    backbone.arch = {'mmsec.SecViT': SMALL_ARCH, 'mmsec.ClusTR': SMALL_CLUSTR, 'mmsec.ViT': SMALL_VIT}[backbone.type]
     backbone.init_cfg = None
-    dims = list(SMALL_ARCH['embed_dims'])
+    dims = backbone.arch['embed_dims']
+    dims = dims if isinstance(dims, int) else list(dims)  # one number where all maps have it
     if cfg.default_scope == 'mmseg':
         cfg.model.data_preprocessor.size = (64, 64)
+        neck = cfg.model.get('neck')
+        if neck:
+            neck.update({'embed_dim': dims} if 'embed_dim' in neck else {'in_channels': dims, 'out_channels': 16})
+            dims = [16] * 4
         cfg.model.decode_head.update(in_channels=dims, channels=16)
-        cfg.model.auxiliary_head.update(in_channels=dims[2], channels=16)
+        if cfg.model.get('auxiliary_head'):
+            cfg.model.auxiliary_head.update(in_channels=dims[2], channels=16)
         return
     cfg.model.neck.update(in_channels=dims, out_channels=16)
     cfg.model.rpn_head.update(in_channels=16, feat_channels=16)
@@ -144,3 +169,12 @@ def run_tool(tool: str, *args: object, check: bool = True) -> subprocess.Complet
     if check:
         assert result.returncode == 0, result.stdout[-4000:]
     return result
+
+
+def one_line_error(*command) -> str:
+    """Run a tool that must fail with one line on stderr."""
+    result = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode != 0
+    lines = [line for line in result.stderr.splitlines() if line and 'Warning' not in line and 'warn' not in line]
+    assert len(lines) == 1, result.stderr
+    return lines[0]

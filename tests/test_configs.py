@@ -13,18 +13,22 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 
-from mmsec.models import SecViT
+from mmsec.models import ClusTR, SecViT
 from tests.conftest import ROOT, shrink_model
 
 FOLDER = ROOT / 'configs'
 CONFIGS = sorted(path.relative_to(FOLDER) for path in FOLDER.rglob('*.py') if '_base_' not in path.parts)
 SECVIT = [name for name in CONFIGS if name.stem.startswith('secvit_')]
+CLUSTR = [name for name in CONFIGS if name.stem.startswith('clustr_')]
 # What README and other people's configs name; there may be more.
 NAMES = {
     'mmdet': {f'secvit_{size}_maskrcnn' for size in 'tsbl'}
     | {f'secvit_{size}_{method}_3x' for size in 'tsb' for method in ('maskrcnn', 'cascade_maskrcnn')}
-    | {'secvit_t_maskrcnn_shapes'},
-    'mmseg': {f'secvit_{size}_upernet' for size in 'tsbl'} | {'secvit_t_upernet_shapes'},
+    | {'secvit_t_maskrcnn_shapes', 'clustr/clustr_b1_maskrcnn_shapes'}
+    | {f'clustr/clustr_b{size}_{method}' for size in '123' for method in ('maskrcnn', 'cascade_maskrcnn_3x')},
+    'mmseg': {f'secvit_{size}_upernet' for size in 'tsbl'}
+    | {'secvit_t_upernet_shapes', 'clustr/clustr_b1_upernet_shapes'}
+    | {f'clustr/clustr_b{size}_{method}' for size in '123' for method in ('upernet', 'semanticfpn')},
 }
 ARCH = {'t': 'tiny', 's': 'small', 'b': 'base', 'l': 'large'}
 DROP_PATH = {'t': 0.1, 's': 0.15, 'b': 0.4, 'l': 0.5}
@@ -96,7 +100,7 @@ def test_the_readme_beside_a_config_has_a_row_for_it(name):
     assert f'[{name.stem}]({name.name})' in row_of(name)
 
 
-@pytest.mark.parametrize('name', SECVIT, ids=str)
+@pytest.mark.parametrize('name', SECVIT + CLUSTR, ids=str)
 def test_the_rows_say_what_the_configs_hold(name):
     cfg, row = load(name), row_of(name)
     assert f'| {cfg.model.backbone.arch} | {cfg.model.backbone.drop_path_rate:g} |' in row
@@ -110,7 +114,7 @@ def test_trains_a_step_and_predicts(name):
     cfg = load(name)
     shrink_model(cfg)
     cfg.merge_from_dict({'norm_cfg': dict(type='BN')})
-    for part in (cfg.model.backbone, cfg.model.get('decode_head'), cfg.model.get('auxiliary_head')):
+    for part in (cfg.model.get(name) for name in ('backbone', 'neck', 'decode_head', 'auxiliary_head')):
         if part and 'norm_cfg' in part:
             part.norm_cfg = dict(type='BN', requires_grad=True)
     model = MODELS.build(cfg.model)
@@ -122,7 +126,7 @@ def test_trains_a_step_and_predicts(name):
     loss.backward()
     assert loss.isfinite()
     assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
-    assert any(p.grad.any() for p in model.backbone.patch_embed.parameters())
+    assert any(p.grad.any() for module in model.backbone.parts()[0] for p in module.parameters())
     model.eval()
     with torch.no_grad():
         predictions = model.test_step(copy.deepcopy(data))
@@ -168,6 +172,33 @@ def test_sizes_weights_and_schedule_are_the_promised_ones(name):
         assert cfg.val_dataloader.batch_size == 1
 
 
+@pytest.mark.parametrize('name', [n for n in CLUSTR if not n.stem.endswith('shapes')], ids=str)
+def test_clustr_has_the_sizes_weights_and_schedule_that_are_promised(name):
+    cfg = load(name)
+    arch = name.stem.split('_')[1]
+    backbone = cfg.model.backbone
+    assert (backbone.arch, backbone.drop_path_rate) == (arch, 0.3 if arch == 'b3' else 0.1)
+    assert backbone.region_size == 3136
+    assert backbone.init_cfg == dict(type='Pretrained', checkpoint=f'checkpoints/clustr_{arch}.pth')
+    optimizer = cfg.optim_wrapper.optimizer
+    dims = list(ClusTR.arch_zoo[arch]['embed_dims'])
+    if cfg.default_scope == 'mmdet':
+        assert cfg.model.neck.in_channels == dims
+        assert (optimizer.lr, optimizer.weight_decay) == (1e-4, 0.05)
+        assert cfg.train_cfg.max_epochs == (36 if name.stem.endswith('3x') else 12)
+    elif name.stem.endswith('upernet'):
+        assert cfg.model.decode_head.in_channels == dims
+        assert cfg.model.auxiliary_head.in_channels == dims[2]
+        assert (optimizer.lr, optimizer.weight_decay) == (6e-5, 0.01)
+        assert cfg.train_cfg.max_iters == cfg.param_scheduler[-1].end == 160_000
+    else:
+        assert cfg.model.neck.in_channels == dims
+        assert cfg.model.auxiliary_head is None
+        assert (optimizer.lr, optimizer.weight_decay) == (1e-4, 1e-4)
+        assert cfg.train_cfg.max_iters == cfg.param_scheduler[-1].end == 80_000
+        assert cfg.param_scheduler[-1].power == 0.9
+
+
 def test_weight_decay_spares_norms_in_sequentials():
     cfg = load(Path('mmdet/secvit_t_maskrcnn.py'))
     from mmengine.optim import build_optim_wrapper
@@ -193,7 +224,7 @@ def test_a_misspelt_backbone_option_fails():
         MODELS.build(cfg.model)
 
 
-@pytest.mark.parametrize('name', [n for n in SECVIT if n.stem.split('_')[1] != 't'], ids=str)
+@pytest.mark.parametrize('name', [n for n in SECVIT + CLUSTR if n.stem.split('_')[1] not in ('t', 'b1')], ids=str)
 def test_children_hold_differences_only(name):
     assert len((FOLDER / name).read_text().splitlines()) <= 15
 

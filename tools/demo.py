@@ -49,7 +49,9 @@ def main() -> None:
     args = parse_args()
     work_dir = Path(args.work_dir).resolve()
     run('make_shapes.py', DATA, '--train', args.train, '--val', args.val)
-    results, minutes, pictures = {}, {}, {}
+    results: dict[str, float] = {}
+    minutes: dict[str, float] = {}
+    pictures: dict[str, Path] = {}
     for host, (name, keys) in RUNS.items():
         start = time.monotonic()
         config, out = f'configs/{host}/{name}.py', work_dir / name

@@ -19,6 +19,7 @@ from mmengine.utils import ProgressBar
 
 from mmsec.cli.config import check_operators, load_config
 from mmsec.cli.images import check_outputs, find_images, read_image
+from mmsec.cli.options import naming_misspelt_options
 from mmsec.cli.weights import load_state
 from mmsec.engine.processes import run
 from mmsec.errors import InputError
@@ -104,12 +105,13 @@ def main() -> None:
     images = find_images([args.input])
     check_outputs(images, args.out)
     check_outputs(images, args.out, '_labels.png')
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options, hosts=('mmdet', 'mmseg'))
     detector = cfg.default_scope == 'mmdet'
     if not detector and args.score_thr is not None:
         raise InputError(f"--score-thr: '{args.config}' is a segmenter, whose pixels have no score to leave out")
     score_thr = 0.3 if args.score_thr is None else args.score_thr
-    inferencer = build_inferencer(cfg, args)
+    with naming_misspelt_options(cfg):
+        inferencer = build_inferencer(cfg, args)
     classes = list(inferencer.model.dataset_meta['classes'])
     options = {'pred_score_thr': score_thr} if detector else {}
     failed: list[Path] = []

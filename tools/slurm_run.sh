@@ -48,7 +48,7 @@ if [[ -z ${MASTER_ADDR:-} ]]; then
   if [[ ${SLURM_JOB_NUM_NODES:-1} -eq 1 ]]; then MASTER_ADDR=127.0.0.1
   else MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n1); fi
   if [[ -z $MASTER_ADDR ]]; then
-    echo "no scontrol in here (a container?): set MASTER_ADDR to the first node before submitting, see docs/cluster.md" >&2
+    echo "no scontrol in here (a container?): set MASTER_ADDR to the first node before submitting, see docs/distributed_training.md" >&2
     exit 2
   fi
 fi

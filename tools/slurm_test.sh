@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Test on a Slurm cluster, one task a GPU.
+# Test under Slurm, one task a GPU.
 set -euo pipefail
 
 usage() {

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Submit training to a Slurm cluster, one task a GPU.
+# Submit training to Slurm, one task a GPU.
 set -euo pipefail
 
 usage() {

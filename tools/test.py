@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 
 from mmsec.cli.config import check_operators, load_config, revert_sync_bn
 from mmsec.cli.data import check_data, naming_broken_annotations
+from mmsec.cli.options import naming_misspelt_options
 from mmsec.cli.weights import load_trained
 from mmsec.engine.hooks import PredictionPicturesHook
 from mmsec.engine.precision import set_tf32
@@ -68,7 +69,7 @@ def main() -> None:
     cfg = configure(args)
     checkpoint = read_checkpoint(args.checkpoint)
     join_processes(cfg)
-    with naming_broken_annotations(cfg):
+    with naming_broken_annotations(cfg), naming_misspelt_options(cfg):
         runner = Runner.from_cfg(cfg)
         set_tf32(args.tf32)  # here, where the run has its log
         if args.show_dir:

@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 
 from mmsec.cli.config import check_operators, load_config, revert_sync_bn
 from mmsec.cli.data import check_data, naming_broken_annotations
+from mmsec.cli.options import naming_misspelt_options
 from mmsec.cli.resume import check_same_run, go_on, newest_whole_checkpoint
 from mmsec.cli.weights import check_frozen, check_weights
 from mmsec.engine.hooks import RunSummaryHook, SameStartHook
@@ -101,7 +102,7 @@ def main() -> None:
     args = parse_args()
     check_operators(get_device())
     cfg = configure(args)
-    with naming_broken_annotations(cfg):
+    with naming_broken_annotations(cfg), naming_misspelt_options(cfg):
         runner = Runner.from_cfg(cfg)
         set_tf32(args.tf32)  # here, where the run has its log
         runner.register_hook(SameStartHook())

@@ -1,8 +1,9 @@
 """A config file -> a config that can start."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import packages_distributions
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,23 @@ from mmengine.runner import Runner
 
 from mmsec.errors import InputError
 
-HOSTS = ('mmdet', 'mmseg')
+HOSTS = ('mmdet', 'mmseg', 'mmpretrain')
 
 
-def load_config(path: str, options: dict | None = None) -> Config:
+def load_config(path: str, options: dict | None = None, hosts: Sequence[str] = HOSTS) -> Config:
     """Read a config and merge command-line options into it.
 
     Args:
-        path (str): Config file of mmdetection or mmsegmentation.
+        path (str): Config file of a host.
         options (dict, optional): Dotted keys to values, as ``--cfg-options`` gives them.
+        hosts (Sequence[str]): Hosts that the tool knows. Default: all.
 
     Returns:
         Config: Merged, its host's default scope in force.
 
     Raises:
-        InputError: If the file is missing or cannot be read, an option names nothing in it, or its ``default_scope``
-            is neither mmdet nor mmseg.
+        InputError: If the file is missing or cannot be read, an option names nothing in it, its ``default_scope`` is
+            none of ``hosts``, or that host is not installed.
     """
     if not Path(path).is_file():
         raise InputError(f"config '{path}' not found")
@@ -40,9 +42,15 @@ def load_config(path: str, options: dict | None = None) -> Config:
     for key in options or {}:
         _check_option(cfg, key)
     cfg.merge_from_dict(options or {})
-    if cfg.get('default_scope') not in HOSTS:
-        raise InputError(f"config '{path}': default_scope must be one of {HOSTS}, got {cfg.get('default_scope')!r}")
-    init_default_scope(cfg.default_scope)
+    host = cfg.get('default_scope')
+    if host not in hosts:
+        raise InputError(f"config '{path}': default_scope must be one of {tuple(hosts)}, got {host!r}")
+    if find_spec(host) is None:
+        raise InputError(
+            f"config '{path}' is for {host}, which is not installed. Add it to the OpenMMLab you have, "
+            'from the same set: stock or maintained (README, "Install")'
+        )
+    init_default_scope(host)
     return cfg
 
 
@@ -67,22 +75,24 @@ def revert_sync_bn(cfg: Config, launcher: str) -> None:
     """Turn SyncBN into BN where it cannot run: on the CPU and in a run of one process."""
     if launcher != 'none' and torch.cuda.is_available():
         return
-    sync_norms = [node for node in dicts_of(cfg.model) if node.get('type') == 'SyncBN']
+    sync_norms = [node for _, node in dicts_of(cfg.model) if node.get('type') == 'SyncBN']
     for norm_cfg in sync_norms:
         norm_cfg['type'] = 'BN'
     if sync_norms:
         print_log('one process or no GPU: SyncBN in the config runs as BN', logger='current')
 
 
-def dicts_of(node: Any) -> Iterator[dict]:
-    """Every dict in a config, at any depth."""
+def dicts_of(node: Any, place: str = '') -> Iterator[tuple[str, dict]]:
+    """Every dict in a config, at any depth, with its place as ``--cfg-options`` names it."""
     if isinstance(node, dict):
-        yield node
-        for value in node.values():
-            yield from dicts_of(value)
+        yield place, node
+    inside: Iterable[tuple[Any, Any]] = ()
+    if isinstance(node, dict):
+        inside = node.items()
     elif isinstance(node, list | tuple):
-        for value in node:
-            yield from dicts_of(value)
+        inside = enumerate(node)
+    for name, value in inside:
+        yield from dicts_of(value, f'{place}.{name}' if place else f'{name}')
 
 
 def check_operators(device: str) -> None:

@@ -2,7 +2,6 @@
 
 import glob
 import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import mmcv
 import numpy as np
 
 from mmsec.errors import InputError
+from mmsec.visualization.names import picture_names
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
@@ -23,7 +23,8 @@ def find_images(inputs: Sequence[str]) -> dict[Path, Path]:
             ``'photos/*.jpg'``.
 
     Returns:
-        dict[Path, Path]: To each image a name for what is made of it: a relative path without suffix, no two the same.
+        dict[Path, Path]: To each image, listed once, a name for what is made of it; see
+        :func:`mmsec.visualization.names.picture_names`.
 
     Raises:
         InputError: If an input names nothing.
@@ -39,14 +40,10 @@ def find_images(inputs: Sequence[str]) -> dict[Path, Path]:
             wanted = f"no image in folder '{name}' ({', '.join(SUFFIXES)})" if path.is_dir() else f"'{name}' not found"
             raise InputError(wanted)
         found += inside
-    places: dict[Path, Path] = {}
+    places: dict[str, Path] = {}
     for path in found:
-        places.setdefault(Path(os.path.abspath(path)), path)  # once each, without '..'
-    common = os.path.commonpath([place.parent for place in places])
-    names = {path: place.relative_to(common) for place, path in places.items()}
-    stems = Counter(name.with_suffix('') for name in names.values())
-    # Only where cat.jpg lies beside cat.png do names keep the suffix.
-    return {path: name.with_suffix('') if stems[name.with_suffix('')] == 1 else name for path, name in names.items()}
+        places.setdefault(os.path.abspath(path), path)  # once each
+    return picture_names(places.values())
 
 
 def check_outputs(images: dict[Path, Path], out: Path, ending: str = '.png') -> None:

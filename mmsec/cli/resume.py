@@ -34,13 +34,18 @@ def newest_whole_checkpoint(work_dir: str | Path) -> tuple[str, dict] | None:
         InputError: If there are checkpoints and none of them is whole.
     """
     paths = [path for pattern in ('epoch_*.pth', 'iter_*.pth', ROLLING) for path in Path(work_dir).glob(pattern)]
+    newest: InputError | KeyError | None = None
     for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True):
         try:
             return str(path), read_checkpoint(path)['meta']
         except (InputError, KeyError) as error:
+            newest = newest or error
             print_log(f'{error}; an older checkpoint is looked for', 'current', logging.ERROR)
     if paths:
-        raise InputError(f"none of the {len(paths)} checkpoints in '{work_dir}' can be read; to start anew, move them")
+        raise InputError(
+            f"none of the {len(paths)} checkpoints in '{work_dir}' can be read; to start anew, move them. "
+            f'The newest: {newest}'
+        )
     return None
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.model import BaseTTAModel
 from mmengine.runner import Runner
 from torch import nn
 
@@ -25,7 +26,7 @@ def check_weights(cfg: Config) -> None:
     of_backbone = _pretrained(cfg.model.get('backbone'))
     kind = MODELS.get(cfg.model.backbone.type) if of_backbone else None
     for path in sorted(of_backbone):
-        read_pretrained(path, getattr(kind, 'published', None))
+        read_pretrained(path, getattr(kind, 'published', None), cfg.model.backbone.get('norm_eval', False))
     for path in sorted(_pretrained(cfg.model) - of_backbone):
         read_checkpoint(path)
     if cfg.get('load_from'):
@@ -61,7 +62,7 @@ def check_frozen(cfg: Config) -> None:
 
 def _pretrained(node: Any) -> set[str]:
     """The checkpoints that initialisers in a config name, at any depth."""
-    return {str(each['checkpoint']) for each in dicts_of(node) if is_pretrained(each) and 'checkpoint' in each}
+    return {str(each['checkpoint']) for _, each in dicts_of(node) if is_pretrained(each) and 'checkpoint' in each}
 
 
 def load_state(model: nn.Module, checkpoint: dict, path: str) -> None:
@@ -95,7 +96,8 @@ def load_trained(runner: Runner, checkpoint: dict, path: str) -> None:
         InputError: If weights are missing, unknown or misshapen.
     """
     runner.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-    load_state(unwrapped(runner.model), checkpoint, path)
+    model = unwrapped(runner.model)
+    load_state(model.module if isinstance(model, BaseTTAModel) else model, checkpoint, path)
     runner._has_loaded = True
 
 
@@ -112,9 +114,14 @@ def build_backbone(cfg: Config, checkpoint: str | None) -> Backbone:
     Raises:
         InputError: If the backbone is none of mmsec's, or the checkpoint does not fit it.
     """
-    backbone = MODELS.build(dict(cfg.model.get('backbone', {}), init_cfg=None))
-    if not isinstance(backbone, Backbone):
-        raise InputError(f'the backbone of the config is {type(backbone).__name__}, which is none of mmsec')
+    part = dict(cfg.model.get('backbone') or {}, init_cfg=None)
+    if 'type' not in part:
+        raise InputError('the config has no model.backbone with a type')
+    with MODELS.switch_scope_and_registry(None) as registry:  # that of the host
+        kind = registry.get(part['type']) if isinstance(part['type'], str) else part['type']
+    if kind is not None and not issubclass(kind, Backbone):  # before it asks for options that are not there
+        raise InputError(f'the backbone of the config is {kind.__name__}, which is none of mmsec')
+    backbone = MODELS.build(part)
     if checkpoint:
         load_pretrained(backbone, checkpoint)
     return backbone.eval()

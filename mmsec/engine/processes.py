@@ -143,7 +143,7 @@ def join_processes(cfg: Config) -> None:
     if missing:
         raise InputError(
             f'--launcher {cfg.launcher}: {", ".join(missing)} not set in the environment. Start with '
-            'tools/dist_train.sh or tools/slurm_train.sh, or see docs/cluster.md'
+            'tools/dist_train.sh or tools/slurm_train.sh, or see docs/distributed_training.md'
         )
     os.environ.update({name: os.environ[source] for name, source in names.items()})
     if on_gpus:

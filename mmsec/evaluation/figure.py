@@ -10,11 +10,11 @@ from mmsec.visualization.drawing import pixels
 
 
 def analysis_figure(rows: Sequence[dict], title: str) -> np.ndarray:
-    """Draw a panel for each measure: a dot for each head, stage by stage, and a line for each baseline.
+    """Draw a panel for each measure: a dot for each head or scale, stage by stage, and a line for each baseline.
 
     Args:
-        rows (Sequence[dict]): ``stage``, ``grouping`` (such as 'head 1' or one of :data:`BASELINES`), and a value or
-            None for each of :data:`MEASURES`.
+        rows (Sequence[dict]): ``stage``, ``grouping`` (such as 'head 1' or one of :data:`BASELINES`), ``scale`` where
+            all heads share their clusters, and a value or None for each of :data:`MEASURES`.
         title (str): Stands above.
 
     Returns:
@@ -24,19 +24,19 @@ def analysis_figure(rows: Sequence[dict], title: str) -> np.ndarray:
     figure = Figure(figsize=(12, 2.2 * len(shown) + 0.6), dpi=100, layout='constrained')
     figure.suptitle(f'{title}; NMI and purity corrected for chance')
     panels = figure.subplots(len(shown), 1, squeeze=False, sharex=True)[:, 0]
-    stages = sorted({row['stage'] for row in rows})
+    places = sorted(dict.fromkeys((row['stage'], row.get('scale')) for row in rows), key=lambda place: place[0])
     for axes, key in zip(panels, shown, strict=True):
         start, ticks = 0, []
-        for stage in stages:
-            of_stage = [row for row in rows if row['stage'] == stage]
-            heads = [row[key] for row in of_stage if row['grouping'] not in BASELINES]
+        for stage, scale in places:
+            here = [row for row in rows if (row['stage'], row.get('scale')) == (stage, scale)]
+            heads = [row[key] for row in here if row['grouping'] not in BASELINES]
             x = start + np.arange(len(heads))
-            axes.plot(x, heads, 'o', color='tab:blue', label='a head')
+            axes.plot(x, heads, 'o', color='tab:blue', label='a scale' if scale else 'a head')
             around = [start - 0.4, start + len(heads) - 0.6]
             for name, colour in zip(BASELINES, ('tab:orange', 'tab:gray'), strict=True):
-                value = next(row[key] for row in of_stage if row['grouping'] == name)
+                value = next(row[key] for row in here if row['grouping'] == name)
                 axes.plot(around, [value, value], color=colour, label={'random': 'random split'}.get(name, name))
-            ticks.append((np.mean(around), f'stage {stage}'))
+            ticks.append((np.mean(around), f'stage {stage}' + (f',\n{scale}' if scale else '')))
             start += len(heads) + 1
         axes.set_ylabel(MEASURES[key])
         axes.set_xticks(*zip(*ticks, strict=True))

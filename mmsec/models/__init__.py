@@ -1,5 +1,8 @@
-"""Backbones and what they are made of, registered in :data:`mmsec.registry.MODELS`."""
+"""Backbones, necks and what they are made of, registered in :data:`mmsec.registry.MODELS`."""
 
+from mmsec.models.backbones.clustr import ClusTR
 from mmsec.models.backbones.secvit import SecViT
+from mmsec.models.backbones.vit import ViT
+from mmsec.models.necks.simple_feature_pyramid import SimpleFeaturePyramid
 
-__all__ = ['SecViT']
+__all__ = ['ClusTR', 'SecViT', 'SimpleFeaturePyramid', 'ViT']

@@ -13,7 +13,8 @@ class TokenClusters(NamedTuple):
     """Which tokens of a map are together.
 
     Attributes:
-        ids (Tensor): (B, heads, H', W') int64, the cluster of each token from 0.
+        ids (Tensor): (B, heads, H', W') int64, the cluster of each token from 0; where all heads
+            share their clusters (B, scales, H', W'), see :func:`scales_of`.
         scores (Tensor, optional): (B, heads, H', W'), what tokens were sorted by; clusters then stand in ascending
             order of it. None for clusters without order.
         score_name (str): What the scores are.
@@ -52,6 +53,22 @@ def token_clusters(backbone: Backbone, x: Tensor, stages: Sequence[int], block: 
         for hook in hooks:
             hook.remove()
         backbone.train(training)
+
+
+def scales_of(backbone: Backbone, stage: int) -> tuple[str, ...]:
+    """Name the scales at which the heads of a stage share their clusters.
+
+    Args:
+        backbone (Backbone): The backbone.
+        stage (int): Stage from 0.
+
+    Returns:
+        tuple[str, ...]: The names; none where each head has clusters of its own.
+
+    Raises:
+        ValueError: If there is no such stage.
+    """
+    return getattr(attention_layer(backbone, stage), 'scales', ())
 
 
 def attention_layer(backbone: Backbone, stage: int, block: int = -1) -> nn.Module:

@@ -31,36 +31,68 @@ class _TakeRows(torch.autograd.Function):
         return _TakeRows.apply(grad, inverse, index), None, None
 
 
-def cluster_attention(q: Tensor, k: Tensor, v: Tensor, grouping: Grouping | None) -> Tensor:
+def cluster_attention(q: Tensor, k: Tensor, v: Tensor, grouping: Grouping | None, protected: int = 0) -> Tensor:
     """Softmax attention of each token over the tokens of its own cluster, scaled by d^(-1/2).
 
     Args:
-        q (Tensor): (B, N, h, d) queries in raster order.
-        k (Tensor): (B, N, h, d) keys.
-        v (Tensor): (B, N, h, d) values.
-        grouping (Grouping, optional): The clusters, of each image and head or of all; None for attention over all
-            tokens.
+        q (Tensor): (B, P + N, h, d) queries: P protected tokens, then N in raster order.
+        k (Tensor): (B, P + N, h, d) keys.
+        v (Tensor): (B, P + N, h, d) values.
+        grouping (Grouping, optional): The clusters of the N tokens, of each image and head or of all; None for
+            attention over all tokens.
+        protected (int): Protected tokens P, such as a class token: they attend to all tokens, and all tokens to them.
+            Default: 0.
 
     Returns:
-        Tensor: (B, N, h, d) in raster order.
+        Tensor: (B, P + N, h, d) in the order of the queries.
 
     Source: Semantic Equitable Clustering (arXiv 2405.13337), section 3.2.
     """
     if grouping is None:
-        return attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)  # (B, h, N, d) inside
+        return attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)  # (B, h, P+N, d) inside
+    whole = k, v
+    (front_q, q), (front_k, k), (front_v, v) = ((x[:, :protected], x[:, protected:]) for x in (q, k, v))
     batch, num_tokens, heads, _ = q.shape
     order, inverse = (x.expand(batch, heads, -1) for x in grouping[:2])
     index, inverse = row_indices(Grouping(order, inverse, grouping.num_clusters))
-    q, k, v = (take_rows(x.reshape(-1, x.shape[-1]), index, inverse) for x in (q, k, v))  # (B*h*N, d)
+    rows = [take_rows(x.reshape(-1, x.shape[-1]), index, inverse) for x in (q, k, v)]  # (B*N*h, d)
     lists = batch * heads
     runs = _runs(num_tokens, grouping.num_clusters)
-    parts = zip(*(x.split([lists * count * length for count, length in runs]) for x in (q, k, v)), strict=True)
-    out = [
-        _attention_in_runs(*(x.unflatten(0, (lists, count, length)) for x in part)).flatten(0, 2)
-        for part, (count, length) in zip(parts, runs, strict=True)
-    ]
-    rows = torch.cat(out) if len(out) > 1 else out[0]
-    return take_rows(rows, inverse, index).unflatten(0, (batch, num_tokens, heads))
+    parts = zip(*(x.split([lists * count * length for count, length in runs]) for x in rows), strict=True)
+    out = []
+    for part, (count, length) in zip(parts, runs, strict=True):
+        # Clusters of all lists in one dimension: of one that may be 1, torch.compile would make a graph of its own.
+        clusters_q, clusters_k, clusters_v = (x.unflatten(0, (lists * count, 1, length)) for x in part)
+        if protected:
+            clusters_k, clusters_v = (
+                torch.cat([x.transpose(1, 2).flatten(0, 1).repeat_interleave(count, 0)[:, None], of], dim=2)
+                for x, of in ((front_k, clusters_k), (front_v, clusters_v))
+            )
+        out.append(_in_pieces(clusters_q, clusters_k, clusters_v).flatten(0, 2))
+    attended = take_rows(torch.cat(out) if len(out) > 1 else out[0], inverse, index)
+    attended = attended.unflatten(0, (batch, num_tokens, heads))
+    if not protected:
+        return attended
+    return torch.cat([cluster_attention(front_q, *whole, None), attended], dim=1)
+
+
+def proportional_attention(q: Tensor, k: Tensor, v: Tensor, sizes: Tensor) -> Tensor:
+    """Softmax attention of all tokens over all tokens, where a key counts as often as the tokens it was merged of.
+
+    Args:
+        q (Tensor): (B, T, h, d) queries.
+        k (Tensor): (B, T, h, d) keys.
+        v (Tensor): (B, T, h, d) values.
+        sizes (Tensor): (B, T), above 0; how many tokens each was merged of. Its logarithm is added to the logits.
+
+    Returns:
+        Tensor: (B, T, h, d).
+
+    Source: Token Merging (arXiv 2210.09461), section 3.
+    """
+    bias = sizes.log()[:, None, None].to(q.dtype)  # (B, 1, 1, T)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, h, T, d)
+    return F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2)
 
 
 @front(sdpa.FLASH_FIRST, onednn.ATTENTION_IN_PRODUCTS, details=sdpa.explain_choice)
@@ -78,12 +110,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v)
 
 
-def _attention_in_runs(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention inside clusters, (lists, clusters, L, d) in and out, as many clusters at a time as a grid takes."""
-    if q.shape[1] <= _GRID:
+def _in_pieces(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of (n, 1, L, d), as many lists at a time as a grid takes."""
+    if q.shape[0] <= _GRID:
         return attention(q, k, v)
-    parts = zip(*(x.split(_GRID, dim=1) for x in (q, k, v)), strict=True)
-    return torch.cat([attention(*part) for part in parts], dim=1)
+    parts = zip(*(x.split(_GRID) for x in (q, k, v)), strict=True)
+    return torch.cat([attention(*part) for part in parts])
 
 
 def row_indices(grouping: Grouping) -> tuple[Tensor, Tensor]:

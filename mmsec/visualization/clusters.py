@@ -12,21 +12,24 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from mmsec.models.backbones.base import Backbone
-from mmsec.models.inspection import token_clusters
+from mmsec.models.inspection import scales_of, token_clusters
 from mmsec.ops import cluster_ids
 from mmsec.ops.grouping import grouping_from_order
 from mmsec.visualization.drawing import OPACITY, flatness, frame, pixels
 
 PALETTE = 'viridis'  # ordered in brightness, readable by the colour-blind
+UNORDERED = np.delete(
+    colormaps['tab20'](np.arange(20))[:, :3], [14, 15], axis=0
+)  # (18, 3); grey would pass for the image
 _GREY = np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601
 _TICKS = 8
 
 
 class ClusterMap(NamedTuple):
-    """Clusters of one stage and head.
+    """Clusters of one stage and of one head or scale.
 
     Attributes:
-        title (str): Such as 'stage 1, head 2'.
+        title (str): Such as 'stage 1, head 2' or 'stage 1, fine scale'.
         stride (int): Pixels of the image a token covers, along each side.
         ids (Tensor): (H', W') int64, the cluster of each token from 0, in ascending order of score if there is one.
         scores (Tensor, optional): (H', W'), what tokens were sorted by.
@@ -69,7 +72,8 @@ def cluster_maps(
         stages (Sequence[int]): Stages from 0.
         block (int): Block of each stage from 0, or from its end if negative. Default: -1.
         heads (str | int): 'all' for a map of each head, 'mean' for :func:`mean_of_heads` (the first head where
-            clusters have no scores), or one head from 0. Default: 'mean'.
+            clusters have no scores), or one head from 0. Where all heads share their clusters these are scales, and
+            'mean' gives all of them. Default: 'mean'.
 
     Returns:
         list[ClusterMap]: Stage by stage; titles count stages, blocks and heads from 1.
@@ -81,6 +85,8 @@ def cluster_maps(
     for stage, (ids, scores, score_name) in zip(stages, token_clusters(backbone, image, stages, block), strict=True):
         ids = ids[0].cpu()  # (heads, H', W')
         scores = scores[0].cpu() if scores is not None else None
+        scales = scales_of(backbone, stage)
+        names = scales or [f'head {head + 1}' for head in range(len(ids))]
         title = f'stage {stage + 1}' + (f', block {block + 1}' if block >= 0 else '')
         stride = backbone.strides[stage]
         if heads == 'mean' and scores is not None:
@@ -90,12 +96,12 @@ def cluster_maps(
         if isinstance(heads, int):
             drawn: Sequence[int] = [heads]
         else:
-            drawn = {'all': range(len(ids)), 'mean': [0]}.get(heads, [])
+            drawn = {'all': range(len(ids)), 'mean': range(len(scales)) or [0]}.get(heads, [])
         if not drawn or not 0 <= drawn[0] < len(ids):
             raise ValueError(f"heads must be 'all', 'mean' or in [0, {len(ids) - 1}], got {heads!r}")
         for head in drawn:
             sorted_by = scores[head] if scores is not None else None
-            maps.append(ClusterMap(f'{title}, head {head + 1}', stride, ids[head], sorted_by, score_name))
+            maps.append(ClusterMap(f'{title}, {names[head]}', stride, ids[head], sorted_by, score_name))
     return maps
 
 
@@ -103,7 +109,7 @@ def cluster_sheet(image: np.ndarray, maps: Sequence[ClusterMap]) -> np.ndarray:
     """Draw a row for each map: the picture, the clusters over it, and the scores they were made of, if any.
 
     A cluster's colour is its place between the least and the most similar one, so that colours mean the same in every
-    map whatever its number of clusters.
+    map whatever its number of clusters. Colours of clusters without scores only tell neighbours apart.
 
     Args:
         image (np.ndarray): (H, W, 3) uint8, RGB.
@@ -117,9 +123,11 @@ def cluster_sheet(image: np.ndarray, maps: Sequence[ClusterMap]) -> np.ndarray:
     """
     if not maps:
         raise ValueError('a sheet needs at least one map')
-    figure = Figure(figsize=(12, len(maps) * (3.2 * flatness(image) + 0.55)), dpi=100, layout='constrained')
-    rows = figure.subplots(len(maps), 3, squeeze=False)
-    for (picture, clusters, scores), each in zip(rows, maps, strict=True):
+    columns = 3 if any(each.scores is not None for each in maps) else 2
+    figure = Figure(figsize=(12, len(maps) * (9.6 / columns * flatness(image) + 0.55)), dpi=100, layout='constrained')
+    rows = figure.subplots(len(maps), columns, squeeze=False)
+    for row, each in zip(rows, maps, strict=True):
+        picture, clusters = row[:2]
         picture.imshow(image)
         picture.set_title('image', fontsize='medium')
         colours = draw_clusters(clusters, image, each)
@@ -127,23 +135,21 @@ def cluster_sheet(image: np.ndarray, maps: Sequence[ClusterMap]) -> np.ndarray:
         count = f'{num_clusters} clusters' if num_clusters > 1 else 'one cluster'
         clusters.set_title(f'{each.title}: {count}', fontsize='medium')
         if each.scores is None:
-            scores.set_axis_off()
+            for axes in row[2:]:
+                axes.set_axis_off()
         else:
-            drawn = scores.imshow(each.scores, cmap='magma', extent=_extent(each), interpolation='nearest')
-            scores.set_title(f'score: {each.score_name}', fontsize='medium')
-            figure.colorbar(drawn, ax=scores, fraction=0.04)
-        norm = BoundaryNorm(np.arange(num_clusters + 1) - 0.5, num_clusters)
-        ticks = np.unique(np.linspace(0, num_clusters - 1, min(num_clusters, _TICKS)).round().astype(int))
-        shown = ListedColormap(as_laid(colours(np.arange(num_clusters))))
-        legend = figure.colorbar(ScalarMappable(norm, shown), ax=clusters, fraction=0.04, ticks=ticks)
-        legend.minorticks_off()
-        if each.scores is None:
-            legend.set_label('cluster', fontsize='small')
-        else:
+            scores = row[2].imshow(each.scores, cmap='magma', extent=_extent(each), interpolation='nearest')
+            row[2].set_title(f'score: {each.score_name}', fontsize='medium')
+            figure.colorbar(scores, ax=row[2], fraction=0.04)
+            norm = BoundaryNorm(np.arange(num_clusters + 1) - 0.5, num_clusters)
+            ticks = np.unique(np.linspace(0, num_clusters - 1, min(num_clusters, _TICKS)).round().astype(int))
+            shown = ListedColormap(as_laid(colours(np.arange(num_clusters))))
+            legend = figure.colorbar(ScalarMappable(norm, shown), ax=clusters, fraction=0.04, ticks=ticks)
+            legend.minorticks_off()
             means = [each.scores[each.ids == cluster].mean().item() for cluster in ticks]
             legend.set_label('mean score of the cluster', fontsize='small')
             legend.ax.set_yticklabels([f'{mean:.2f}' for mean in means], fontsize='small')
-        for axes in (picture, clusters, scores):
+        for axes in row:
             frame(axes, image)
     return pixels(figure)
 
@@ -157,11 +163,43 @@ def _extent(each: ClusterMap) -> tuple[int, int, int, int]:
 def draw_clusters(axes: Axes, image: np.ndarray, each: ClusterMap) -> ListedColormap:
     """Lay the clusters over the image in grey, and return their colours."""
     num_clusters = int(each.ids.max()) + 1
-    colours = ListedColormap(colormaps[PALETTE](np.linspace(0, 1, num_clusters) if num_clusters > 1 else [0.5]))
+    if each.scores is None:
+        colours = ListedColormap(UNORDERED[colours_apart(each.ids.numpy(), len(UNORDERED))])
+    else:
+        colours = ListedColormap(colormaps[PALETTE](np.linspace(0, 1, num_clusters) if num_clusters > 1 else [0.5]))
     # Grey of little contrast, so that a colour is nearly the same wherever it lies, and that of the legend.
     axes.imshow((image @ _GREY).astype(np.uint8), cmap='gray', vmin=-128, vmax=383)
     last = max(num_clusters - 1, 1)
     axes.imshow(each.ids, cmap=colours, vmin=0, vmax=last, alpha=OPACITY, extent=_extent(each), interpolation='nearest')
+    return colours
+
+
+def colours_apart(ids: np.ndarray, num_colours: int) -> np.ndarray:
+    """Choose a colour for each of many clusters, so that clusters side by side differ as far as the colours suffice.
+
+    Clusters choose one after the other: the colour of which the least lies along their border, of equals the one that
+    fewest clusters have, of equals the first.
+
+    Args:
+        ids (np.ndarray): (H', W') int64, the cluster of each token from 0.
+        num_colours (int): Colours to choose from.
+
+    Returns:
+        np.ndarray: (M,) int64, the colour of each cluster.
+    """
+    sides = np.concatenate(
+        [np.stack(pair, axis=-1).reshape(-1, 2) for pair in ((ids[:, 1:], ids[:, :-1]), (ids[1:], ids[:-1]))]
+    )  # clusters on the two sides of each border between tokens
+    sides = np.sort(sides[sides[:, 0] != sides[:, 1]], axis=1)
+    (earlier, later), lengths = (each.T for each in np.unique(sides, axis=0, return_counts=True))
+    by_later = np.argsort(later, kind='stable')
+    first = np.searchsorted(later[by_later], np.arange(ids.max() + 2))
+    colours, used = np.zeros(ids.max() + 1, np.int64), np.zeros(num_colours, np.int64)
+    for cluster in range(len(colours)):
+        beside = by_later[first[cluster] : first[cluster + 1]]
+        border = np.bincount(colours[earlier[beside]], weights=lengths[beside], minlength=num_colours)
+        colours[cluster] = np.lexsort((used, border))[0]
+        used[colours[cluster]] += 1
     return colours
 
 

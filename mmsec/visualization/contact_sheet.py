@@ -138,7 +138,7 @@ def contact_sheet(
             draw_clusters(axes, row.image, each)
         for axes in line:
             frame(axes, row.image)
-    if rows[0].maps:
+    if any(each.scores is not None for each in rows[0].maps):
         bar = ScalarMappable(cmap=ListedColormap(as_laid(colormaps[PALETTE](np.linspace(0, 1, 256)))))
         legend = figure.colorbar(bar, ax=grid, location='bottom', aspect=80, pad=0.01, ticks=[0, 1])
         legend.ax.set_xticklabels(['clusters: least similar to the mean key', 'most similar'])

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmsec.ops import cluster_attention, cluster_ids, explain
+from mmsec.ops import cluster_attention, cluster_ids, explain, proportional_attention
 from mmsec.ops.attention import row_indices, take_rows
 from mmsec.ops.kernels.onednn import attention_in_products
 from tests import oracle
@@ -45,6 +45,35 @@ def test_is_as_near_to_the_float64_reference_as_its_precision_allows(batch, head
     for got, same_precision, exact in results:
         bound = 2 * (same_precision - exact).norm() + 1e-13 * exact.norm()  # the last for float64 itself
         assert (got - exact).norm() <= bound
+
+
+@pytest.mark.parametrize('protected', [1, 3])
+@pytest.mark.parametrize(('num_tokens', 'num_clusters'), [(24, 4), (23, 4), (5, 1)])
+def test_protected_tokens_attend_to_all_and_every_cluster_sees_them(protected, num_tokens, num_clusters):
+    q, k, v = random_qkv(2, protected + num_tokens)
+    grouping = semantic(k[:, protected:], num_clusters)
+    ids = F.pad(cluster_ids(grouping), (protected, 0), value=-1)  # (B, h, P+N)
+    seen = (ids[..., None] == ids[..., None, :]) | (ids[..., None] < 0) | (ids[..., None, :] < 0)
+
+    def reference(*qkv):
+        return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in qkv), seen).transpose(1, 2)
+
+    def fast(*qkv):
+        return cluster_attention(*qkv, grouping, protected)
+
+    weights = torch.randn(q.shape)
+    results = (with_gradients(function, (q, k, v), weights) for function in (fast, reference))
+    for ours, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(ours, wanted)
+
+
+def test_a_key_of_size_three_counts_as_three_equal_keys():
+    q, k, v = (x.detach() for x in random_qkv(2, 5))
+    sizes = torch.tensor([1.0, 3.0, 1.0, 2.0, 1.0]).expand(2, -1)
+    repeated = [x.repeat_interleave(sizes[0].long(), dim=1) for x in (k, v)]
+    torch.testing.assert_close(
+        proportional_attention(q, k, v, sizes), cluster_attention(q, *repeated, None), atol=1e-6, rtol=0
+    )
 
 
 def test_a_token_alone_in_its_cluster_keeps_its_value():

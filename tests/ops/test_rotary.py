@@ -26,6 +26,14 @@ def test_rotation_turns_interleaved_pairs():
     torch.testing.assert_close(out.flatten(), torch.tensor(expected))
 
 
+def test_tokens_of_a_map_with_channels_first_are_rotated_alike():
+    x = torch.randn(2, 8, 3, 5)
+    tokens = x.permute(0, 2, 3, 1).flatten(1, 2).unflatten(-1, (2, 4))  # a view: channels are 15 numbers apart
+    table = rotary_table(3, 5, 4, x.dtype, x.device)
+    assert tokens.stride(-1) != 1
+    torch.testing.assert_close(apply_rotary(tokens, table), apply_rotary(tokens.contiguous(), table))
+
+
 def test_products_depend_on_the_distance_alone():
     q, k = torch.randn(2, 1, 1, 1, 16, dtype=torch.float64)
     table = rotary_table(6, 6, 16, torch.float64, torch.device('cpu'))

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from tests.conftest import ROOT, run_tool, shrink_model
 @pytest.fixture
 def tool(monkeypatch):
     """tools/analysis_tools/benchmark_gpu.py as a module."""
-    monkeypatch.syspath_prepend(ROOT / 'tools')
+    monkeypatch.syspath_prepend(ROOT / 'tools/analysis_tools')
     spec = importlib.util.spec_from_file_location('benchmark_gpu', ROOT / 'tools/analysis_tools/benchmark_gpu.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -21,24 +22,28 @@ def tool(monkeypatch):
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
-def test_it_writes_figures_table_and_plot_and_goes_on_where_it_stopped(tmp_path):
-    options = ['--device', 'cpu', '--arch', 'tiny', '--shapes', '64x64', '--batches', '1', '--dtypes', 'float32']
-    options += ['--repeats', '1']
-    first = run_tool('analysis_tools/benchmark_gpu.py', *options, '--sections', 'attention', '--out', tmp_path).stdout
-    assert first.count('attention, training, 1x3x64x64, float32') == 1
-    both = run_tool(
-        'analysis_tools/benchmark_gpu.py', *options, '--sections', 'attention', 'backbone', '--out', tmp_path
-    ).stdout
-    assert 'attention, training' not in both
+def test_it_writes_figures_table_and_plot_and_goes_on_where_it_stopped(tool, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')  # of the process that measures
+
+    def run(*sections) -> str:
+        options = ['--device', 'cpu', '--arch', 'tiny', '--shapes', '64x64', '--batches', '1', '--dtypes', 'float32']
+        options += ['--repeats', '1', '--out', str(tmp_path), '--sections', *sections]
+        monkeypatch.setattr(sys, 'argv', ['benchmark_gpu.py', *options])
+        tool.main()
+        return capsys.readouterr().out
+
+    assert run('attention').count('attention, training, 1x3x64x64, float32') == 1
+    assert 'attention, training' not in run('attention', 'backbone')
     cells = json.loads((tmp_path / 'gpu_cpu.json').read_text())['cells']
     assert set(cells) == {
         'attention, training, 1x3x64x64, float32',
         'backbone, inference, 1x3x64x64, float32',
         'backbone, training, 1x3x64x64, float32',
     }
-    backbone = cells['backbone, inference, 1x3x64x64, float32']
-    assert set(backbone) == {'published counts', 'reference', 'clusters of 98', 'Swin-T'}
-    assert all(0 < row['range'][0] <= row['seconds'] <= row['range'][1] for row in backbone.values())
+    for mode in ('training', 'inference'):
+        backbone = cells[f'backbone, {mode}, 1x3x64x64, float32']
+        assert set(backbone) == {'published counts', 'reference', 'clusters of 98', 'Swin-T'}
+        assert all(0 < row['range'][0] <= row['seconds'] <= row['range'][1] for row in backbone.values())
     table = (tmp_path / 'gpu_cpu.md').read_text()
     ratio = backbone['reference']['seconds'] / backbone['published counts']['seconds']
     (line,) = (line for line in table.splitlines() if line.startswith('| inference, 1x3x64x64, float32'))

@@ -1,6 +1,6 @@
 """Whatever a checkpoint holds, and by whichever way it is read, none of it runs."""
 
-import importlib.util
+import importlib
 import os
 import sys
 
@@ -14,9 +14,7 @@ from mmengine.runner import CheckpointLoader
 
 from mmsec.engine.processes import run
 from mmsec.models.checkpoints.reading import read_all_safely
-from tests.conftest import ROOT, small_run
-
-SEGMENTER = 'mmseg/secvit_t_upernet_shapes.py'
+from tests.conftest import SEGMENTER, small_run
 
 
 class Attack:
@@ -47,12 +45,8 @@ def tool(monkeypatch, capsys):
     """Run a tool in this process: its exit code and what it printed."""
 
     def start(name, *arguments):
-        spec = importlib.util.spec_from_file_location(name, ROOT / 'tools' / f'{name}.py')
-        module = importlib.util.module_from_spec(spec)
+        module = importlib.import_module(f'tools.{name}')
         monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
-        spec.loader.exec_module(module)
-        if hasattr(module, 'exit_when_told'):
-            monkeypatch.setattr(module, 'exit_when_told', lambda: None)
         with pytest.raises(SystemExit) as leaving:
             run(module.main)
         return leaving.value.code, ''.join(capsys.readouterr())
@@ -108,12 +102,12 @@ def test_a_pickle_stops_training(config, tool, tmp_path, way):
     [
         ('test', ['{config}', '{bad}']),
         ('infer', ['{image}', '{config}', '{bad}', '--out', '{out}', '--device', 'cpu']),
-        ('analysis_tools/analyze_clusters', ['{config}', '{bad}', '--out', '{out}']),
+        ('analysis_tools.analyze_clusters', ['{config}', '{bad}', '--out', '{out}']),
         (
-            'analysis_tools/visualize_clusters',
+            'analysis_tools.visualize_clusters',
             ['{image}', '--config', '{config}', '--checkpoint', '{bad}', '--out', '{out}'],
         ),
-        ('model_converters/convert_checkpoint', ['{bad}', '{out}']),
+        ('model_converters.convert_checkpoint', ['{bad}', '{out}']),
     ],
 )
 def test_a_pickle_stops_the_other_tools(config, tool, tmp_path, name, arguments):

@@ -7,10 +7,8 @@ import pytest
 import torch
 
 from mmsec.errors import InputError
-from tests.conftest import ROOT, run_tool, small_checkpoint, small_run
-
-DETECTOR = 'mmdet/secvit_t_maskrcnn_shapes.py'
-SEGMENTER = 'mmseg/secvit_t_upernet_shapes.py'
+from tests.conftest import DETECTOR, ROOT, SEGMENTER, run_tool, small_checkpoint, small_run
+from tools import infer
 
 
 @pytest.fixture(scope='module', params=[DETECTOR, SEGMENTER])
@@ -75,13 +73,9 @@ def test_batches_predict_what_single_images_do(trained, images, tmp_path, monkey
 
 
 def run(monkeypatch, *arguments):
-    """Run the tool in this process, and return it."""
-    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
-    import infer
-
+    """Run the tool in this process."""
     monkeypatch.setattr(sys, 'argv', ['infer.py', *map(str, arguments)])
     infer.main()
-    return infer
 
 
 @pytest.mark.parametrize(

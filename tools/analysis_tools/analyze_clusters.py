@@ -9,13 +9,15 @@ from pathlib import Path
 import mmcv
 import numpy as np
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
+from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import DATASETS
 from mmengine.utils import track_iter_progress
 from torch.utils.data import Dataset
 
 from mmsec.cli.config import load_config
 from mmsec.cli.data import check_data, naming_broken_annotations
+from mmsec.cli.options import naming_misspelt_options
 from mmsec.cli.weights import build_backbone
 from mmsec.engine.processes import run
 from mmsec.errors import InputError
@@ -30,7 +32,7 @@ from mmsec.evaluation.clusters import (
 )
 from mmsec.evaluation.figure import analysis_figure
 from mmsec.models.backbones.base import Backbone
-from mmsec.models.inspection import token_clusters
+from mmsec.models.inspection import scales_of, token_clusters
 from mmsec.ops import cluster_ids
 from mmsec.ops.grouping import grouping_from_order
 from mmsec.ops.grouping.window import window_order
@@ -55,10 +57,10 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def groupings(ids: np.ndarray, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
-    """Each head's clusters, (H', W'), and the baselines, of the same sizes."""
+def groupings(ids: np.ndarray, rng: np.random.Generator, scale: str | None = None) -> Iterator[tuple[str, np.ndarray]]:
+    """Clusters of each head or of one scale, (H', W'), and the baselines, of as many clusters of equal size."""
     for head, clusters in enumerate(ids, start=1):
-        yield f'head {head}', clusters
+        yield scale or f'head {head}', clusters
     height, width = ids.shape[1:]
     count = int(ids.max()) + 1
     orders = window_order(height, width, count), torch.from_numpy(rng.permutation(height * width))
@@ -78,15 +80,19 @@ def measure(
     return result | {'compactness': compactness(clusters[: inside[0], : inside[1]])}
 
 
-def analyze(cfg: Config, backbone: Backbone, dataset: Dataset, args: argparse.Namespace) -> tuple[list[dict], int]:
-    """Measure every stage and grouping, as the mean over images, and count the images that could not be loaded."""
-    preprocessor = MODELS.build(cfg.model.data_preprocessor).to(args.device)
+def analyze(
+    preprocessor: BaseDataPreprocessor, backbone: Backbone, dataset: Dataset, args: argparse.Namespace
+) -> tuple[list[dict], int]:
+    """Measure every stage, scale and grouping, as the mean over images; count the images that could not be loaded."""
     backbone.to(args.device)
     rng = np.random.default_rng(0)
     stages = range(len(backbone.attention_layers()))
     num_classes = len(dataset.metainfo['classes'])
-    seen: dict[tuple[int, str], list[dict]] = {}
-    counts: dict[int, set[int]] = {stage: set() for stage in stages}
+    scales = {stage: scales_of(backbone, stage) or (None,) for stage in stages}  # None: heads with own clusters
+    seen: dict[tuple[int, str | None, str], list[dict]] = {}
+    counts: dict[tuple[int, str | None], set[int]] = {
+        (stage, each): set() for stage in stages for each in scales[stage]
+    }
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(args.images, len(dataset))).round().astype(int))
     failed = 0
     for index in track_iter_progress(chosen.tolist()):
@@ -108,34 +114,36 @@ def analyze(cfg: Config, backbone: Backbone, dataset: Dataset, args: argparse.Na
                     f"the test data of '{args.config}' has no masks to compare clusters with; "
                     'its test pipeline needs LoadAnnotations, for a detector with_mask=True'
                 )
-            counts[stage].add(int(ids.max()) + 1)
             inside = tokens_inside(image.shape[:2], ids.shape[1:], stride)
-            for name, clusters in groupings(ids, rng) if ids.max() else ():
-                seen.setdefault((stage, name), []).append(measure(clusters, labels, inside, rng))
+            for scale, clustered in zip(scales[stage], np.split(ids, len(scales[stage])), strict=True):
+                counts[stage, scale].add(int(clustered.max()) + 1)
+                for name, clusters in groupings(clustered, rng, scale) if clustered.max() else ():
+                    seen.setdefault((stage, scale, name), []).append(measure(clusters, labels, inside, rng))
     print()
-    for stage, found in counts.items():
+    for (stage, scale), found in counts.items():
         if found and max(found) == 1:
-            print(f'stage {stage + 1}: one cluster, nothing to compare')
+            print(f'stage {stage + 1}{f", {scale}" if scale else ""}: one cluster, nothing to compare')
     rows = []
-    for (stage, name), values in seen.items():
+    for (stage, scale, name), values in seen.items():
         means = {key: [value[key] for value in values if value[key] is not None] for key in MEASURES}
-        clusters = sorted(counts[stage] - {1})
+        clusters = sorted(counts[stage, scale] - {1})
         row = {'stage': stage + 1, 'clusters': [clusters[0], clusters[-1]], 'grouping': name}
+        row |= {'scale': scale} if scale else {}
         row['images'] = {key: len(value) for key, value in means.items()}  # that have two labels
         rows.append(row | {key: float(np.mean(value)) if value else None for key, value in means.items()})
     return rows, failed
 
 
 def print_table(rows: list[dict]) -> None:
-    """A line for each stage and grouping."""
+    """A line for each stage, scale and grouping."""
     shown = [key for key in MEASURES if any(row[key] is not None for row in rows)]
-    print(f'{"stage":<6}{"clusters":<10}{"grouping":<10}' + ''.join(f'{MEASURES[key]:>21}' for key in shown))
+    print(f'{"stage":<6}{"clusters":<10}{"grouping":<14}' + ''.join(f'{MEASURES[key]:>21}' for key in shown))
     for row in rows:
         clusters = '-'.join(map(str, sorted(set(row['clusters']))))
         values = ''.join(
             f'{round(row[key], 3) + 0.0:>21.3f}' if row[key] is not None else f'{"-":>21}' for key in shown
         )
-        print(f'{row["stage"]:<6}{clusters:<10}{row["grouping"]:<10}{values}')
+        print(f'{row["stage"]:<6}{clusters:<10}{row["grouping"]:<14}{values}')
 
 
 def main() -> None:
@@ -143,13 +151,15 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options)
     torch.manual_seed(0)
-    backbone = build_backbone(cfg, args.checkpoint)
+    with naming_misspelt_options(cfg):
+        backbone = build_backbone(cfg, args.checkpoint)
     if not args.checkpoint:
         print('no checkpoint: weights are random')
     check_data(cfg, 'test')
-    with naming_broken_annotations(cfg):
+    with naming_broken_annotations(cfg), naming_misspelt_options(cfg):
         dataset = DATASETS.build(cfg.test_dataloader.dataset)
-    rows, failed = analyze(cfg, backbone, dataset, args)
+        preprocessor = MODELS.build(cfg.model.data_preprocessor).to(args.device)
+    rows, failed = analyze(preprocessor, backbone, dataset, args)
     if not rows:
         raise InputError(f"'{args.config}': no image with clusters to compare")
     print_table(rows)

@@ -9,8 +9,17 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from mmsec.cli.config import load_config, revert_sync_bn
+from mmsec.cli.options import naming_misspelt_options
 from mmsec.engine.processes import run
 
+CLUSTERING = {torch.ops.mmsec.density_peaks}
+ATTENTION = {  # products of queries, keys and values; projections are matrix products as all others
+    torch.ops.aten._scaled_dot_product_efficient_attention,
+    torch.ops.aten._scaled_dot_product_flash_attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu,
+    torch.ops.aten.bmm,
+    torch.ops.aten.baddbmm,
+}
 PARTS = ('backbone', 'neck', 'rpn_head', 'roi_head', 'decode_head', 'auxiliary_head')
 
 
@@ -28,8 +37,14 @@ def parse_args() -> argparse.Namespace:
 def count(model: nn.Module, run: Callable[[], object]) -> dict[str, int]:
     """Multiply-adds of every module that ``run`` reaches, by dotted name; '' is the whole model.
 
-    Matrix products, convolutions and attention products are counted; norms, activations and additions are not.
+    Matrix products, convolutions, attention products and distances between tokens that are clustered are counted;
+    norms, activations and additions are not.
     """
+    return {name: sum(kinds.values()) for name, kinds in count_kinds(model, run).items()}
+
+
+def count_kinds(model: nn.Module, run: Callable[[], object]) -> dict[str, dict[str, int]]:
+    """As :func:`count`, and apart for 'clustering', 'attention' and 'rest'."""
 
     def flash_on_cpu(q, k, v, *args, out_shape=None, **options) -> int:
         return sdpa_flop_count(q, k, v)
@@ -38,10 +53,14 @@ def count(model: nn.Module, run: Callable[[], object]) -> dict[str, int]:
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter, torch.no_grad():
         run()
     root = type(model).__name__
-    counts = {
-        name.removeprefix(root).removeprefix('.'): sum(ops.values()) // 2 for name, ops in counter.flop_counts.items()
-    }
-    return counts | {'': counter.get_total_flops() // 2}
+    counts = {}
+    for name, operators in counter.get_flop_counts().items():
+        kinds = dict.fromkeys(('clustering', 'attention', 'rest'), 0)
+        for operator, flops in operators.items():
+            kind = 'clustering' if operator in CLUSTERING else 'attention' if operator in ATTENTION else 'rest'
+            kinds[kind] += flops // 2
+        counts['' if name == 'Global' else name.removeprefix(root).removeprefix('.')] = kinds
+    return counts
 
 
 def predict(model: nn.Module, images: Tensor) -> None:
@@ -83,22 +102,27 @@ def rows(model: nn.Module, counts: dict[str, int]) -> list[tuple[str, int, int]]
 def main() -> None:
     """Count and print."""
     args = parse_args()
-    cfg = load_config(args.config)
+    cfg = load_config(args.config, hosts=('mmdet', 'mmseg'))
     revert_sync_bn(cfg, 'none')
     if cfg.default_scope == 'mmdet':
         cfg.model.test_cfg.rcnn.score_thr = 0.0  # random weights find nothing, and the mask head would have no work
     shape = tuple(args.shape or ((800, 1344) if cfg.default_scope == 'mmdet' else (512, 512)))
-    model = MODELS.build(cfg.model).eval()
+    with naming_misspelt_options(cfg):
+        model = MODELS.build(cfg.model).eval()
     images = torch.rand(1, 3, *shape)
-    counts = count(model, lambda: predict(model, images))
+    kinds = count_kinds(model, lambda: predict(model, images))
+    counts = {name: sum(each.values()) for name, each in kinds.items()}
     print(f'{args.config}, 1x3x{shape[0]}x{shape[1]}')
     print(f'{"":<28} {"parameters":>14} {"multiply-adds":>16}')
     total = sum(p.numel() for p in model.parameters())
     for name, parameters, adds in [*rows(model, counts), ('whole model', total, counts[''])]:
         indent = '  ' * name.count('.')
         print(f'{indent + name:<28} {parameters / 1e6:>12.2f} M {adds / 1e9:>14.2f} G')
+    apart = [f'{kind} {adds / 1e9:.2f} G' for kind, adds in kinds['backbone'].items() if adds]
+    print(f'backbone: {", ".join(apart)}')
     print(
-        'Products of matrices, convolutions and attention are counted, one multiply-add each; norms and sums are not.'
+        'Products of matrices, convolutions, attention and distances between tokens that are clustered are counted, '
+        'one multiply-add each; norms and sums are not.'
     )
     if cfg.default_scope == 'mmdet':
         proposals, detections = cfg.model.test_cfg.rpn.max_per_img, cfg.model.test_cfg.rcnn.max_per_img

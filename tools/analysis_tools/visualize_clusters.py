@@ -13,15 +13,18 @@ from torch import nn
 
 from mmsec.cli.config import load_config
 from mmsec.cli.images import check_outputs, find_images, read_image
+from mmsec.cli.options import naming_misspelt_options
 from mmsec.cli.weights import build_backbone
 from mmsec.engine.processes import run
 from mmsec.errors import InputError
-from mmsec.models import SecViT
+from mmsec.models import ClusTR, SecViT
 from mmsec.models.backbones.base import Backbone
+from mmsec.models.inspection import scales_of
 from mmsec.registry import MODELS
 from mmsec.visualization.clusters import cluster_maps, cluster_sheet
 from mmsec.visualization.drawing import as_seen
 
+ARCHS = {arch: kind.__name__ for kind in (SecViT, ClusTR) for arch in kind.arch_zoo}
 PREPROCESSOR = dict(  # that of all published weights
     type='ImgDataPreprocessor', mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375), bgr_to_rgb=True
 )
@@ -32,11 +35,13 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='image file, folder or pattern')
     parser.add_argument('--config', help='config of mmdetection or mmsegmentation with a backbone of mmsec')
-    parser.add_argument('--arch', choices=sorted(SecViT.arch_zoo), help='instead of --config')
+    parser.add_argument('--arch', choices=ARCHS, help='instead of --config')
     parser.add_argument('--checkpoint', help='published or trained weights (default: random ones)')
     parser.add_argument('--stage', type=int, nargs='+', choices=range(1, 5), default=[1, 2, 3], help='default: 1 2 3')
     parser.add_argument('--block', type=int, help='block of the stage from 1 (default: the last)')
-    parser.add_argument('--head', default='mean', metavar='all|mean|I', help='head from 1 (default: %(default)s)')
+    parser.add_argument(
+        '--head', default='mean', metavar='all|mean|I', help='head or scale from 1 (default: %(default)s)'
+    )
     parser.add_argument('--clusters', type=int, metavar='M', help='clusters, instead of those of the model')
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder for the sheets, a PNG an image')
     args = parser.parse_args()
@@ -55,23 +60,32 @@ def build(args: argparse.Namespace) -> tuple[Backbone, nn.Module]:
         cfg = load_config(args.config)
     else:
         cfg = Config(
-            dict(model=dict(backbone=dict(type='mmsec.SecViT', arch=args.arch), data_preprocessor=PREPROCESSOR))
+            dict(
+                model=dict(
+                    backbone=dict(type=f'mmsec.{ARCHS[args.arch]}', arch=args.arch), data_preprocessor=PREPROCESSOR
+                )
+            )
         )
-    backbone = build_backbone(cfg, args.checkpoint)
+    with naming_misspelt_options(cfg):
+        backbone = build_backbone(cfg, args.checkpoint)
+        preprocessor = MODELS.build(cfg.model.data_preprocessor)
     if not args.checkpoint:
         print('no --checkpoint: weights are random')
     for stage in args.stage:
         layers = backbone.attention_layers()
         if stage > len(layers):
             raise InputError(f'--stage {stage}: the backbone has {len(layers)} stages')
-        blocks, heads = len(layers[stage - 1]), layers[stage - 1][0].num_heads
+        blocks, scales = len(layers[stage - 1]), scales_of(backbone, stage - 1)
+        heads = len(scales) or layers[stage - 1][0].num_heads
         if args.block is not None and not 1 <= args.block <= blocks:
             raise InputError(f'--block {args.block}: stage {stage} has {blocks} blocks')
         if args.head.isdigit() and not 1 <= int(args.head) <= heads:
-            raise InputError(f'--head {args.head}: stage {stage} has {heads} heads')
+            raise InputError(f'--head {args.head}: stage {stage} has {heads} {"scales" if scales else "heads"}')
         if args.clusters:
+            if scales:
+                raise InputError(f'--clusters {args.clusters}: {type(backbone).__name__} has no such option')
             backbone.stages[stage - 1].num_clusters = args.clusters
-    return backbone, MODELS.build(cfg.model.data_preprocessor)
+    return backbone, preprocessor
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from mmsec.registry import HOOKS
 from mmsec.visualization.clusters import cluster_maps
 from mmsec.visualization.contact_sheet import SheetRow, contact_sheet, regions
 from mmsec.visualization.drawing import as_seen
+from mmsec.visualization.names import picture_names
 
 CONTACT_SHEET = 'contact_sheet.png'
 
@@ -27,7 +28,8 @@ class PredictionPicturesHook(Hook):
     backbone's stages group.
 
     Args:
-        out_dir (str): Folder for the pictures, one PNG per image, named after it.
+        out_dir (str): Folder for the pictures, one PNG per image, named after it; see
+            :func:`mmsec.visualization.names.picture_names`.
         score_thr (float): Detections below this score are not drawn. Default: 0.5.
         num_sheet_images (int): Images on the contact sheet; 0 for none. Default: 4.
     """
@@ -37,13 +39,20 @@ class PredictionPicturesHook(Hook):
         self.score_thr = score_thr
         self.num_sheet_images = num_sheet_images
         self.rows: list[SheetRow] = []
+        self.names: dict[Path, Path] = {}
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        """Name the pictures of the whole test set, so that all processes agree and no two pictures are one file."""
+        dataset = runner.test_dataloader.dataset
+        images = [Path(dataset.get_data_info(index)['img_path']) for index in range(len(dataset))]
+        self.names = picture_names(images, taken=[Path(CONTACT_SHEET).with_suffix('')])
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence[BaseDataElement]
     ) -> None:
         """Draw the images of one batch."""
         for i, sample in enumerate(outputs):
-            name = f'{Path(sample.img_path).stem}.png'
+            name = f'{self.names[Path(sample.img_path)]}.png'
             image = mmcv.imread(sample.img_path, channel_order='rgb')
             options = {'pred_score_thr': self.score_thr} if 'pred_instances' in sample else {}
             runner.visualizer.add_datasample(
@@ -74,7 +83,10 @@ class PredictionPicturesHook(Hook):
         maps = []
         backbone = getattr(model, 'backbone', None)
         if isinstance(backbone, Backbone):
-            maps = cluster_maps(backbone, batch, range(min(3, len(backbone.attention_layers()))))
+            stages = [i for i, layers in enumerate(backbone.attention_layers()) if layers][:3]
+            if stages:
+                maps = cluster_maps(backbone, batch, stages)
+                maps = maps[:: len(maps) // len(stages)]  # one of each stage, where there are several scales the first
         count = len(runner.visualizer.dataset_meta['classes'])
         truth, prediction = (regions(sample, kind, self.score_thr, count) for kind in ('gt', 'pred'))
         return SheetRow(image, truth, prediction, maps)

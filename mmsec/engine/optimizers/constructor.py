@@ -25,7 +25,12 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         """
         super().add_params(params, module, prefix, is_dcn_module)
         if not prefix:  # MMEngine calls this for each child, too; this is the call for the whole model
-            params[:] = merge_groups(params)
+            # A group that says nothing of rate or decay has the optimizer's. The factors they were made by are notes.
+            own = {'lr': self.base_lr, 'weight_decay': self.base_wd}
+            own = {name: value for name, value in own.items() if value is not None}
+            notes = ('lr_mult', 'decay_mult')
+            settings = [{name: value for name, value in group.items() if name not in notes} for group in params]
+            params[:] = merge_groups([own | group for group in settings])
 
 
 def merge_groups(groups: list[dict]) -> list[dict]:

@@ -15,7 +15,7 @@ from mmsec.models.checkpoints.reading import is_pretrained
 
 
 class Backbone(BaseModule):
-    """A backbone of stages, each with a map.
+    """A backbone of stages, each with a map. What a stage is, a subclass says: blocks at one stride, or one block.
 
     A subclass builds its layers, then calls :meth:`finish`. It says which modules belong to which stage
     (:meth:`parts`), computes its maps (:meth:`maps`), and names its attention layers (:meth:`attention_layers`).
@@ -84,9 +84,28 @@ class Backbone(BaseModule):
         if set(arch) != expected:
             raise ValueError(f'an arch dict must have the keys {sorted(expected)}, got {sorted(arch)}')
         lengths = {key: len(arch[key]) for key in per_stage}
-        if len(set(lengths.values())) != 1:
+        if len(set(lengths.values())) > 1:
             raise ValueError(f'the lists of an arch dict must have one length, got {lengths}')
         return arch
+
+    @staticmethod
+    def drop_path_rates(last: float, depths: Sequence[int]) -> list[list[float]]:
+        """Drop path of each block: it rises linearly from 0 over the blocks of all stages.
+
+        Args:
+            last (float): Rate of the last block.
+            depths (Sequence[int]): Blocks of each stage.
+
+        Returns:
+            list[list[float]]: For each stage the rates of its blocks.
+
+        Raises:
+            ValueError: If the rate is not in [0, 1).
+        """
+        if not 0 <= last < 1:
+            raise ValueError(f'drop_path_rate must be in [0, 1), got {last}')
+        steps = max(sum(depths) - 1, 1)
+        return [[last * (sum(depths[:i]) + block) / steps for block in range(depth)] for i, depth in enumerate(depths)]
 
     @abstractmethod
     def parts(self) -> list[list[nn.Module]]:
@@ -140,6 +159,38 @@ class Backbone(BaseModule):
         maps = self.maps(x)
         return tuple(self._returned(maps[i], i) for i in self.out_indices)
 
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Layer of a parameter, for learning rates that decay from layer to layer; mmpretrain asks by this name.
+
+        Layer 0 is the stem, with parameters of no module such as position embeddings. Layers 1 to L are the blocks, the
+        children of all modules named ``blocks``, counted through all stages that are built. What stands between two
+        blocks, such as a patch merging, counts with the one that follows it. What comes after the last one, output
+        norms and the rest of the model are layer L + 1. The rate of layer l is ``lr * decay**(L + 1 - l)``.
+
+        Args:
+            param_name (str): Name of a parameter of the model.
+            prefix (str): What names of this backbone's parameters begin with in the model. Default: ''.
+
+        Returns:
+            tuple[int, int]: The layer l, and the number of layers, L + 2.
+        """
+        lists = [module for name, module in self.named_modules() if name.split('.')[-1] == 'blocks']
+        blocks = {block for each in lists for block in each.children()}
+        last = len(blocks) + 1
+        if not param_name.startswith(prefix):
+            return last, last + 1
+        path = param_name.removeprefix(prefix).split('.')[:-1]
+        inside = [self.get_submodule('.'.join(path[: i + 1])) for i in range(len(path))]  # from the outermost in
+        stem, *stages = self.parts()
+        if not inside or any(module in stem for module in inside):
+            return 0, last + 1
+        passed = 0
+        for module in (each for stage in stages for part in stage for each in part.modules()):
+            passed += module in blocks
+            if module is inside[-1]:
+                return (passed if blocks.intersection(inside) else passed + 1), last + 1
+        return last, last + 1
+
     def init_weights(self) -> None:
         """Apply MMEngine's initialisers that ``init_cfg`` names, then load its checkpoint, if it names one, strictly.
 
@@ -161,13 +212,18 @@ class Backbone(BaseModule):
             self._is_init = True
             return
         super().init_weights()
-        fixed = [f'norm_eval={self.norm_eval}'] * self.norm_eval
-        fixed += [f'frozen_stages={self.frozen_stages}'] * (self.frozen_stages >= 0)
+        fixed, learning = [], []
+        if self.norm_eval:
+            fixed.append(f'norm_eval={self.norm_eval}')
+            learning.append('norm_eval=False')
+        if self.frozen_stages >= 0:
+            fixed.append(f'frozen_stages={self.frozen_stages}')
+            learning.append('frozen_stages=-1')
         if fixed:
             print_log(
-                f'{name} starts from random weights, and {" and ".join(fixed)} keeps what was never trained as it is '
-                '(BatchNorm: mean 0, variance 1). Unless a checkpoint is loaded after this, set norm_eval=False and '
-                'frozen_stages=-1',
+                f'{name} starts from random weights, and {" and ".join(fixed)} keeps what was never trained as it is'
+                f'{" (BatchNorm: mean 0, variance 1)" * self.norm_eval}. Unless a checkpoint is loaded after this, set '
+                f'{" and ".join(learning)}',
                 logger='current',
                 level=logging.WARNING,
             )

@@ -174,25 +174,22 @@ class SecViT(Backbone):
             grouping = (grouping,) * len(depths)
         if len(grouping) != len(depths):
             raise ValueError(f'grouping must be a dict or one dict per stage, {len(depths)}, got {len(grouping)}')
-        if not 0 <= drop_path_rate < 1:
-            raise ValueError(f'drop_path_rate must be in [0, 1), got {drop_path_rate}')
+        rates = self.drop_path_rates(drop_path_rate, depths)
         if norm_cfg.get('type') not in ('BN', 'SyncBN'):
             raise ValueError(f"norm_cfg must have type 'BN' or 'SyncBN', got {norm_cfg}")
 
-        rates = [drop_path_rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths))]
         self.patch_embed = Stem(in_channels, dims[0], norm_cfg)
         self.stages = nn.ModuleList()
         self.downsamples = nn.ModuleList()
         for i in range(max(out_indices) + 1):
             if i:
                 self.downsamples.append(PatchMerging(dims[i - 1], dims[i], norm_cfg))
-            first = sum(depths[:i])
             self.stages.append(
                 Stage(
                     dims[i],
                     heads[i],
                     settings['mlp_ratio'],
-                    rates[first : first + depths[i]],
+                    rates[i],
                     settings['layer_scale'][i],
                     num_clusters[i] if num_clusters else None,
                     cluster_size[i] if cluster_size else None,

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 _LISTED = 20
 
 
-def read_pretrained(path: str | Path, published: str | None) -> dict:
+def read_pretrained(path: str | Path, published: str | None, norm_eval: bool = True) -> dict:
     """Read the checkpoint that a backbone starts from; :func:`read_checkpoint` with help for one that is not there.
 
     Args:
         path (str | Path): What ``init_cfg`` names.
         published (str, optional): Where published weights of that backbone are linked.
+        norm_eval (bool): Whether it may keep BatchNorm's statistics, which random weights should not. Default: True.
 
     Returns:
         dict: What the file holds, on the CPU.
@@ -37,8 +38,9 @@ def read_pretrained(path: str | Path, published: str | None) -> dict:
     if published and '://' not in str(path) and not Path(path).is_file():
         raise InputError(
             f"checkpoint '{path}' not found. Published weights: follow the links in the README of {published} and save "
-            f"the file as '{path}'. To train from random weights instead: --cfg-options model.backbone.init_cfg=None "
-            'model.backbone.norm_eval=False'
+            f"the file as '{path}'. To train from random weights instead: --cfg-options model.backbone.init_cfg=None"
+            + ' model.backbone.norm_eval=False'
+            * norm_eval
         )
     return read_checkpoint(path)
 
@@ -79,7 +81,7 @@ def load_pretrained(backbone: 'Backbone', path: str | Path) -> None:
         InputError: If the file cannot be read, or any weight is missing, misshapen or unknown; the keys are listed.
     """
     name = type(backbone).__name__
-    weights, dropped = backbone_weights(read_pretrained(path, backbone.published))
+    weights, dropped = backbone_weights(read_pretrained(path, backbone.published, backbone.norm_eval))
     state, of_classifier = backbone.convert(weights)
     dropped += of_classifier
     own = backbone.state_dict()

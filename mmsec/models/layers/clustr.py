@@ -1,12 +1,16 @@
 """The parts ClusTR is made of. Maps travel between layers as (B, H, W, C) tensors."""
 
+from typing import ClassVar
+
 import torch
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from mmsec.errors import InputError
+from mmsec.models.inspection import TokenClusters
 from mmsec.ops import cluster_attention
-from mmsec.ops.merging import Merging, density_peak_merging
+from mmsec.ops.merging import Merging
+from mmsec.ops.merging.density_peaks import density_peak_merging
 
 
 class PatchEmbed(nn.Module):
@@ -49,6 +53,8 @@ class ClusteredAttention(nn.Module):
     Source: ClusTR (arXiv 2208.13138), section 3.
     """
 
+    scales: ClassVar[tuple[str, ...]] = ('coarse scale', 'fine scale')
+
     def __init__(self, embed_dims: int, num_heads: int, reduction: int, region_size: int | None = None) -> None:
         super().__init__()
         if region_size is not None and region_size < 4 * reduction**2:
@@ -78,7 +84,13 @@ class ClusteredAttention(nn.Module):
         """The clusters of the coarse and of the fine scale, of a normalised map (B, H, W, C)."""
         num_tokens = x.shape[1] * x.shape[2]
         coarse = max(1, num_tokens // self.reduction**2)
-        return density_peak_merging(x, (coarse, min(4 * coarse, num_tokens)), self.region_size)
+        of_coarse, of_fine = density_peak_merging(x, (coarse, min(4 * coarse, num_tokens)), self.region_size)
+        return of_coarse, of_fine
+
+    def clusters(self, x: Tensor) -> TokenClusters:
+        """Which tokens are merged on either scale; argument as :meth:`forward`."""
+        ids = torch.stack([merging.assignment for merging in self.mergings(x)], dim=1)  # (B, 2, N)
+        return TokenClusters(ids.unflatten(-1, x.shape[1:3]))
 
     def cluster_tokens(self, x: Tensor) -> list[Tensor]:
         """The token of each cluster, coarse and fine: weighted means of the tokens in it.
@@ -109,6 +121,8 @@ class GlobalAttention(nn.Module):
         num_heads (int): Heads h; a divisor of C.
     """
 
+    scales: ClassVar[tuple[str, ...]] = ('all tokens',)
+
     def __init__(self, embed_dims: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -121,6 +135,10 @@ class GlobalAttention(nn.Module):
         q = self.q(x).flatten(1, 2).unflatten(-1, (self.num_heads, -1))  # (B, N, h, d)
         k, v = self.kv(x).flatten(1, 2).unflatten(-1, (2, self.num_heads, -1)).unbind(2)  # (B, N, h, d) each
         return self.proj(cluster_attention(q, k, v, None).flatten(2).view_as(x))
+
+    def clusters(self, x: Tensor) -> TokenClusters:
+        """One cluster of all tokens; argument as :meth:`forward`."""
+        return TokenClusters(torch.zeros(x.shape[0], 1, *x.shape[1:3], dtype=torch.int64, device=x.device))
 
 
 class MLP(nn.Module):

@@ -99,11 +99,9 @@ def chunks_apart(linear: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Kernel:
 
 
 def _against_complex(x: Tensor, table: Tensor) -> str | None:
-    return (
-        'not under torch.compile, which fuses the formula and not complex numbers'
-        if torch.compiler.is_compiling()
-        else None
-    )
+    if torch.compiler.is_compiling():
+        return 'not under torch.compile, which fuses the formula and not complex numbers'
+    return None if x.stride(-1) == 1 else 'the channels of a token do not lie side by side in memory'
 
 
 def _rotation_as_complex(x: Tensor, table: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from mmsec.ops.merging.merging import Merging
 
@@ -73,14 +74,17 @@ def region_grid(height: int, width: int, region_size: int | None) -> tuple[int, 
     if region_size < 1:
         raise ValueError(f'region_size must be at least 1 token, got {region_size}')
     grids = []
-    fewest = math.inf
+    fewest: float = math.inf
     for rows in range(1, height + 1):
         widest = region_size // -(-height // rows)  # tokens in a row of a region
-        columns = -(-width // widest) if widest else math.inf
+        if not widest:
+            continue
+        columns = -(-width // widest)
         if columns < fewest:
             fewest = columns
             grids.append((abs(math.log(height * columns / (width * rows))), rows, columns))
-    return min(grids)[1:]
+    _, rows, columns = min(grids)
+    return rows, columns
 
 
 def deal_centers(num_clusters: int, sizes: Sequence[int]) -> list[int]:
@@ -125,9 +129,7 @@ def _density_peaks(x: Tensor, num_clusters: Sequence[int], region_size: int | No
     batch, height, width, channels = x.shape
     x = x.to(torch.promote_types(x.dtype, torch.float32)).flatten(1, 2)  # (B, N, C)
     out = torch.empty(batch, len(num_clusters), height * width, dtype=torch.int64, device=x.device)
-    rows, columns = region_grid(height, width, region_size)
-    raster = torch.arange(height * width, device=x.device).view(height, width)
-    places = [part.flatten() for band in raster.tensor_split(rows) for part in band.tensor_split(columns, dim=1)]
+    places = _regions(height, width, region_size, x.device)
     dealt = [deal_centers(count, [len(place) for place in places]) for count in num_clusters]
     first = [torch.tensor([0, *counts[:-1]], device=x.device).cumsum(0) for counts in dealt]
     # Regions of as many tokens and centres are computed as images of one batch.
@@ -146,6 +148,40 @@ def _density_peaks(x: Tensor, num_clusters: Sequence[int], region_size: int | No
 @_density_peaks.register_fake
 def _(x: Tensor, num_clusters: Sequence[int], region_size: int | None) -> Tensor:
     return x.new_empty(x.shape[0], len(num_clusters), x.shape[1] * x.shape[2], dtype=torch.int64)
+
+
+@register_flop_formula(torch.ops.mmsec.density_peaks)
+def _flops(
+    x_shape: Sequence[int], num_clusters: Sequence[int], region_size: int | None, *, out_shape: Sequence[int]
+) -> int:
+    """Floating point operations of the products in :func:`density_peak_merging`, two for each multiply-add.
+
+    In a region of n tokens these are the n x n distances for the density, and for K centres (n - K) x K distances to
+    them. Distances of peaks to denser tokens are left out: a few in a hundred of n x n, and how many depends on the
+    image.
+
+    Args:
+        x_shape (Sequence[int]): B, H, W and C of the tokens.
+        num_clusters (Sequence[int]): Clusters of each scale.
+        region_size (int, optional): Most tokens of a region.
+        out_shape (Sequence[int]): Not used; PyTorch's counter hands it in.
+
+    Returns:
+        int: The operations.
+    """
+    batch, height, width, channels = x_shape
+    sizes = [len(place) for place in _regions(height, width, region_size, torch.device('cpu'))]
+    pairs = sum(size**2 for size in sizes)
+    for count in num_clusters:
+        pairs += sum((size - dealt) * dealt for size, dealt in zip(sizes, deal_centers(count, sizes), strict=True))
+    return 2 * batch * pairs * channels
+
+
+def _regions(height: int, width: int, region_size: int | None, device: torch.device) -> list[Tensor]:
+    """The tokens of each region, (n,) int64 places in raster order."""
+    rows, columns = region_grid(height, width, region_size)
+    raster = torch.arange(height * width, device=device).view(height, width)
+    return [part.flatten() for band in raster.tensor_split(rows) for part in band.tensor_split(columns, dim=1)]
 
 
 @contextmanager

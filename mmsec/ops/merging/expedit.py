@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmsec.ops.merging.base import MergingMethod
 from mmsec.ops.merging.matching import places, products
 from mmsec.ops.merging.merging import Links, Merging
+from mmsec.ops.merging.method import MergingMethod, register_merging
 
 
 @torch.no_grad()
@@ -26,9 +26,9 @@ def expedit(
     """Cluster a grid of tokens to a smaller grid of centres.
 
     Centres begin as the averages of the cells of the smaller grid. In each iteration a token is shared among the
-    centres near its cell, with the weights softmax(-temperature * |token - centre|^2), and a centre becomes the
+    centres near its cell, with the weights ``softmax(-temperature * |token - centre|^2)``, and a centre becomes the
     weighted mean of its tokens. On the way back a token is rebuilt from the k centres nearest to it in feature space,
-    with the weights exp(-temperature * |token - centre|^2), made to sum to 1. The weights have no gradient, as the
+    with the weights ``exp(-temperature * |token - centre|^2)``, made to sum to 1. The weights have no gradient, as the
     choices of other methods have none.
 
     Args:
@@ -118,12 +118,14 @@ def _behind(links: Links, protected: int) -> Links:
     """The same links behind tokens at the front that are linked to themselves alone."""
     batch, _, count = links.index.shape
     front = places(batch, 0, protected, links.index.device)[..., None].expand(-1, -1, count)  # (B, protected, k)
+    assert links.weights is not None  # tokens are shared among centres
     weights = torch.zeros_like(front, dtype=links.weights.dtype)
     weights[..., 0] = 1
     index = torch.cat([front, links.index + protected], dim=1)
     return Links(index, links.num_merged + protected, torch.cat([weights, links.weights], dim=1))
 
 
+@register_merging
 @dataclass(frozen=True)
 class Expedit(MergingMethod):
     """Clustering to a smaller grid behind one block; the blocks after it see the small grid.
@@ -179,8 +181,13 @@ class Expedit(MergingMethod):
             )
         if layer != self.after_block - 1:
             return None
-        sides = [side * self.size for side in grid] if isinstance(self.size, (int, float)) else self.size
-        size = tuple(max(1, min(most, round(side))) for side, most in zip(sides, grid, strict=True))
+        size = self.merged_grid(grid)
         if size == tuple(grid):
             return None
         return expedit(features, grid, size, self.num_iters, self.window, self.temperature, self.k, protected)
+
+    def merged_grid(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the small grid; see :class:`MergingMethod`."""
+        sides = [side * self.size for side in grid] if isinstance(self.size, (int, float)) else self.size
+        height, width = (max(1, min(most, round(side))) for side, most in zip(sides, grid, strict=True))
+        return height, width

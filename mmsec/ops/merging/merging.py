@@ -1,7 +1,7 @@
 """Fewer tokens of many: what every way of merging returns, and what undoes it."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,8 +32,9 @@ class Links:
             Tensor: (B, T', C), at least float32. A merged token without links is 0. The order of summands is fixed,
             so the result and the gradient are deterministic.
         """
-        rows = _SumOverTokens.apply(_widen(x).flatten(0, 1), self)
-        return rows.unflatten(0, (x.shape[0], self.num_merged))
+        rows = self.index.shape[0] * self.num_merged
+        sums = _SumOverTokens.apply(_widen(x).flatten(0, 1), self._ends(), self.weights, rows)
+        return sums.unflatten(0, (x.shape[0], self.num_merged))
 
     def gather(self, y: Tensor) -> Tensor:
         """Weighted sum over the merged tokens that each token is linked to: the transpose of :meth:`sum`.
@@ -44,9 +45,8 @@ class Links:
         Returns:
             Tensor: (B, N, C) in the type of ``y``; with one link and no weights a copy, bit for bit.
         """
-        if self.weights is None and self.index.shape[-1] == 1:
-            return _GatherMerged.apply(y.flatten(0, 1), self).unflatten(0, self.index.shape[:2])
-        rows = _GatherMerged.apply(_widen(y).flatten(0, 1), self)
+        exact = self.weights is None and self.index.shape[-1] == 1
+        rows = _GatherMerged.apply((y if exact else _widen(y)).flatten(0, 1), self._ends(), self.weights)
         return rows.unflatten(0, self.index.shape[:2]).to(y.dtype)
 
     def then(self, later: 'Links') -> 'Links':
@@ -73,57 +73,53 @@ class Links:
             weights = own if weights is None else own * weights
         return Links(pairs(later.index), later.num_merged, weights)
 
-    @cached_property
-    def _rows(self) -> Tensor:
-        """(B*N*k,) row of the B*T' merged tokens at the end of each link."""
+    def _ends(self) -> Tensor:
+        """(B*N, k) row of the B*T' merged tokens at the end of each link."""
         image = torch.arange(self.index.shape[0], device=self.index.device)
-        return (self.index + image[:, None, None] * self.num_merged).flatten()
-
-    @cached_property
-    def _sorted(self) -> tuple[Tensor, Tensor]:
-        """(B*N*k,) links sorted by merged token, in the order of tokens; (B*T',) where each merged token begins."""
-        rows, order = self._rows.sort(stable=True)
-        merged = torch.arange(self.index.shape[0] * self.num_merged, device=rows.device)
-        return order, torch.searchsorted(rows, merged)
+        return (self.index + image[:, None, None] * self.num_merged).flatten(0, 1)
 
 
 class _SumOverTokens(torch.autograd.Function):
     """:meth:`Links.sum` of rows; the backward is :class:`_GatherMerged`: no scatter-add, deterministic."""
 
     @staticmethod
-    def forward(x: Tensor, links: Links) -> Tensor:
-        order, begin = links._sorted
-        weights = None if links.weights is None else links.weights.flatten()[order].to(x.dtype)
-        tokens = order // links.index.shape[-1]
+    def forward(x: Tensor, ends: Tensor, weights: Tensor | None, num_rows: int) -> Tensor:
+        # Links sorted by merged token, in the order of tokens, and where each merged token begins.
+        sorted_ends, order = ends.flatten().sort(stable=True)
+        begin = torch.searchsorted(sorted_ends, torch.arange(num_rows, device=ends.device))
+        weights = None if weights is None else weights.flatten()[order].to(x.dtype)
+        tokens = order // ends.shape[1]
         return F.embedding_bag(tokens, x, begin, mode='sum', per_sample_weights=weights)
 
     @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        _, ctx.links = inputs
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        _, ends, weights, _ = inputs
+        ctx.save_for_backward(ends, weights)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
-        return _GatherMerged.apply(grad, ctx.links), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _GatherMerged.apply(grad, *ctx.saved_tensors), None, None, None
 
 
 class _GatherMerged(torch.autograd.Function):
     """:meth:`Links.gather` of rows; the backward is :class:`_SumOverTokens`."""
 
     @staticmethod
-    def forward(y: Tensor, links: Links) -> Tensor:
-        count = links.index.shape[-1]
-        if links.weights is None and count == 1:
-            return y.index_select(0, links._rows)
-        weights = None if links.weights is None else links.weights.reshape(-1, count).to(y.dtype)
-        return F.embedding_bag(links._rows.view(-1, count), y, mode='sum', per_sample_weights=weights)
+    def forward(y: Tensor, ends: Tensor, weights: Tensor | None) -> Tensor:
+        if weights is None and ends.shape[1] == 1:
+            return y.index_select(0, ends[:, 0])
+        weights = None if weights is None else weights.reshape(ends.shape).to(y.dtype)
+        return F.embedding_bag(ends, y, mode='sum', per_sample_weights=weights)
 
     @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        _, ctx.links = inputs
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        y, ends, weights = inputs
+        ctx.num_rows = y.shape[0]
+        ctx.save_for_backward(ends, weights)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
-        return _SumOverTokens.apply(_widen(grad), ctx.links).to(grad.dtype), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _SumOverTokens.apply(_widen(grad), *ctx.saved_tensors, ctx.num_rows).to(grad.dtype), None, None
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +170,7 @@ class Merging:
             return links.index[..., 0]
         return links.index.gather(-1, links.weights.argmax(-1, keepdim=True))[..., 0]
 
-    @cached_property
+    @property
     def sizes(self) -> Tensor:
         """(B, T') float, at least float32; how many tokens each merged token is made of."""
         like = self.shares.index if self.shares.weights is None else self.shares.weights
@@ -203,9 +199,10 @@ class Merging:
         Returns:
             Tensor: (B, T', C) in the type of ``x``. A merged token whose weights sum to 0 is 0.
         """
-        total = self.sizes[..., None] if weights is None else self.sum(weights[..., None])  # (B, T', 1)
-        counted = x if weights is None else x * _widen(weights)[..., None]
-        return (self.sum(counted) / total.masked_fill(total == 0, 1)).to(x.dtype)
+        weights = x.new_ones(x.shape[:2]) if weights is None else weights
+        counted = _widen(weights)[..., None]  # (B, N, 1)
+        total, count = self.sum(torch.cat([x * counted, counted], dim=-1)).split([x.shape[-1], 1], dim=-1)
+        return (total / count.masked_fill(count == 0, 1)).to(x.dtype)
 
     def unmerge(self, y: Tensor) -> Tensor:
         """Give each token back what became of it.

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmsec.ops.merging.base import MergingMethod
 from mmsec.ops.merging.matching import best_pairs, merge_pairs, places, products, unit
 from mmsec.ops.merging.merging import Merging
+from mmsec.ops.merging.method import MergingMethod, register_merging
 
 
 def energy(metric: Tensor, margin: float) -> Tensor:
@@ -62,6 +62,7 @@ def pitome(metric: Tensor, ratio: float, margin: float, mode: Literal['pitome', 
     return merge_pairs(kept, sources[:, :r], partner[:, :r] + kept.shape[1] - targets.shape[1])
 
 
+@register_merging
 @dataclass(frozen=True)
 class PiToMe(MergingMethod):
     """PiToMe in every block, between attention and MLP, by the keys.
@@ -100,6 +101,6 @@ class PiToMe(MergingMethod):
     ) -> Merging | None:
         """See :class:`MergingMethod`; by :func:`pitome`."""
         first_half = layer < depth // 2
-        mode = 'bsm' if first_half == (self.order == 'deit') else 'pitome'
+        mode: Literal['pitome', 'bsm'] = 'bsm' if first_half == (self.order == 'deit') else 'pitome'
         merging = pitome(features, self.ratio, self.margin - self.margin * layer / depth, mode, protected)
         return merging if merging.num_merged < merging.num_tokens else None

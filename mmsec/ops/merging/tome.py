@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmsec.ops.merging.base import MergingMethod
 from mmsec.ops.merging.matching import best_pairs, merge_pairs, places, unit
 from mmsec.ops.merging.merging import Merging
+from mmsec.ops.merging.method import MergingMethod, register_merging
 
 
 @torch.no_grad()
@@ -40,6 +40,7 @@ def tome(metric: Tensor, r: int, protected: int = 0) -> Merging:
     return merge_pairs(kept, sources[:, :r], partner[:, :r] + kept.shape[1] - targets.shape[1])
 
 
+@register_merging
 @dataclass(frozen=True)
 class ToMe(MergingMethod):
     """Token Merging in every block, between attention and MLP, by the keys.

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmsec.ops.merging.base import MergingMethod
 from mmsec.ops.merging.matching import best_pairs, merge_pairs, places, unit
 from mmsec.ops.merging.merging import Merging
+from mmsec.ops.merging.method import MergingMethod, register_merging
 
 
 @torch.no_grad()
@@ -53,6 +53,7 @@ def tomesd(metric: Tensor, grid: tuple[int, int], ratio: float, stride: int = 2,
     return merge_pairs(kept, sources[:, :r], partner[:, :r] + kept.shape[1] - num_targets)
 
 
+@register_merging
 @dataclass(frozen=True)
 class ToMeSD(MergingMethod):
     """Token merging around the attention of every block; the grid stays whole.

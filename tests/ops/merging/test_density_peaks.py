@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
-from mmsec.ops.merging import density_peak_merging
-from mmsec.ops.merging.density_peaks import deal_centers, region_grid
+from mmsec.ops.merging.density_peaks import deal_centers, density_peak_merging, region_grid
 
 module = import_module('mmsec.ops.merging.density_peaks')
 
@@ -293,3 +293,17 @@ def test_the_operator_is_one_node_for_the_compiler():
     for size in ((9, 10), (12, 7)):
         with torch.compiler.set_stance('default' if size == (9, 10) else 'fail_on_recompile'):
             assert_equal(compiled(tokens(2, *size, 4)), function(tokens(2, *size, 4)))
+
+
+@pytest.mark.parametrize(('region_size', 'regions'), [(None, [1024]), (300, [256] * 4)])
+def test_the_counter_of_operations_sees_all_products_but_those_of_peaks(region_size, regions):
+    x, num_clusters = torch.randn(2, 32, 32, 16), [256, 512]  # runs of 64 centres, which are not filled up
+    with FlopCounterMode(display=False) as counter:
+        density_peak_merging(x, num_clusters, region_size)
+    counted = counter.get_total_flops()
+    pairs = sum(n**2 + sum((n - k // len(regions)) * k // len(regions) for k in num_clusters) for n in regions)
+    assert counted == 2 * 2 * pairs * 16
+    with FlopCounterMode(display=False) as counter:  # what is computed inside, region by region
+        for tokens in x.flatten(1, 2).split(regions, dim=1):
+            module._cluster(tokens, [k // len(regions) for k in num_clusters])
+    assert counted < counter.get_total_flops() < 1.3 * counted

@@ -1,4 +1,5 @@
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmsec.ops.merging import Expedit, PiToMe, ToMe, ToMeSD, build_merging, expedit, pitome, tome, tomesd
+from mmsec.ops.merging import MERGINGS, MergingMethod, build_merging, register_merging
+from mmsec.ops.merging.expedit import Expedit, expedit
 from mmsec.ops.merging.matching import BLOCK
+from mmsec.ops.merging.pitome import PiToMe, pitome
+from mmsec.ops.merging.tome import ToMe, tome
+from mmsec.ops.merging.tomesd import ToMeSD, tomesd
 
 DATA = Path(__file__).parents[2] / 'data'
 METHODS = {
@@ -311,11 +316,32 @@ def test_a_method_is_built_by_name():
     assert build_merging(dict(type='Expedit', **options)) == Expedit(**options)
 
 
+def test_a_new_method_enters_itself_under_its_name(monkeypatch):
+    monkeypatch.setattr('mmsec.ops.merging.method.MERGINGS', dict(MERGINGS))
+
+    @register_merging
+    @dataclass(frozen=True)
+    class Nothing(MergingMethod):
+        place = 'after_block'
+
+        def __call__(self, features, *, layer, depth, grid, protected=0):
+            return None
+
+    assert build_merging(dict(type='Nothing')) == Nothing()
+    assert 'Nothing' not in MERGINGS
+
+
+def test_only_expedit_leaves_a_grid():
+    assert Expedit(1, 0.7).merged_grid((10, 15)) == (7, 10)
+    assert all(METHODS[name].merged_grid((10, 15)) is None for name in HARD)
+
+
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (dict(type='ToMee'), "type of merging must be one of ToMe, ToMeSD, PiToMe, Expedit, got 'ToMee'"),
-        (dict(r=8), 'type of merging must be one of ToMe, ToMeSD, PiToMe, Expedit, got None'),
+        (dict(type='ToMee'), "type of merging must be one of Expedit, PiToMe, ToMe, ToMeSD, got 'ToMee'"),
+        (dict(type=['ToMe']), "type of merging must be one of Expedit, PiToMe, ToMe, ToMeSD, got ['ToMe']"),
+        (dict(r=8), 'type of merging must be one of Expedit, PiToMe, ToMe, ToMeSD, got None'),
         (dict(type='ToMe', R=8), "merging ToMe has no option 'R'; it takes r, proportional_attention"),
         (dict(type='ToMeSD', stride=2), "merging ToMeSD needs the option 'ratio'; it takes ratio, stride"),
         (dict(type='ToMe', r=-1), 'r of ToMe must be an integer of at least 0, or a list of them, got -1'),

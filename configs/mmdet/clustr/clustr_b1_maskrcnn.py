@@ -1,0 +1,23 @@
+# Mask R-CNN with ClusTR-b1, 12 epochs at 1333x800.
+#
+# Published: the backbone's sizes, and drop path 0.1 / 0.1 / 0.3 for b1 / b2 / b3, which is that of ImageNet training.
+# Ours: the detector, its data and its schedule, which are those of secvit_t_maskrcnn.py, so that backbones can be
+# compared. Also ours is region_size: 3136 tokens are all of stage 1 at 224x224. None would cluster whole maps, as
+# published, at a cost that grows with the square of the area. The authors of ClusTR published no detection settings.
+_base_ = [
+    '../_base_/models/mask_rcnn.py',
+    '../_base_/datasets/coco_instance.py',
+    '../_base_/schedules/schedule_1x.py',
+    '../_base_/default_runtime.py',
+]
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmsec.ClusTR',
+        arch='b1',
+        region_size=3136,
+        drop_path_rate=0.1,
+        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/clustr_b1.pth'),
+    ),
+)

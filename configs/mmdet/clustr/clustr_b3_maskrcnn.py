@@ -1,0 +1,6 @@
+_base_ = './clustr_b1_maskrcnn.py'
+
+model = dict(
+    backbone=dict(arch='b3', drop_path_rate=0.3, init_cfg=dict(checkpoint='checkpoints/clustr_b3.pth')),
+    neck=dict(in_channels=[64, 128, 320, 512]),
+)

@@ -1,0 +1,3 @@
+_base_ = './clustr_b1_semanticfpn.py'
+
+model = dict(backbone=dict(arch='b2', init_cfg=dict(checkpoint='checkpoints/clustr_b2.pth')))

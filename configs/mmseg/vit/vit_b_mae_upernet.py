@@ -1,0 +1,15 @@
+# UperNet with ViT-B from MAE's weights, 160k iterations on crops of 512x512.
+#
+# Published (arXiv 2111.06377, as in mmsegmentation's config of MAE): maps of blocks 3, 5, 7 and 11 without a last norm,
+# AdamW 1e-4, weight decay 0.05, drop path 0.1, warm-up of 1500 iterations, poly decay of power 1, batch 16.
+# Not so: attention has no relative positions, the rate does not yet decay by layer (0.65 a block), and a test image is
+# taken whole.
+_base_ = [
+    '../_base_/models/upernet_vit.py',
+    '../_base_/datasets/ade20k.py',
+    '../_base_/schedules/schedule_160k.py',
+    '../_base_/default_runtime.py',
+]
+
+model = dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='checkpoints/mae_pretrain_vit_base.pth')))
+optim_wrapper = dict(optimizer=dict(lr=1e-4, weight_decay=0.05))

@@ -1,0 +1,222 @@
+"""ViT: a plain vision transformer with a map of one stride, whose tokens may merge on the way."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+import torch.utils.checkpoint
+from torch import Tensor, nn
+
+from mmsec.models.backbones.base import Backbone
+from mmsec.models.checkpoints import vit
+from mmsec.models.layers.vit import (
+    Attention,
+    Block,
+    ClusterAttention,
+    Merge,
+    PatchEmbed,
+    TokenList,
+    WindowAttention,
+)
+from mmsec.ops.merging import Merging, build_merging
+from mmsec.registry import MODELS
+
+
+@MODELS.register_module()
+class ViT(Backbone):
+    """Plain vision transformer; each block is a stage of the backbone, and all maps have the stride of a patch.
+
+    Any image size from 1x1 up is taken: zeros fill up the last patches, and positions are resized bicubically. Blocks
+    after the last one in ``out_indices`` are not built, so that every parameter receives a gradient.
+
+    Args:
+        arch (str | dict): 'tiny', 'small', 'base', 'large', or a dict with the keys ``embed_dims``, ``depth``,
+            ``num_heads`` and ``mlp_ratio``.
+        in_channels (int): Channels of the image. Default: 3.
+        patch_size (int): Height and width of a patch in pixels. Default: 16.
+        img_size (int | Sequence[int]): Height and width of the images that positions are learned for. A checkpoint's
+            are resized to them. Default: 224.
+        out_indices (Sequence[int], optional): Blocks whose maps are returned, in this order. Default: None, the last.
+        with_cls_token (bool): Whether a class token is kept. Default: True.
+        num_registers (int): Register tokens, 4 in DINOv2's files with registers. A file of a distilled DeiT fills
+            the place of one with its distillation token. Default: 0.
+        layer_scale (float): What layer scale starts from, above 0 for DINOv2's files; 0 for none. Default: 0.
+        window_size (int): Rows and columns of the windows, in tokens, that attention stays in; 0 for none. Default: 0.
+        grouping (dict, optional): How tokens are grouped that attend to each other: ``type``, a name in
+            :data:`mmsec.ops.grouping.GROUPINGS`, and its options. Class and register tokens attend to all tokens, and
+            all tokens to them. Exclusive with ``window_size``. Default: None, all attend to all.
+        num_clusters (int, optional): Clusters of a ``grouping``, which needs it. Default: None.
+        global_blocks (Sequence[int], optional): Blocks in which all tokens attend to all, despite ``window_size`` or
+            ``grouping``. Default: None, with windows four evenly spaced ones, with a grouping none.
+        merging (dict, optional): How tokens merge: ``type``, a name in :data:`mmsec.ops.merging.MERGINGS`, and its
+            options. Maps are rebuilt from the merged tokens. It has no weights, and so can be chosen for a trained
+            model. With windows or a grouping it must leave a grid, as Expedit does. Default: None or an empty dict,
+            nothing merges.
+        drop_path_rate (float): Drop path of the last block; it rises linearly from 0 over all blocks. Default: 0.1.
+        out_norm (bool): Whether each returned map passes a LayerNorm of its own. Each starts as the last norm of a
+            published file. Default: True.
+        frozen_stages (int): -1 freezes nothing, 0 patches and positions, i also the first i blocks. Default: -1.
+        with_cp (bool): Whether to trade time for memory by activation checkpointing. Default: False.
+        init_cfg (dict | list[dict], optional): ``dict(type='Pretrained', checkpoint=PATH)``, alone or in a list, loads
+            strictly a file of timm, DeiT, MAE or DINOv2, or one trained here; see
+            :mod:`mmsec.models.checkpoints.vit`. Default: None, random weights.
+
+    Raises:
+        ValueError: If an option has a value that cannot be used; the message names the option.
+        TypeError: If an option is unknown.
+
+    Source: An Image is Worth 16x16 Words (arXiv 2010.11929), section 3.1; sizes of DeiT (arXiv 2012.12877), table 1.
+    """
+
+    published = vit.PUBLISHED
+    arch_zoo = {
+        'tiny': dict(embed_dims=192, depth=12, num_heads=3, mlp_ratio=4),
+        'small': dict(embed_dims=384, depth=12, num_heads=6, mlp_ratio=4),
+        'base': dict(embed_dims=768, depth=12, num_heads=12, mlp_ratio=4),
+        'large': dict(embed_dims=1024, depth=24, num_heads=16, mlp_ratio=4),
+    }
+
+    def __init__(
+        self,
+        arch: str | dict,
+        in_channels: int = 3,
+        patch_size: int = 16,
+        img_size: int | Sequence[int] = 224,
+        out_indices: Sequence[int] | None = None,
+        with_cls_token: bool = True,
+        num_registers: int = 0,
+        layer_scale: float = 0.0,
+        window_size: int = 0,
+        grouping: dict | None = None,
+        num_clusters: int | None = None,
+        global_blocks: Sequence[int] | None = None,
+        merging: dict | None = None,
+        drop_path_rate: float = 0.1,
+        out_norm: bool = True,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        settings = self.settings(arch, ())
+        dims, depth, heads = settings['embed_dims'], settings['depth'], settings['num_heads']
+        out_indices = (depth - 1,) if out_indices is None else out_indices
+        super().__init__(in_channels, (patch_size,) * depth, out_indices, frozen_stages, False, init_cfg)
+        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        if dims % heads:
+            raise ValueError(f'embed_dims must be a multiple of num_heads, got {dims} and {heads}')
+        for name, value, least in (
+            ('patch_size', patch_size, 1),
+            ('img_size', min(height, width), 1),
+            ('num_registers', num_registers, 0),
+            ('layer_scale', layer_scale, 0),
+            ('window_size', window_size, 0),
+            ('num_clusters', 1 if num_clusters is None else num_clusters, 1),
+        ):
+            if value < least:
+                raise ValueError(f'{name} must be at least {least}, got {value}')
+        rates = self.drop_path_rates(drop_path_rate, (1,) * depth)
+        if window_size and grouping:
+            raise ValueError(f'window_size and grouping exclude each other, got {window_size} and {grouping}')
+        if bool(grouping) != (num_clusters is not None):
+            raise ValueError(f'grouping and num_clusters need each other, got {grouping} and {num_clusters}')
+        if global_blocks is not None and not (window_size or grouping):
+            raise ValueError('global_blocks need window_size or grouping: without, all blocks are global')
+        if global_blocks is None:
+            global_blocks = [depth * quarter // 4 - 1 for quarter in range(1, 5)] if window_size else []
+        elif not set(global_blocks) <= set(range(depth)):
+            raise ValueError(f'global_blocks must be in [0, {depth - 1}], got {tuple(global_blocks)}')
+        method = build_merging(merging) if merging else None
+        map_size = (-(-height // patch_size), -(-width // patch_size))
+        if method and (window_size or grouping) and method.merged_grid(map_size) is None:
+            raise ValueError(
+                f'merging {type(method).__name__} leaves no grid for {"windows" if window_size else "a grouping"}: '
+                f'set {"window_size=0" if window_size else "grouping=None"}, or merge by Expedit'
+            )
+
+        def attention(block: int) -> Attention:
+            if window_size and block not in global_blocks:
+                return WindowAttention(dims, heads, window_size)
+            if grouping and num_clusters and block not in global_blocks:
+                return ClusterAttention(dims, heads, num_clusters, grouping, block)
+            return Attention(dims, heads)
+
+        self.with_cp = with_cp
+        self.patch_embed = PatchEmbed(in_channels, dims, patch_size, map_size, with_cls_token, num_registers)
+        self.blocks = nn.ModuleList(
+            Block(
+                dims,
+                attention(i),
+                settings['mlp_ratio'],
+                rates[i][0],
+                layer_scale,
+                Merge(method, i, depth) if method else None,
+            )
+            for i in range(max(out_indices) + 1)
+        )
+        self._init_parameters()
+        self.finish((dims,) * depth, out_norm)
+
+    def _init_parameters(self) -> None:
+        """Weights, tokens and positions truncated normal with std 0.02, biases 0."""
+        for name, parameter in self.named_parameters():
+            if parameter.dim() > 1:
+                nn.init.trunc_normal_(parameter, std=0.02)
+            elif name.endswith('.bias'):
+                nn.init.zeros_(parameter)
+
+    def parts(self) -> list[list[nn.Module]]:
+        """Patches and positions; then each block."""
+        return [[self.patch_embed], *([block] for block in self.blocks)]
+
+    def convert(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Name published weights as they are named here; see :mod:`mmsec.models.checkpoints.vit`."""
+        return vit.convert(state, self.state_dict())
+
+    def left_out(self, key: str) -> bool:
+        """Whether a key belongs to what ``out_indices`` and other options leave out."""
+        match = re.match(r'blocks\.(\d+)\.', key)
+        beyond = match and int(match[1]) >= len(self.blocks)
+        return bool(beyond) or key.startswith('out_norms.') or key in vit.EXTRA_TOKENS
+
+    def attention_layers(self) -> list[list[nn.Module]]:
+        """Each block: it knows what merged, too."""
+        return [[block] for block in self.blocks]
+
+    def maps(self, x: Tensor) -> dict[int, Tensor]:
+        """The map of each block in ``out_indices``, (B, C, H', W')."""
+        return {i: tokens.map() for i, tokens in enumerate(self.tokens(x)) if i in self.out_indices}
+
+    def tokens(self, x: Tensor) -> Iterator[TokenList]:
+        """The tokens behind each block, one after the other.
+
+        Args:
+            x (Tensor): (B, in_channels, H, W) images.
+
+        Yields:
+            TokenList: With all mergings so far.
+        """
+        tokens = self.patch_embed(x)
+        for block in self.blocks:
+            if self.with_cp and torch.is_grad_enabled():
+                tokens = torch.utils.checkpoint.checkpoint(block, tokens, use_reentrant=False)
+            else:
+                tokens = block(tokens)
+            yield tokens
+
+    @torch.no_grad()
+    def mergings(self, x: Tensor) -> list[Merging | None]:
+        """What has merged in each block, for a look; call it in evaluation mode.
+
+        Args:
+            x (Tensor): (B, in_channels, H, W) images.
+
+        Returns:
+            list[Merging | None]: To each block the merging of all tokens, protected ones first, that came of it and
+            the blocks before, or for a method that merges around the attention, of it alone; None if nothing merged.
+        """
+        before, found = self.patch_embed(x), []
+        for block, behind in zip(self.blocks, self.tokens(x), strict=True):
+            around = block.merging_around(before)  # type: ignore[operator]  # a Block
+            found.append(around or behind.merging)
+            before = behind
+        return found

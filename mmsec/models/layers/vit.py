@@ -1,0 +1,391 @@
+"""The parts a plain ViT is made of.
+
+Tokens travel between blocks as a :class:`TokenList`: first protected ones, which never merge (class and register
+tokens), then those of the map.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn.bricks import DropPath
+from torch import Tensor, nn
+
+from mmsec.models.inspection import TokenClusters
+from mmsec.models.layers.maps import LayerScale
+from mmsec.ops import (
+    Grouping,
+    Tokens,
+    build_grouping,
+    cluster_attention,
+    cluster_ids,
+    proportional_attention,
+    resize_positions,
+)
+from mmsec.ops.grouping import grouping_from_order
+from mmsec.ops.merging import Merging, MergingMethod
+
+
+class TokenList(NamedTuple):
+    """The tokens between two blocks.
+
+    Attributes:
+        x (Tensor): (B, P + T, C): the protected tokens, then those that were not merged away.
+        protected (int): Protected tokens P.
+        map_size (tuple[int, int]): Rows H' and columns W' of the map of all tokens, before any merging.
+        grid (tuple[int, int], optional): Rows and columns of the T tokens, in raster order; None where merging left
+            no grid.
+        sizes (Tensor, optional): (B, P + T); how many tokens each was merged of; None if each is one.
+        merging (Merging, optional): All mergings so far as one, of P + H' * W' tokens; None if nothing merged.
+    """
+
+    x: Tensor
+    protected: int
+    map_size: tuple[int, int]
+    grid: tuple[int, int] | None
+    sizes: Tensor | None = None
+    merging: Merging | None = None
+
+    def merge(self, merging: Merging, grid: tuple[int, int] | None) -> 'TokenList':
+        """Merge the tokens; each counts as often as the tokens it was merged of.
+
+        Args:
+            merging (Merging): Of these tokens.
+            grid (tuple[int, int], optional): Rows and columns of what it leaves.
+
+        Returns:
+            TokenList: The merged tokens.
+        """
+        sizes = merging.sizes if self.sizes is None else merging.sum(self.sizes[..., None])[..., 0]
+        total = merging if self.merging is None else self.merging.then(merging)
+        x = merging.merge(self.x, self.sizes)
+        return self._replace(x=x, grid=grid, sizes=sizes, merging=total)
+
+    def map(self) -> Tensor:
+        """(B, C, H', W'); the map of all tokens, rebuilt from the merged ones."""
+        x = self.x if self.merging is None else self.merging.unmerge(self.x)
+        return x[:, self.protected :].unflatten(1, self.map_size).permute(0, 3, 1, 2)
+
+
+class PatchEmbed(nn.Module):
+    """An image -> tokens with positions.
+
+    Args:
+        in_channels (int): Channels of the image.
+        embed_dims (int): Channels C of a token.
+        patch_size (int): Height and width of a patch in pixels.
+        map_size (tuple[int, int]): Rows and columns of the learned positions; those of other maps are resized from
+            them.
+        with_cls_token (bool): Whether there is a class token.
+        num_registers (int): Register tokens.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        embed_dims: int,
+        patch_size: int,
+        map_size: tuple[int, int],
+        with_cls_token: bool,
+        num_registers: int,
+    ) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(in_channels, embed_dims, patch_size, stride=patch_size)
+        self.pos_embed = nn.Parameter(torch.zeros(1, embed_dims, *map_size))
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dims)) if with_cls_token else None
+        self.register_tokens = nn.Parameter(torch.zeros(1, num_registers, embed_dims)) if num_registers else None
+
+    def forward(self, image: Tensor) -> TokenList:
+        """Embed images.
+
+        Args:
+            image (Tensor): (B, in_channels, H, W), of any size; zeros fill up the last patches.
+
+        Returns:
+            TokenList: The class token, the register tokens, and those of the ceil(H / patch_size) x
+            ceil(W / patch_size) patches.
+        """
+        # The convolution leaves out what is less than a patch: so much padding is right for every size.
+        x = self.proj(F.pad(image, (0, self.patch_size - 1, 0, self.patch_size - 1)))  # (B, C, H', W')
+        map_size = (x.shape[2], x.shape[3])
+        x = (x + resize_positions(self.pos_embed, map_size)).flatten(2).mT  # (B, H'*W', C)
+        front = [each.expand(len(x), -1, -1) for each in (self.cls_token, self.register_tokens) if each is not None]
+        protected = sum(each.shape[1] for each in front)
+        return TokenList(torch.cat([*front, x], dim=1), protected, map_size, grid=map_size)
+
+
+class Attention(nn.Module):
+    """Attention of all tokens to all.
+
+    Args:
+        embed_dims (int): Channels C.
+        num_heads (int): Heads h; a divisor of C.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+
+    def forward(
+        self, x: Tensor, protected: int, grid: tuple[int, int] | None, sizes: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Attend.
+
+        Args:
+            x (Tensor): (B, P + T, C), normalised.
+            protected (int): Protected tokens P at the front.
+            grid (tuple[int, int], optional): Rows and columns of the T tokens; None if they have none.
+            sizes (Tensor, optional): (B, P + T) how often each token counts as a key; None if each counts once.
+
+        Returns:
+            tuple[Tensor, Tensor]: (B, P + T, C), and the keys, (B, P + T, h, d).
+        """
+        q, k, v = self.project(x)
+        out = cluster_attention(q, k, v, None) if sizes is None else proportional_attention(q, k, v, sizes)
+        return self.proj(out.flatten(2)), k
+
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(B, T, C) -> queries, keys and values, (B, T, h, d) each."""
+        return self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+
+    def clusters(self, x: Tensor, protected: int, grid: tuple[int, int]) -> TokenClusters:
+        """Which tokens of the map attend to each other.
+
+        Args:
+            x (Tensor): (B, P + T, C), normalised.
+            protected (int): Protected tokens P at the front.
+            grid (tuple[int, int]): Rows and columns of the T tokens.
+
+        Returns:
+            TokenClusters: Of that grid.
+        """
+        return TokenClusters(torch.zeros(len(x), 1, *grid, dtype=torch.int64, device=x.device))
+
+
+class ClusterAttention(Attention):
+    """Attention inside clusters of tokens. Protected tokens attend to all, and all to them.
+
+    Args:
+        embed_dims (int): Channels C.
+        num_heads (int): Heads h; a divisor of C.
+        num_clusters (int): Clusters M; as many as tokens where there are fewer.
+        grouping (dict): How tokens are grouped, for :func:`mmsec.ops.build_grouping`.
+        block (int): Place of the block, from 0.
+
+    Source: Semantic Equitable Clustering (arXiv 2405.13337), section 3.2; the class token's part is not published.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int, num_clusters: int, grouping: dict, block: int) -> None:
+        super().__init__(embed_dims, num_heads)
+        self.num_clusters = num_clusters
+        self.grouping = build_grouping(grouping, block)
+
+    def forward(
+        self, x: Tensor, protected: int, grid: tuple[int, int] | None, sizes: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Attend; see :meth:`Attention.forward`. Tokens have a grid, and each counts once."""
+        assert grid is not None  # the backbone builds nothing else
+        assert sizes is None
+        q, k, v = self.project(x)
+        grouping = self.group(self.tokens(x, q, k, v, protected, grid))
+        return self.proj(cluster_attention(q, k, v, grouping, protected).flatten(2)), k
+
+    def tokens(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, protected: int, grid: tuple[int, int]) -> Tokens:
+        """What a grouping may look at: the tokens of the map."""
+        heads = x.unflatten(-1, (self.num_heads, -1))  # (B, P+T, h, d)
+        q, k, v, heads = (each[:, protected:] for each in (q, k, v, heads))
+        return Tokens(q, k, v, heads, grid)
+
+    def group(self, tokens: Tokens) -> Grouping:
+        """Group the tokens of the map."""
+        return self.grouping(tokens, min(self.num_clusters, tokens.key.shape[1]))
+
+    def clusters(self, x: Tensor, protected: int, grid: tuple[int, int]) -> TokenClusters:
+        """Which tokens of the map attend to each other; see :meth:`Attention.clusters`."""
+        q, k, v = self.project(x)
+        tokens = self.tokens(x, q, k, v, protected, grid)
+        ids = cluster_ids(self.group(tokens)).unflatten(-1, grid)  # (B, h, H, W)
+        scores = self.grouping.scores(tokens)  # (B, h, T)
+        return TokenClusters(ids, None if scores is None else scores.unflatten(-1, grid), self.grouping.score_name)
+
+
+class WindowAttention(Attention):
+    """Attention inside square windows of the map. Protected tokens attend to all, and all to them.
+
+    The map is filled up with zeros to whole windows, below and at the right. Like the published one, attention sees
+    them: their keys and values are the biases.
+
+    Args:
+        embed_dims (int): Channels C.
+        num_heads (int): Heads h; a divisor of C.
+        window_size (int): Rows and columns of a window, in tokens.
+
+    Source: Exploring Plain Vision Transformer Backbones for Object Detection (arXiv 2203.16527), section 3.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int, window_size: int) -> None:
+        super().__init__(embed_dims, num_heads)
+        self.window_size = window_size
+
+    def forward(
+        self, x: Tensor, protected: int, grid: tuple[int, int] | None, sizes: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Attend; see :meth:`Attention.forward`. Tokens have a grid, and each counts once."""
+        assert grid is not None  # the backbone builds nothing else
+        assert sizes is None
+        rows, columns = (-(-side // self.window_size) for side in grid)
+        padded = (rows * self.window_size, columns * self.window_size)
+        more = self.window_size - 1  # at least what is missing, whatever the size
+        image = F.pad(x[:, protected:].unflatten(1, grid), (0, 0, 0, more, 0, more))
+        image = image[:, : padded[0], : padded[1]].flatten(1, 2)  # (B, padded tokens, C)
+        q, k, v = self.project(torch.cat([x[:, :protected], image], dim=1))
+        windows = grouping_from_order(self.order(rows, columns, x.device)[None, None], rows * columns)
+        out, k = (
+            torch.cat([y[:, :protected], _cut(y[:, protected:], padded, grid)], dim=1)
+            for y in (cluster_attention(q, k, v, windows, protected), k)
+        )
+        return self.proj(out.flatten(2)), k
+
+    def order(self, rows: int, columns: int, device: torch.device) -> Tensor:
+        """(N,) int64; the raster indices of ``rows`` x ``columns`` windows, window after window."""
+        side = self.window_size
+        raster = torch.arange(rows * columns * side**2, device=device).view(rows, side, columns, side)
+        return raster.transpose(1, 2).flatten()
+
+    def clusters(self, x: Tensor, protected: int, grid: tuple[int, int]) -> TokenClusters:
+        """Which tokens of the map attend to each other; see :meth:`Attention.clusters`."""
+        y, x_ = (torch.arange(side, device=x.device) // self.window_size for side in grid)
+        ids = y[:, None] * (x_[-1] + 1) + x_
+        return TokenClusters(ids.expand(len(x), 1, -1, -1))
+
+
+def _cut(x: Tensor, padded: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """The tokens of a grid (B, H*W, ...) from those of a larger one (B, H'*W', ...), at its top left."""
+    return x.unflatten(1, padded)[:, : grid[0], : grid[1]].flatten(1, 2)
+
+
+class MLP(nn.Module):
+    """Two linear layers with GELU between them.
+
+    Args:
+        embed_dims (int): Channels C.
+        hidden_dims (int): Channels between the layers.
+    """
+
+    def __init__(self, embed_dims: int, hidden_dims: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dims, hidden_dims)
+        self.fc2 = nn.Linear(hidden_dims, embed_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Merge(NamedTuple):
+    """What merges tokens in a block.
+
+    Attributes:
+        method (MergingMethod): Finds what merges.
+        layer (int): Place of the block, from 0.
+        depth (int): Blocks of the model.
+    """
+
+    method: MergingMethod
+    layer: int
+    depth: int
+
+    def find(self, features: Tensor, tokens: TokenList) -> Merging | None:
+        """What merges of the tokens, by features (B, P + T, d)."""
+        return self.method(
+            features, layer=self.layer, depth=self.depth, grid=tokens.map_size, protected=tokens.protected
+        )
+
+    def apply(self, features: Tensor, tokens: TokenList) -> TokenList:
+        """The tokens, merged by features (B, P + T, d)."""
+        merging = self.find(features, tokens)
+        return tokens if merging is None else tokens.merge(merging, self.method.merged_grid(tokens.map_size))
+
+
+class Block(nn.Module):
+    """Attention and MLP, each with a norm before it and a residual around it, and merging between or around them.
+
+    Args:
+        embed_dims (int): Channels C.
+        attention (Attention): Of C channels.
+        mlp_ratio (float): Hidden channels of the MLP over C.
+        drop_path (float): Probability of dropping the attention and the MLP branch.
+        layer_scale (float): What the factors of a :class:`LayerScale` at the end of both branches start from; 0 for
+            none.
+        merge (Merge, optional): Merges tokens, where its method says.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        attention: Attention,
+        mlp_ratio: float,
+        drop_path: float,
+        layer_scale: float,
+        merge: Merge | None,
+    ) -> None:
+        super().__init__()
+        self.merge = merge
+        self.place = merge.method.place if merge else None
+        self.norm1 = nn.LayerNorm(embed_dims, eps=1e-6)
+        self.attn = attention
+        self.norm2 = nn.LayerNorm(embed_dims, eps=1e-6)
+        self.mlp = MLP(embed_dims, int(embed_dims * mlp_ratio))
+        self.scale1 = LayerScale(embed_dims, float(layer_scale)) if layer_scale else nn.Identity()
+        self.scale2 = LayerScale(embed_dims, float(layer_scale)) if layer_scale else nn.Identity()
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, tokens: TokenList) -> TokenList:
+        """Tokens -> tokens, as many or fewer."""
+        attended, keys = self.attend(tokens)
+        tokens = tokens._replace(x=tokens.x + self.drop_path(self.scale1(attended)))
+        if self.merge and self.place == 'after_attention':
+            tokens = self.merge.apply(keys.mean(dim=2), tokens)
+        tokens = tokens._replace(x=tokens.x + self.drop_path(self.scale2(self.mlp(self.norm2(tokens.x)))))
+        return self.merge.apply(tokens.x, tokens) if self.merge and self.place == 'after_block' else tokens
+
+    def attend(self, tokens: TokenList) -> tuple[Tensor, Tensor]:
+        """The output of the attention, (B, P + T, C), and its keys."""
+        x = self.norm1(tokens.x)
+        around = self.merging_around(tokens)
+        if around is not None:
+            attended, keys = self.attn(around.merge(x), tokens.protected, None, self.key_counts(around.sizes))
+            return around.unmerge(attended), keys
+        return self.attn(x, tokens.protected, tokens.grid, self.key_counts(tokens.sizes))
+
+    def merging_around(self, tokens: TokenList) -> Merging | None:
+        """What merges for the attention alone; None if nothing does."""
+        return self.merge.find(tokens.x, tokens) if self.merge and self.place == 'around_attention' else None
+
+    def key_counts(self, sizes: Tensor | None) -> Tensor | None:
+        """How often a token counts as a key, if it is not once each."""
+        return sizes if self.merge and self.merge.method.proportional_attention else None
+
+    @property
+    def num_heads(self) -> int:
+        """Attention heads."""
+        return self.attn.num_heads
+
+    def clusters(self, tokens: TokenList) -> TokenClusters:
+        """Which tokens of the map have become one behind this block, or if none have, attend to each other in it.
+
+        Args:
+            tokens (TokenList): What comes into the block.
+
+        Returns:
+            TokenClusters: Of the map of all tokens.
+        """
+        merging = self.merging_around(tokens) or self(tokens).merging if self.merge else None
+        if merging is None:
+            assert tokens.grid is not None  # only merging takes it away
+            return self.attn.clusters(self.norm1(tokens.x), tokens.protected, tokens.grid)
+        together = [each.unique(return_inverse=True)[1] for each in merging.assignment[:, tokens.protected :]]
+        return TokenClusters(torch.stack(together).unflatten(1, tokens.map_size)[:, None])

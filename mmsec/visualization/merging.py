@@ -1,0 +1,82 @@
+"""Mergings of a ViT -> pictures of which tokens became one; no files."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import hsv_to_rgb
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from mmsec.visualization.drawing import OPACITY, flatness, frame, pixels
+
+_COLUMNS = 3
+_GOLDEN = 0.618034  # of the colour circle from one merged token to the next: neighbours differ, none comes back soon
+_GREY = np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601
+
+
+class MergedMap(NamedTuple):
+    """What became one.
+
+    Attributes:
+        title (str): Such as 'block 3'.
+        stride (int): Pixels of the image a token covers, along each side.
+        ids (Tensor): (H', W') int64, which merged token each token is in.
+    """
+
+    title: str
+    stride: int
+    ids: Tensor
+
+
+def merging_sheet(image: np.ndarray, maps: Sequence[MergedMap]) -> np.ndarray:
+    """Draw the image, and for each map what became one over it.
+
+    Tokens of one colour are one merged token. A token that merged with no other has no colour.
+
+    Args:
+        image (np.ndarray): (H, W, 3) uint8, RGB.
+        maps (Sequence[MergedMap]): At least one.
+
+    Returns:
+        np.ndarray: (height, width, 3) uint8, RGB; 1200 pixels wide.
+
+    Raises:
+        ValueError: If there is no map.
+    """
+    if not maps:
+        raise ValueError('a sheet needs at least one map')
+    num_rows = -(-(len(maps) + 1) // _COLUMNS)
+    figure = Figure(figsize=(12, num_rows * (4 * flatness(image) + 0.4)), dpi=100, layout='constrained')
+    panels = figure.subplots(num_rows, _COLUMNS, squeeze=False).flatten()
+    panels[0].imshow(image)
+    panels[0].set_title('image', fontsize='medium')
+    frame(panels[0], image)
+    for axes, each in zip(panels[1:], maps, strict=False):
+        _draw(axes, image, each)
+    for axes in panels[len(maps) + 1 :]:
+        axes.set_axis_off()
+    return pixels(figure)
+
+
+def _draw(axes: Axes, image: np.ndarray, each: MergedMap) -> None:
+    """Lay the merged tokens over the image in grey, with a line around each."""
+    _, ids, counts = np.unique(each.ids.numpy(), return_inverse=True, return_counts=True)
+    ids = ids.reshape(each.ids.shape)
+    together = counts[ids] > 1  # (H', W')
+    hue = ids * _GOLDEN % 1
+    over = np.ones((*ids.shape, 4))
+    over[..., :3] = hsv_to_rgb(np.stack([hue, np.full(ids.shape, 0.9), np.where(ids % 2, 0.95, 0.7)], axis=-1))
+    over[..., 3] = np.where(together, OPACITY, 0)
+    height, width = ids.shape[0] * each.stride, ids.shape[1] * each.stride
+    axes.imshow((image @ _GREY).astype(np.uint8), cmap='gray', vmin=0, vmax=255)
+    axes.imshow(over, extent=(0, width, height, 0), interpolation='nearest')
+    across, down = ids[:, 1:] != ids[:, :-1], ids[1:] != ids[:-1]
+    rows, columns = np.nonzero(across & (together[:, 1:] | together[:, :-1]))
+    axes.vlines((columns + 1) * each.stride, rows * each.stride, (rows + 1) * each.stride, 'white', linewidth=0.6)
+    rows, columns = np.nonzero(down & (together[1:] | together[:-1]))
+    axes.hlines((rows + 1) * each.stride, columns * each.stride, (columns + 1) * each.stride, 'white', linewidth=0.6)
+    merged = f'{len(counts)} of {ids.size} tokens'
+    axes.set_title(f'{each.title}: {merged}', fontsize='medium')
+    frame(axes, image)

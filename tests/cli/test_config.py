@@ -1,0 +1,114 @@
+import importlib
+import sys
+
+import pytest
+import torch
+import torch.distributed
+from mmengine.config import Config
+
+from mmsec.cli.config import check_operators, load_config, revert_sync_bn
+from mmsec.errors import InputError
+from tests.conftest import ROOT
+
+DETECTOR = str(ROOT / 'configs/mmdet/secvit_t_maskrcnn.py')
+SEGMENTER = str(ROOT / 'configs/mmseg/secvit_t_upernet.py')
+
+
+def test_options_are_merged():
+    cfg = load_config(
+        DETECTOR,
+        {'model.backbone.init_cfg': None, 'model.backbone.cluster_size': 98, 'resume': True, 'randomness.seed': 1},
+    )
+    assert cfg.randomness.seed == 1
+    assert cfg.model.backbone.init_cfg is None
+    assert cfg.model.backbone.cluster_size == 98
+    assert cfg.resume is True
+
+
+@pytest.mark.parametrize(
+    ('option', 'message'),
+    [
+        ('model.backbne.arch', "no 'backbne' in model"),
+        ('modle.backbone.arch', "no 'modle' in the config"),
+        ('param_scheduler.7.end', "no '7' in param_scheduler"),
+        ('load_fom', "no 'load_fom' in the config"),
+    ],
+)
+def test_a_misspelt_option_is_named(option, message):
+    with pytest.raises(InputError, match=f'--cfg-options {option}: {message}'):
+        load_config(DETECTOR, {option: 1})
+
+
+def test_list_entries_can_be_overridden():
+    assert load_config(DETECTOR, {'param_scheduler.0.end': 5}).param_scheduler[0].end == 5
+
+
+def test_a_missing_config_is_named():
+    with pytest.raises(InputError, match=r"config 'nowhere\.py' not found"):
+        load_config('nowhere.py')
+
+
+@pytest.mark.parametrize('text', ['model = dict(', "_base_ = './absent.py'"])
+def test_a_broken_config_is_named(tmp_path, text):
+    path = tmp_path / 'broken.py'
+    path.write_text(text)
+    with pytest.raises(InputError, match=r'broken\.py. cannot be read'):
+        load_config(str(path))
+
+
+def test_a_config_of_another_host_is_refused(tmp_path):
+    path = tmp_path / 'other.py'
+    path.write_text("default_scope = 'mmpose'")
+    with pytest.raises(InputError, match=r"default_scope must be one of .*, got 'mmpose'"):
+        load_config(str(path))
+
+
+def test_mmcv_without_operators_is_named(monkeypatch):
+    check_operators('cpu')
+    monkeypatch.setattr('mmcv.ops.get_compiling_cuda_version', lambda: 'not available')
+    check_operators('cpu')
+    line = r'FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST="8\.0;9\.0" pip install .* (onedl-)?mmcv$'
+    with pytest.raises(InputError, match=f'compiled without CUDA.*{line}'):
+        check_operators('cuda:0')
+    monkeypatch.setattr('mmcv.ops.get_compiling_cuda_version', lambda: '12.6')
+    check_operators('cuda')
+    monkeypatch.setitem(sys.modules, 'mmcv.ops', None)
+    with pytest.raises(InputError, match='mmcv has no compiled operators'):
+        check_operators('cpu')
+
+
+@pytest.mark.parametrize(
+    ('tool', 'arguments'),
+    [('train', ['absent.py']), ('test', ['absent.py', 'a']), ('infer', ['absent', 'b', 'c', '--out', 'd'])],
+)
+def test_tools_look_at_the_operators_before_anything_else(monkeypatch, tool, arguments):
+    monkeypatch.setattr('mmcv.ops.get_compiling_cuda_version', lambda: 'not available')
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(sys, 'argv', [tool, *arguments])
+    module = importlib.import_module(f'tools.{tool}')
+    monkeypatch.setattr(module, 'get_device', lambda: 'cuda', raising=False)  # infer.py has --device
+    with pytest.raises(InputError, match='compiled without CUDA'):
+        module.main()
+
+
+def test_sync_bn_runs_as_bn_in_one_process(monkeypatch):
+    cfg = load_config(SEGMENTER)
+    revert_sync_bn(cfg, 'none')
+    assert cfg.model.backbone.norm_cfg.type == cfg.model.decode_head.norm_cfg.type == 'BN'
+    cfg = load_config(SEGMENTER)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    revert_sync_bn(cfg, 'pytorch')
+    assert cfg.model.backbone.norm_cfg.type == 'SyncBN'
+
+
+def test_a_config_from_a_dump_loads(tmp_path):
+    path = tmp_path / 'dump.py'
+    Config.fromfile(SEGMENTER).dump(path)
+    assert load_config(str(path)).model.decode_head.type == 'UPerHead'
+
+
+def test_sync_bn_becomes_bn_where_it_cannot_run_and_says_so(log):
+    cfg = Config(dict(model=dict(norm_cfg=dict(type='SyncBN'), heads=[dict(norm_cfg=dict(type='SyncBN'))])))
+    revert_sync_bn(cfg, 'none')
+    assert cfg.model == dict(norm_cfg=dict(type='BN'), heads=[dict(norm_cfg=dict(type='BN'))])
+    assert log == ['one process or no GPU: SyncBN in the config runs as BN']

@@ -1,0 +1,82 @@
+import types
+
+import numpy as np
+import pytest
+import torch
+from mmengine.structures import BaseDataElement
+from torch import nn
+
+from mmsec.engine.hooks import ClusterVisualizationHook
+from mmsec.errors import InputError
+from mmsec.models import SecViT
+from tests.conftest import SMALL_ARCH
+
+FIVE = [f'photos/{i}.jpg' for i in range(5)]
+
+
+class Drawn:
+    """A visualizer that keeps what it is given."""
+
+    def __init__(self):
+        self.images = {}
+
+    def add_image(self, name, image, step):
+        self.images[name, step] = image
+
+
+def a_runner(backbone, images=FIVE):
+    samples = [
+        {
+            'inputs': torch.randint(0, 255, (3, 40, 60), dtype=torch.uint8),
+            'data_samples': BaseDataElement(metainfo={'img_path': image}),
+        }
+        for image in images
+    ]
+    model = nn.Module()
+    model.backbone = backbone
+    model.data_preprocessor = lambda batch, training: {'inputs': torch.stack(batch['inputs']) / 255}
+    loader = types.SimpleNamespace(dataset=samples)
+    return types.SimpleNamespace(model=model, val_dataloader=loader, visualizer=Drawn(), iter=7)
+
+
+def test_sheets_of_the_same_images_go_to_the_visualizer():
+    runner = a_runner(SecViT(SMALL_ARCH).train())
+    hook = ClusterVisualizationHook(num_images=2, stages=(0,))
+    hook.before_train(runner)
+    for runner.iter in (7, 14):
+        hook.after_val_epoch(runner)
+    assert list(runner.visualizer.images) == [(f'clusters_{i}', step) for step in (7, 14) for i in (0, 4)]
+    first, second = (runner.visualizer.images['clusters_0', step] for step in (7, 14))
+    assert first.shape[1:] == (1200, 3)
+    assert np.array_equal(first, second)
+    assert runner.model.backbone.training
+
+
+def test_more_images_than_there_are_is_all_of_them():
+    runner = a_runner(SecViT(SMALL_ARCH), ['photos/0.jpg'])
+    ClusterVisualizationHook(num_images=9, stages=(3,)).after_val_epoch(runner)
+    assert len(runner.visualizer.images) == 1
+
+
+def test_no_sheet_is_drawn_over_another():
+    runner = a_runner(SecViT(SMALL_ARCH), ['a/1.jpg', 'b/1.jpg', 'a%2F1.jpg'])
+    ClusterVisualizationHook(num_images=3, stages=(0,)).after_val_epoch(runner)
+    names = [name for name, _ in runner.visualizer.images]
+    assert names == ['clusters_a%2F1', 'clusters_b%2F1', 'clusters_a%252F1']
+    assert not any('/' in name for name in names)  # LocalVisBackend would write into a folder that is not there
+
+
+def test_another_backbone_is_refused_when_training_starts():
+    with pytest.raises(InputError, match='the backbone is a Linear, none of mmsec'):
+        ClusterVisualizationHook().before_train(a_runner(nn.Linear(1, 1)))
+
+
+@pytest.mark.parametrize('stages', [(), (4,), (0, -1)])
+def test_stages_that_the_backbone_lacks_are_refused_when_training_starts(stages):
+    with pytest.raises(InputError, match=r'stages must be in \[0, 3\]'):
+        ClusterVisualizationHook(stages=stages).before_train(a_runner(SecViT(SMALL_ARCH)))
+
+
+def test_no_image_is_refused():
+    with pytest.raises(ValueError, match='num_images must be at least 1, got 0'):
+        ClusterVisualizationHook(num_images=0)

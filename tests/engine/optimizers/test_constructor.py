@@ -1,0 +1,95 @@
+"""Few parameter groups, and the same steps."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmsec.engine.optimizers.constructor import merge_groups
+from mmsec.errors import InputError
+from tests.conftest import shrink_model
+from tests.test_configs import CONFIGS, load
+
+PARAMWISE = dict(
+    norm_decay_mult=0.0,
+    bias_lr_mult=2.0,
+    flat_decay_mult=0.5,
+    custom_keys={'head': dict(lr_mult=10.0, decay_mult=0.1)},
+)
+
+
+def small_model() -> nn.Module:
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, groups=8), nn.GroupNorm(2, 8))
+    return nn.ModuleDict({'body': body, 'head': nn.Conv2d(8, 2, 1)})
+
+
+def wrapper_of(model: nn.Module, constructor: str, paramwise: dict, **optimizer):
+    settings = dict(type='AdamW', lr=1e-2, weight_decay=0.05) | optimizer
+    return build_optim_wrapper(
+        model,
+        dict(
+            type='OptimWrapper',
+            constructor=constructor,
+            optimizer=settings,
+            paramwise_cfg=paramwise,
+            clip_grad=dict(max_norm=1e6),
+        ),
+    )
+
+
+@pytest.mark.parametrize('name', CONFIGS, ids=str)
+def test_a_shipped_config_has_as_many_groups_as_settings(name):
+    cfg = load(name)
+    shrink_model(cfg)
+    cfg.merge_from_dict({'norm_cfg': dict(type='BN')})
+    model = MODELS.build(cfg.model)
+    groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+    decays = sorted(group['weight_decay'] for group in groups)
+    assert decays == [0.0, cfg.optim_wrapper.optimizer.weight_decay]
+    assert {group['fused'] for group in groups} == {True}
+    assert sum(len(group['params']) for group in groups) == sum(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize('fused', [False, True])
+def test_merged_groups_step_as_single_ones_do(fused):
+    """Bit for bit, where clipping does not act: it sums the norms of the gradients in the order of the groups."""
+    images = torch.randn(2, 3, 9, 9)
+    weights = {}
+    for constructor in ('DefaultOptimWrapperConstructor', 'mmsec.MergedOptimWrapperConstructor'):
+        model = small_model()
+        wrapper = wrapper_of(model, constructor, copy.deepcopy(PARAMWISE), fused=fused)
+        settings = {(group['lr'], group['weight_decay']) for group in wrapper.optimizer.param_groups}
+        for _ in range(5):
+            wrapper.update_params(model['head'](model['body'](images)).square().mean())
+        weights[constructor] = [*model.state_dict().values()], len(wrapper.optimizer.param_groups)
+    (single, many), (merged, few) = weights.values()
+    assert (many, few, len(settings)) == (10, 4, 4)
+    for a, b in zip(single, merged, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_settings_decide_and_the_order_stays():
+    a, b, c, d = (nn.Parameter(torch.zeros(1)) for _ in range(4))
+    groups = [
+        {'params': [a]},
+        {'params': [b], 'lr': 1.0},
+        {'params': [c]},
+        {'params': [d], 'lr': 1.0, 'weight_decay': 0},
+    ]
+    merged = merge_groups(groups)
+    assert [[id(p) for p in group['params']] for group in merged] == [[id(a), id(c)], [id(b)], [id(d)]]
+    assert [group.keys() - {'params'} for group in merged] == [set(), {'lr'}, {'lr', 'weight_decay'}]
+    assert len(groups[0]['params']) == 1  # what was given stays as it was
+
+
+def test_a_shared_parameter_is_not_stepped_twice():
+    model = small_model()
+    model['again'] = nn.Conv2d(8, 2, 1)
+    model['again'].weight = model['head'].weight
+    with pytest.raises(InputError, match=r'a parameter of shape .* in two places.*bypass_duplicate=True'):
+        wrapper_of(model, 'mmsec.MergedOptimWrapperConstructor', dict(norm_decay_mult=0.0))
+    wrapper_of(model, 'mmsec.MergedOptimWrapperConstructor', dict(norm_decay_mult=0.0, bypass_duplicate=True))

@@ -1,0 +1,95 @@
+"""A small variant of every backbone, for ``test_contract.py``. A new backbone adds itself here, and nowhere else."""
+
+from typing import NamedTuple
+
+from tests.conftest import SMALL_ARCH, SMALL_CLUSTR
+
+
+class Measured(NamedTuple):
+    """Published weights of a small size and what the public code made of some images, both in ``tests/data``.
+
+    Attributes:
+        options (dict): Of the backbone that the weights fit, and that gives the maps.
+        weights (str): Name of the published file.
+        outputs (str): Name of the ``.npz`` file.
+        maps (dict[str, tuple[str, ...]]): To the name of each image in it the names of its maps, stage by stage.
+    """
+
+    options: dict
+    weights: str
+    outputs: str
+    maps: dict[str, tuple[str, ...]]
+
+
+class Small(NamedTuple):
+    """A variant that every contract builds: as few and narrow layers as show what is particular to it.
+
+    Attributes:
+        type (str): The name in the registry.
+        options (dict): What makes it small, all stages in ``out_indices``, and drop path at a rate that shows.
+        channels (tuple[int, ...]): Channels of each stage's map.
+        measured (Measured, optional): Where the public code was measured.
+        one_graph (bool): Whether one compiled graph serves every image size. Where not, each size is compiled anew.
+    """
+
+    type: str
+    options: dict
+    channels: tuple[int, ...]
+    measured: Measured | None = None
+    one_graph: bool = True
+
+
+_SECVIT = dict(
+    arch=dict(embed_dims=(16, 32), depths=(1, 1), num_heads=(1, 2), mlp_ratio=1, layer_scale=(False, True)),
+    out_indices=(0, 1),
+    drop_path_rate=0.3,
+)
+
+_CLUSTR = dict(
+    arch=dict(embed_dims=(16, 32), depths=(1, 2), num_heads=(1, 2), mlp_ratios=(2, 2), sr_ratios=(4, 1)),
+    out_indices=(0, 1),
+    drop_path_rate=0.3,
+)
+_VIT = dict(
+    arch=dict(embed_dims=16, depth=2, num_heads=2, mlp_ratio=2),
+    patch_size=8,
+    img_size=48,
+    out_indices=(0, 1),
+    drop_path_rate=0.3,
+)
+
+SMALL = {
+    'SecViT': Small(
+        'SecViT',
+        _SECVIT | dict(num_clusters=(8, 2)),
+        channels=(16, 32),
+        measured=Measured(
+            options=dict(arch=SMALL_ARCH, out_norm=False),
+            weights='secvit_official_tiny.pth',
+            outputs='secvit_official_tiny.npz',
+            maps={f'input_{size}': tuple(f'stage{i}_{size}' for i in range(1, 5)) for size in ('64x96', '128x160')},
+        ),
+    ),
+    'SecViT with clusters of 20 tokens': Small('SecViT', _SECVIT | dict(cluster_size=20), channels=(16, 32)),
+    'ClusTR': Small(
+        'ClusTR',
+        _CLUSTR,
+        channels=(16, 32),
+        measured=Measured(
+            options=dict(arch=SMALL_CLUSTR),
+            weights='clustr_official_small.pth',
+            outputs='clustr_official_small.npz',
+            maps={f'image_{size}': tuple(f'map{i}_{size}' for i in range(4)) for size in ('64x96', '72x100')},
+        ),
+    ),
+    'ClusTR in regions': Small('ClusTR', _CLUSTR | dict(region_size=128), channels=(16, 32)),
+    'ViT': Small('ViT', _VIT | dict(num_registers=2, layer_scale=0.5), channels=(16, 16)),
+    'ViT in windows': Small('ViT', _VIT | dict(window_size=3, global_blocks=(1,)), channels=(16, 16), one_graph=False),
+    'ViT in clusters': Small(
+        'ViT', _VIT | dict(grouping=dict(type='SemanticGrouping'), num_clusters=3), channels=(16, 16), one_graph=False
+    ),
+    'ViT with ToMe': Small('ViT', _VIT | dict(merging=dict(type='ToMe', r=4)), channels=(16, 16)),
+    'ViT with PiToMe': Small(
+        'ViT', _VIT | dict(merging=dict(type='PiToMe', ratio=0.8)), channels=(16, 16), one_graph=False
+    ),
+}

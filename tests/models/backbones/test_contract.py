@@ -1,0 +1,379 @@
+"""What holds for every backbone that is registered. Small variants of them are in ``small.py``."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmsec.errors import InputError
+from mmsec.models.backbones.base import Backbone
+from mmsec.models.checkpoints.loading import load_pretrained
+from mmsec.models.inspection import token_clusters
+from mmsec.registry import MODELS
+from tests.conftest import DATA
+from tests.models.backbones.small import SMALL, Small
+
+
+def without_variant() -> list[str]:
+    """Registered backbones that no contract is tried on."""
+    registered = {name for name, each in MODELS.module_dict.items() if issubclass(each, Backbone)}
+    return sorted(registered - {small.type for small in SMALL.values()})
+
+
+@pytest.fixture(params=SMALL)
+def small(request) -> Small:
+    return SMALL[request.param]
+
+
+def build(small: Small, **options) -> Backbone:
+    """The variant with further options, and random weights large enough for each of them to matter."""
+    backbone = MODELS.build(dict(type=f'mmsec.{small.type}', **small.options | options))
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return backbone
+
+
+def images(height: int = 64, width: int = 96, batch: int = 2, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(batch, 3, height, width, dtype=dtype)
+
+
+def outputs_and_gradients(backbone: nn.Module, x: Tensor) -> list[Tensor]:
+    """The maps, and the gradients of the image and of each parameter."""
+    x = x.clone().requires_grad_()
+    maps = backbone(x)
+    loss = sum((m * torch.linspace(-1, 1, m.numel(), dtype=m.dtype).view_as(m)).sum() for m in maps)
+    learnt = [p for p in backbone.parameters() if p.requires_grad]
+    return [*maps, *torch.autograd.grad(loss, [x, *learnt])]
+
+
+def assert_close(results: list[Tensor], wanted: list[Tensor]) -> None:
+    for ours, theirs in zip(results, wanted, strict=True):
+        assert (ours - theirs).norm() <= 1e-9 * theirs.norm() + 1e-12
+
+
+def of_part(backbone: Backbone, count: int) -> set[str]:
+    """Names of the parameters of the stem and of the first ``count - 1`` stages, each with its output norm."""
+    modules = [module for part in backbone.parts()[:count] for module in part]
+    modules += [norm for index, norm in backbone.out_norms.items() if int(index) < count - 1]
+    inside = {id(p) for module in modules for p in module.parameters()}
+    return {name for name, p in backbone.named_parameters() if id(p) in inside}
+
+
+def test_every_registered_backbone_has_a_small_variant():
+    missing = without_variant()
+    assert not missing, f'no contract is tried on {missing}: add a variant of each to tests/models/backbones/small.py'
+
+
+def test_a_backbone_without_a_small_variant_is_noticed(monkeypatch):
+    monkeypatch.setitem(MODELS.module_dict, 'Forgotten', type('Forgotten', (Backbone,), {}))
+    assert without_variant() == ['Forgotten']
+
+
+@pytest.mark.parametrize('host', ['mmengine', 'mmdet', 'mmseg'])
+def test_every_host_finds_it(small, host):
+    registry = pytest.importorskip(f'{host}.registry').MODELS
+    backbone = registry.build(dict(type=f'mmsec.{small.type}', **small.options))
+    assert type(backbone).__name__ == small.type
+    assert isinstance(backbone, Backbone)
+
+
+@pytest.mark.parametrize(('height', 'width'), [(1, 1), (1, 70), (37, 53), (31, 31), (112, 137), (333, 500)])
+def test_any_size_gives_maps_at_its_strides(small, height, width):
+    backbone = build(small).eval()
+    with torch.no_grad():
+        maps = backbone(images(height, width, batch=1, dtype=torch.float32))
+    assert len(maps) == len(backbone.strides)
+    for m, channels, stride in zip(maps, small.channels, backbone.strides, strict=True):
+        assert m.shape == (1, channels, -(-height // stride), -(-width // stride))
+        assert m.is_contiguous()
+        assert m.isfinite().all()
+
+
+@pytest.mark.parametrize('size', [(64, 64), (37, 53)])
+def test_a_batch_gives_what_its_images_give(small, size):
+    backbone, x = build(small).double().eval(), images(*size, batch=3)
+    with torch.no_grad():
+        alone = [backbone(each[None]) for each in x]
+        assert_close(backbone(x), [torch.cat(maps) for maps in zip(*alone, strict=True)])
+
+
+def test_equal_inputs_give_equal_maps_and_gradients(small):
+    backbone, x = build(small).float().eval(), images(60, 44, dtype=torch.float32)
+    first, second = (outputs_and_gradients(backbone, x) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_other_numbers_of_channels(small):
+    with torch.no_grad():
+        maps = build(small, in_channels=5).eval()(torch.randn(1, 5, 32, 32))
+    assert [m.shape[1] for m in maps] == list(small.channels)
+
+
+def test_every_parameter_receives_a_gradient_whatever_is_returned(small):
+    stages = range(len(small.channels))
+    for out_indices in (tuple(stages), *((i,) for i in stages)):
+        backbone = build(small, out_indices=out_indices).train()
+        x = images(batch=8, dtype=torch.float32)  # drop path leaves some of so many
+        sum((m * torch.randn_like(m)).sum() for m in backbone(x)).backward()
+        without = [name for name, p in backbone.named_parameters() if p.grad is None or not p.grad.any()]
+        assert without == [], out_indices
+
+
+def test_constant_images_give_finite_gradients(small):
+    backbone = build(small).train()
+    sum(m.sum() for m in backbone(torch.zeros(2, 3, 64, 64))).backward()
+    assert all(p.grad.isfinite().all() for p in backbone.parameters())
+
+
+def test_maps_come_in_the_order_of_out_indices(small, tmp_path):
+    whole, x = build(small).double().eval(), images()
+    torch.save({'state_dict': whole.state_dict()}, tmp_path / 'whole.pth')
+    last = len(small.channels) - 1
+    with torch.no_grad():
+        maps = whole(x)
+        for out_indices in ((last, 0), (0,), (last,)):
+            some = build(small, out_indices=out_indices).double().eval()
+            load_pretrained(some, tmp_path / 'whole.pth')  # the weights of what it does not return are left out
+            assert_close(some(x), [maps[i] for i in out_indices])
+
+
+def test_a_map_depends_on_the_parts_up_to_its_stage_and_each_parameter_is_in_one(small):
+    backbone = build(small).eval()
+    maps = backbone(images(dtype=torch.float32))
+    names = dict(backbone.named_parameters())
+    of_parts = [p for part in backbone.parts() for module in part for p in module.parameters()]
+    of_parts += backbone.out_norms.parameters()
+    assert sorted(map(id, of_parts)) == sorted(map(id, names.values()))
+    for i, m in enumerate(maps):
+        loss = (m * torch.randn_like(m)).sum()
+        found = torch.autograd.grad(loss, list(names.values()), retain_graph=True, allow_unused=True)
+        reached = {name for name, gradient in zip(names, found, strict=True) if gradient is not None}
+        earlier_norms = {name for name in names if name.startswith(tuple(f'out_norms.{j}.' for j in range(i)))}
+        assert reached == of_part(backbone, i + 2) - earlier_norms
+
+
+def test_frozen_stages_stay_as_they_are_and_the_rest_learns(small):
+    for frozen_stages in range(-1, len(small.channels) + 1):
+        backbone = build(small, frozen_stages=frozen_stages)
+        frozen = of_part(backbone, frozen_stages + 1)
+        assert bool(frozen) == (frozen_stages >= 0)
+        before = copy.deepcopy(backbone.state_dict())
+        backbone.eval().train()
+        maps = backbone(images(batch=8, dtype=torch.float32))
+        if frozen_stages < len(small.channels):
+            sum((m * torch.randn_like(m)).sum() for m in maps).backward()
+        else:
+            assert not any(m.requires_grad for m in maps)
+        for name, p in backbone.named_parameters():
+            assert p.requires_grad is (name not in frozen), name
+            assert (p.grad is not None) is (name not in frozen), name
+        for i, part in enumerate(backbone.parts()):
+            kept = i <= frozen_stages
+            assert all(each.training is not kept for module in part for each in module.modules())
+            for module in part:
+                for prefix, each in backbone.named_modules():
+                    if each is module and kept:  # buffers, too
+                        after = {k: v for k, v in backbone.state_dict().items() if k.startswith(f'{prefix}.')}
+                        assert all(torch.equal(value, before[key]) for key, value in after.items())
+
+
+def test_norm_eval_keeps_the_statistics_of_batch_norms(small):
+    def statistics(backbone):
+        return [norm.running_mean.clone() for norm in backbone.modules() if isinstance(norm, _BatchNorm)]
+
+    if not statistics(build(small)):
+        pytest.skip('it has no BatchNorm')
+    for norm_eval in (True, False):
+        backbone = build(small, norm_eval=norm_eval).train()
+        assert backbone.training
+        before = statistics(backbone)
+        backbone(images(dtype=torch.float32))
+        kept = [torch.equal(*each) for each in zip(before, statistics(backbone), strict=True)]
+        assert set(kept) == {norm_eval}
+
+
+@pytest.mark.parametrize('frozen_stages', [-1, 1])
+def test_checkpointing_keeps_less_and_gives_the_same_gradients(small, frozen_stages):
+    x = images(50, 66)
+    results, kept = [], []
+
+    def keep(saved):
+        kept[-1] += saved.numel()
+        return saved
+
+    for with_cp in (False, True):
+        torch.manual_seed(1)
+        backbone = build(small, with_cp=with_cp, frozen_stages=frozen_stages).double().train()
+        torch.manual_seed(2)  # drop path
+        kept.append(0)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+            results.append(outputs_and_gradients(backbone, x))
+    assert_close(*results)
+    assert kept[1] < 0.7 * kept[0]
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_precision_gives_numbers(small, dtype):
+    backbone = build(small).eval()
+    for x in (images(70, 90, dtype=torch.float32), torch.zeros(1, 3, 70, 90), torch.full((1, 3, 70, 90), 7.0)):
+        with torch.autocast('cpu', dtype):
+            results = outputs_and_gradients(backbone, x)
+        assert all(each.isfinite().all() for each in results)
+
+
+def test_compiled_one_graph_serves_every_size_forward_and_backward(small):
+    torch._dynamo.reset()
+    backbone = build(small).double().eval()
+    compiled = torch.compile(backbone, backend='aot_eager', fullgraph=True, dynamic=small.one_graph)
+    x = images(64, 96)
+    assert_close(outputs_and_gradients(compiled, x), outputs_and_gradients(backbone, x))
+    if not small.one_graph:
+        return
+    with torch.compiler.set_stance('fail_on_recompile'):
+        for size in ((128, 96), (100, 132), (91, 157)):
+            x = images(*size)
+            assert_close(outputs_and_gradients(compiled, x), outputs_and_gradients(backbone, x))
+
+
+@pytest.mark.parametrize('name', {small.type: name for name, small in reversed(SMALL.items())}.values())
+def test_compiled_bfloat16_autocast_gives_the_same_maps(name):
+    torch._dynamo.reset()
+    small = SMALL[name]  # the first of each backbone: compiling is slow, and types do not depend on options
+    backbone = build(small).eval()
+    compiled = torch.compile(backbone, backend='aot_eager', fullgraph=True, dynamic=True)
+    x = images(64, 64, batch=1, dtype=torch.float32)
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+        for ours, wanted in zip(compiled(x), backbone(x), strict=True):
+            assert ours.dtype == wanted.dtype
+            assert (ours.float() - wanted.float()).norm() <= 0.1 * wanted.float().norm()
+
+
+def test_weights_come_back_from_a_checkpoint_bit_for_bit_or_not_at_all(small, tmp_path):
+    trained, path = build(small), tmp_path / 'trained.pth'
+    state = {f'backbone.{key}': value for key, value in trained.state_dict().items()}
+    key = next(key for key in reversed(trained.state_dict()) if not key.startswith('out_norms.'))
+
+    def loaded(checkpoint):
+        fresh = build(small)
+        before = copy.deepcopy(fresh.state_dict())
+        torch.save({'state_dict': checkpoint, 'meta': {'epoch': 1}}, path)
+        try:
+            load_pretrained(fresh, path)
+        except InputError as error:
+            assert all(torch.equal(value, before[name]) for name, value in fresh.state_dict().items())
+            return str(error)
+        return fresh.state_dict()
+
+    found = loaded(state | {'neck.conv.weight': torch.zeros(1)})
+    assert all(torch.equal(found[name], value) for name, value in trained.state_dict().items())
+    assert f'1 missing: {key}' in loaded({name: value for name, value in state.items() if name != f'backbone.{key}'})
+    assert '1 unknown: extra.weight' in loaded(state | {'backbone.extra.weight': torch.zeros(1)})
+    assert f'1 of another shape: {key}' in loaded(state | {f'backbone.{key}': torch.zeros(2, 3, 5, 7, 11)})
+
+
+def test_published_weights_give_the_measured_maps(small):
+    measured = small.measured
+    if not measured:
+        pytest.skip('no file of the public code in tests/data')
+    init_cfg = dict(type='Pretrained', checkpoint=str(DATA / measured.weights))
+    backbone = MODELS.build(dict(type=f'mmsec.{small.type}', **measured.options, init_cfg=init_cfg))
+    backbone.init_weights()
+    backbone.double().eval()
+    outputs = np.load(DATA / measured.outputs)
+    for image, names in measured.maps.items():
+        with torch.no_grad():
+            maps = backbone(torch.from_numpy(outputs[image]).double())
+        for ours, name in zip(maps, names, strict=True):
+            wanted = torch.from_numpy(outputs[name]).double()
+            assert (ours - wanted).norm() < 1e-6 * wanted.norm(), name
+
+
+def test_a_missing_checkpoint_says_where_published_ones_are(small):
+    backbone = build(small, init_cfg=dict(type='Pretrained', checkpoint='absent.pth'))
+    with pytest.raises(InputError, match=r"checkpoint 'absent\.pth' not found") as error:
+        backbone.init_weights()
+    assert backbone.published in str(error.value)
+
+
+def test_an_unknown_option_is_named(small):
+    with pytest.raises(TypeError, match='out_indexes'):
+        build(small, out_indexes=(0,))
+
+
+def test_a_value_that_cannot_be_used_is_named(small):
+    last = len(small.channels) - 1
+    for option, value, message in (
+        ('arch', 'huge', "arch must be one of .* or a dict, got 'huge'"),
+        ('in_channels', 0, 'in_channels must be at least 1, got 0'),
+        ('out_indices', (), r'out_indices must name at least one stage, each once, got \(\)'),
+        ('out_indices', (0, 0), r'out_indices must name at least one stage, each once, got \(0, 0\)'),
+        ('out_indices', (0, last + 1), rf'out_indices must be in \[0, {last}\], got \(0, {last + 1}\)'),
+        ('out_indices', (-1,), rf'out_indices must be in \[0, {last}\], got \(-1,\)'),
+        ('frozen_stages', last + 2, rf'frozen_stages must be in \[-1, {last + 1}\], got {last + 2}'),
+        ('frozen_stages', -2, rf'frozen_stages must be in \[-1, {last + 1}\], got -2'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build(small, **{option: value})
+
+
+def test_images_that_cannot_be_used_are_named(small):
+    for shape, message in (
+        ((1, 3, 0, 32), r'height and width must be at least 1, got images of shape \(1, 3, 0, 32\)'),
+        ((0, 3, 32, 32), r'height and width must be at least 1, got images of shape \(0, 3, 32, 32\)'),
+        ((1, 4, 32, 32), r'expected images of shape \(B, 3, H, W\), got \(1, 4, 32, 32\)'),
+        ((3, 32, 32), r'expected images of shape \(B, 3, H, W\), got \(3, 32, 32\)'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build(small)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize('block', [0, -1])
+def test_one_can_look_at_the_clusters_of_each_stage(small, block):
+    backbone, x = build(small).eval(), images(70, 90, dtype=torch.float32)
+    stages = range(len(backbone.attention_layers()))
+    for stage, (ids, scores, score_name) in zip(stages, token_clusters(backbone, x, stages, block), strict=True):
+        stride = backbone.strides[stage]
+        assert ids.shape == (2, ids.shape[1], -(-70 // stride), -(-90 // stride))
+        assert ids.dtype == torch.int64
+        for each in ids.flatten(2).flatten(0, 1):
+            assert each.unique().tolist() == list(range(int(each.max()) + 1))  # counted from 0, none is empty
+        assert bool(score_name) == (scores is not None)
+        if scores is not None:
+            assert scores.shape == ids.shape
+            assert not scores.requires_grad
+            order = scores.flatten(2).argsort(-1)
+            sorted_ids = ids.flatten(2).gather(-1, order)
+            sorted_scores = scores.flatten(2).gather(-1, order)
+            falls = sorted_ids.diff() < 0  # only where scores are equal may the order be another
+            assert (sorted_scores.diff()[falls] == 0).all()
+
+
+def test_clusters_come_in_the_order_of_the_stages_that_are_asked_for(small):
+    backbone, x = build(small).eval(), images(dtype=torch.float32)
+    stages = list(reversed(range(len(backbone.attention_layers()))))
+    for found, stage in zip(token_clusters(backbone, x, stages), stages, strict=True):
+        (alone,) = token_clusters(backbone, x, [stage])
+        assert torch.equal(found.ids, alone.ids)
+        assert (found.scores is None and alone.scores is None) or torch.equal(found.scores, alone.scores)
+
+
+def test_looking_at_clusters_changes_nothing(small):
+    backbone = build(small).train()
+    before = copy.deepcopy(backbone.state_dict())
+    token_clusters(backbone, images(dtype=torch.float32), stages=[0])
+    assert all(module.training for module in backbone.modules())
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+    assert not any(module._forward_pre_hooks for module in backbone.modules())
+
+
+def test_clusters_of_no_stage_or_block_are_refused(small):
+    backbone, x = build(small), images(dtype=torch.float32)
+    layers = backbone.attention_layers()
+    with pytest.raises(ValueError, match=rf'stage must be in \[0, {len(layers) - 1}\], got {len(layers)}'):
+        token_clusters(backbone, x, stages=[0, len(layers)])
+    with pytest.raises(ValueError, match=f'stage 0 has {len(layers[0])} blocks, got block 99'):
+        token_clusters(backbone, x, stages=[0], block=99)

@@ -1,0 +1,293 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmsec.models import ViT
+from mmsec.models.inspection import token_clusters
+from mmsec.models.layers.vit import Attention, ClusterAttention, WindowAttention
+from tests.conftest import DATA
+
+ARCH = dict(embed_dims=48, depth=4, num_heads=3, mlp_ratio=4)
+MEASURED = dict(arch=ARCH, patch_size=8, img_size=64)
+TINY = dict(arch=dict(embed_dims=16, depth=4, num_heads=2, mlp_ratio=2), patch_size=4, img_size=24)
+
+
+@pytest.fixture(scope='module')
+def measured():
+    return {name: torch.from_numpy(value) for name, value in np.load(DATA / 'vit_merge_official.npz').items()}
+
+
+def official(**options):
+    checkpoint = str(DATA / 'vit_merge_official.pth')
+    backbone = ViT(**MEASURED | options, init_cfg=dict(type='Pretrained', checkpoint=checkpoint))
+    backbone.init_weights()
+    return backbone.double().eval()
+
+
+def tiny(**options):
+    """With random weights large enough for each of them to matter."""
+    backbone = ViT(**TINY | options)
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return backbone.double().eval()
+
+
+@torch.no_grad()
+def test_the_map_is_that_of_the_public_code(measured):
+    (found,) = official()(measured['image'].double())
+    wanted = measured['plain'][:, 1:].mT.unflatten(2, (8, 8))
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ('name', 'merging'),
+    [
+        ('tome', dict(type='ToMe', r=8, proportional_attention=False)),
+        ('tome_prop', dict(type='ToMe', r=8)),
+        ('pitome_deit', dict(type='PiToMe', ratio=0.85)),
+        ('pitome_mae', dict(type='PiToMe', ratio=0.85, order='mae')),
+    ],
+)
+@torch.no_grad()
+def test_merged_tokens_sizes_and_sources_are_those_of_the_public_code(measured, name, merging):
+    backbone, image = official(merging=merging), measured['image'].double()
+    behind = list(backbone.tokens(image))
+    tokens = behind[-1]
+    torch.testing.assert_close(backbone.out_norms['3'](tokens.x), measured[f'{name}_tokens'], atol=1e-6, rtol=0)
+    torch.testing.assert_close(tokens.sizes, measured[f'{name}_size'][..., 0], atol=1e-6, rtol=0, check_dtype=False)
+    sources = F.one_hot(tokens.merging.assignment, tokens.merging.num_merged).mT
+    assert torch.equal(sources, measured[f'{name}_source'].long())
+    assert [each.x.shape[1] for each in behind] == measured[f'{name}_lengths'].tolist()
+    (found,) = backbone(image)
+    copied = measured[f'{name}_tokens'].gather(1, tokens.merging.assignment[..., None].expand(-1, -1, 48))
+    torch.testing.assert_close(found, copied[:, 1:].mT.unflatten(2, (8, 8)), atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_a_map_before_the_end_is_rebuilt_of_the_tokens_there_are_behind_its_block():
+    x = torch.randn(1, 3, 24, 32, dtype=torch.float64)
+    for merging, lengths in (
+        (dict(type='ToMe', r=5), [43, 38, 33, 28]),
+        (dict(type='PiToMe', ratio=0.75), [36, 27, 21, 16]),
+        (dict(type='ToMeSD', ratio=0.5), [48, 48, 48, 48]),
+    ):
+        maps = tiny(merging=merging, out_indices=(0, 1, 2, 3))(x)
+        assert [len(m[0].flatten(1).mT.unique(dim=0)) for m in maps] == lengths
+        assert all(m.shape == (1, 16, 6, 8) for m in maps)
+
+
+@torch.no_grad()
+def test_expedit_runs_the_later_blocks_on_its_small_grid_also_in_windows_and_clusters():
+    x = torch.randn(2, 3, 24, 32, dtype=torch.float64)
+    merging = dict(type='Expedit', after_block=2, size=0.5)
+    for options in ({}, dict(window_size=2), dict(grouping=dict(type='SemanticGrouping'), num_clusters=3)):
+        backbone = tiny(merging=merging, global_blocks=(3,) if options else None, **options)
+        behind = list(backbone.tokens(x))
+        assert [each.x.shape[1] for each in behind] == [49, 13, 13, 13]
+        assert [each.grid for each in behind] == [(6, 8), (3, 4), (3, 4), (3, 4)]
+        assert backbone(x)[0].shape == (2, 16, 6, 8)
+        without = tiny(global_blocks=(3,) if options else None, **options)
+        without.load_state_dict(backbone.state_dict())
+        assert torch.equal(next(without.tokens(x)).x, behind[0].x)
+
+
+@torch.no_grad()
+def test_tomesd_merges_for_the_attention_alone():
+    backbone, x = tiny(merging=dict(type='ToMeSD', ratio=0.5)), torch.randn(1, 3, 24, 32, dtype=torch.float64)
+    block, tokens = backbone.blocks[0], backbone.patch_embed(x)
+    seen = []
+    block.attn.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    attended, _ = block.attend(tokens)
+    (merging,) = backbone.mergings(x)[:1]
+    assert merging.num_merged == seen[0].shape[1] == 25
+    torch.testing.assert_close(attended, merging.unmerge(merging.merge(attended)))
+    torch.testing.assert_close(seen[0], merging.merge(block.norm1(tokens.x)))
+
+
+def test_mergings_say_what_became_one_behind_each_block():
+    backbone, x = tiny(merging=dict(type='PiToMe', ratio=0.75)), torch.randn(1, 3, 24, 32, dtype=torch.float64)
+    assert [each.num_merged for each in backbone.mergings(x)] == [37, 28, 22, 17]
+    assert tiny().mergings(x) == [None] * 4
+
+
+@pytest.mark.parametrize('size', [(1, 1), (24, 24), (30, 17)])
+@torch.no_grad()
+def test_any_size_is_one_whose_patches_are_filled_up_with_zeros(size):
+    backbone = tiny(num_registers=2)
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    height, width = (-(-side // 4) * 4 for side in size)
+    (found,) = backbone(x)
+    assert found.shape == (2, 16, height // 4, width // 4)
+    torch.testing.assert_close(found, backbone(F.pad(x, (0, width - size[1], 0, height - size[0])))[0])
+
+
+@torch.no_grad()
+def test_class_and_register_tokens_are_kept_or_dropped():
+    x = torch.randn(1, 3, 24, 24, dtype=torch.float64)
+    for options, count in ((dict(), 1), (dict(num_registers=4), 5), (dict(with_cls_token=False), 0)):
+        backbone = tiny(**options)
+        tokens = backbone.patch_embed(x)
+        assert tokens.protected == count
+        assert tokens.x.shape == (1, count + 36, 16)
+        assert backbone(x)[0].shape == (1, 16, 6, 6)
+
+
+@pytest.mark.parametrize('protected', [0, 2])
+@pytest.mark.parametrize('grid', [(6, 8), (5, 7), (2, 1)])
+@torch.no_grad()
+def test_windows_equal_their_definition(grid, protected):
+    attention = WindowAttention(16, 2, window_size=4).double()
+    x = torch.randn(2, protected + grid[0] * grid[1], 16, dtype=torch.float64)
+    out, keys = attention(x, protected, grid)
+    padded = F.pad(x[:, protected:].unflatten(1, grid), (0, 0, 0, -grid[1] % 4, 0, -grid[0] % 4))  # (B, H, W, C)
+    front, q, k, v = x[:, :protected], *attention.project(padded.flatten(1, 2))
+    _, front_k, front_v = attention.project(front)
+    q, k, v = (each.unflatten(1, padded.shape[1:3]) for each in (q, k, v))
+    wanted = torch.zeros_like(q)
+    for top in range(0, padded.shape[1], 4):
+        for left in range(0, padded.shape[2], 4):
+            window = slice(None), slice(top, top + 4), slice(left, left + 4)
+            of = [torch.cat([a, b[window].flatten(1, 2)], 1).transpose(1, 2) for a, b in ((front_k, k), (front_v, v))]
+            attended = F.scaled_dot_product_attention(q[window].flatten(1, 2).transpose(1, 2), *of)
+            wanted[window] = attended.transpose(1, 2).unflatten(1, (4, 4))
+    wanted = wanted[:, : grid[0], : grid[1]].flatten(1, 2).flatten(2)
+    torch.testing.assert_close(out[:, protected:], attention.proj(wanted))
+    torch.testing.assert_close(keys, attention.project(x)[1])
+
+
+@torch.no_grad()
+def test_one_window_or_one_cluster_for_all_is_attention_of_all():
+    x = torch.randn(2, 3, 24, 24, dtype=torch.float64)
+    plain = tiny()
+    for options in (
+        dict(window_size=6, global_blocks=()),
+        dict(grouping=dict(type='SemanticGrouping'), num_clusters=1),
+    ):
+        other = tiny(**options)
+        other.load_state_dict(plain.state_dict())
+        torch.testing.assert_close(other(x)[0], plain(x)[0])
+
+
+def test_blocks_have_the_attention_that_options_name():
+    def kinds(**options):
+        return [type(block.attn) for block in tiny(**options).blocks]
+
+    grouping = dict(grouping=dict(type='SemanticGrouping'), num_clusters=4)
+    assert kinds() == [Attention] * 4
+    assert kinds(window_size=3, global_blocks=(1,)) == [WindowAttention, Attention, WindowAttention, WindowAttention]
+    assert kinds(**grouping) == [ClusterAttention] * 4
+    assert kinds(**grouping, global_blocks=(3,)) == [ClusterAttention] * 3 + [Attention]
+    with torch.device('meta'):
+        blocks = ViT('large', window_size=14).blocks
+    assert [i for i, block in enumerate(blocks) if type(block.attn) is Attention] == [5, 11, 17, 23]
+
+
+@pytest.mark.parametrize(
+    ('arch', 'parameters'), [('tiny', 5_524_416), ('small', 21_665_664), ('base', 85_798_656), ('large', 303_301_632)]
+)
+def test_parameter_counts_are_the_published_ones_without_classifier_and_position_of_the_class_token(arch, parameters):
+    with torch.device('meta'):
+        backbone = ViT(arch)
+    assert sum(p.numel() for p in backbone.parameters()) == parameters - ViT.arch_zoo[arch]['embed_dims']
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(merging=dict(type='ToMe', r=6)),
+        dict(merging=dict(type='PiToMe', ratio=0.8), layer_scale=0.1),
+        dict(merging=dict(type='Expedit', after_block=1, size=0.5), window_size=2, global_blocks=(3,)),
+        dict(merging=dict(type='ToMeSD', ratio=0.5), num_registers=2),
+        dict(grouping=dict(type='SemanticGrouping'), num_clusters=3),
+    ],
+    ids=str,
+)
+def test_every_parameter_gets_the_same_gradient_with_and_without_checkpointing(options):
+    x = torch.randn(2, 3, 26, 31, dtype=torch.float64)
+    results = []
+    for with_cp in (False, True):
+        torch.manual_seed(1)
+        backbone = tiny(with_cp=with_cp, out_indices=(1, 3), **options).train()
+        torch.manual_seed(2)  # drop path
+        maps = backbone(x)
+        gradients = torch.autograd.grad(sum((m * m).sum() for m in maps), list(backbone.parameters()))
+        results.append([*maps, *gradients])
+        assert all(gradient.any() for gradient in gradients)
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@torch.no_grad()
+def test_a_batch_gives_what_its_images_give_where_tokens_merge():
+    x = torch.randn(3, 3, 24, 32, dtype=torch.float64)
+    for merging in (dict(type='ToMe'), dict(type='PiToMe'), dict(type='Expedit', after_block=1, size=0.5)):
+        backbone = tiny(merging=merging)
+        torch.testing.assert_close(backbone(x)[0], torch.cat([backbone(each[None])[0] for each in x]))
+
+
+def test_layers_of_rate_decay_are_the_blocks():
+    backbone = tiny(num_registers=1, layer_scale=0.1, out_indices=(0, 2))
+    found = {name: backbone.get_layer_depth(name)[0] for name, _ in backbone.named_parameters()}
+    assert {layer for name, layer in found.items() if name.startswith('patch_embed.')} == {0}
+    for i in range(3):
+        assert {layer for name, layer in found.items() if name.startswith(f'blocks.{i}.')} == {i + 1}
+    assert {layer for name, layer in found.items() if name.startswith('out_norms.')} == {4}
+    assert backbone.get_layer_depth('neck.weight', 'backbone.') == (4, 5)
+
+
+def test_one_can_look_at_windows_clusters_and_merged_tokens():
+    x = torch.randn(2, 3, 24, 20, dtype=torch.float64)
+    (windows,) = token_clusters(tiny(window_size=4, global_blocks=()), x, [1])
+    assert windows.ids.shape == (2, 1, 6, 5)
+    assert windows.ids[0, 0, [0, 3, 4, 0, 5], [0, 3, 0, 4, 4]].tolist() == [0, 0, 2, 1, 3]
+    (clusters,) = token_clusters(tiny(grouping=dict(type='SemanticGrouping'), num_clusters=5), x, [1])
+    assert clusters.ids.shape == clusters.scores.shape == (2, 2, 6, 5)
+    assert clusters.ids.unique().tolist() == [0, 1, 2, 3, 4]
+    for merging in (dict(type='ToMe'), dict(type='ToMeSD', ratio=0.5), dict(type='Expedit', after_block=1, size=0.5)):
+        backbone = tiny(merging=merging)
+        (found,) = token_clusters(backbone, x, [2])
+        sources = backbone.mergings(x)[2].assignment[:, 1:].unflatten(1, (6, 5))
+        for ids, wanted in zip(found.ids[:, 0], sources, strict=True):
+            assert ids.unique().tolist() == list(range(len(wanted.unique())))
+            together = ids.flatten()[:, None] == ids.flatten()
+            assert torch.equal(together, wanted.flatten()[:, None] == wanted.flatten())
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (
+            dict(arch=dict(embed_dims=16, depth=2, num_heads=3, mlp_ratio=1)),
+            'embed_dims must be a multiple of num_heads',
+        ),
+        (dict(patch_size=0), 'patch_size must be at least 1, got 0'),
+        (dict(num_registers=-1), 'num_registers must be at least 0, got -1'),
+        (dict(drop_path_rate=1), r'drop_path_rate must be in \[0, 1\), got 1'),
+        (dict(window_size=3, global_blocks=(4,)), r'global_blocks must be in \[0, 3\], got \(4,\)'),
+        (dict(global_blocks=(1,)), 'global_blocks need window_size or grouping'),
+        (dict(num_clusters=4), 'grouping and num_clusters need each other'),
+        (
+            dict(window_size=3, grouping=dict(type='SemanticGrouping'), num_clusters=4),
+            'window_size and grouping exclude each other',
+        ),
+        (dict(merging=dict(type='ToMee')), "type of merging must be one of .*, got 'ToMee'"),
+        (
+            dict(merging=dict(type='PiToMe'), window_size=3),
+            'merging PiToMe leaves no grid for windows: set window_size=0, or merge by Expedit',
+        ),
+        (
+            dict(merging=dict(type='ToMe'), grouping=dict(type='SemanticGrouping'), num_clusters=2),
+            'merging ToMe leaves no grid for a grouping: set grouping=None, or merge by Expedit',
+        ),
+    ],
+)
+def test_options_that_cannot_be_used_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(**options)
+
+
+def test_an_empty_merging_merges_nothing_so_that_a_command_line_can_fill_it_in():
+    x = torch.randn(1, 3, 24, 24, dtype=torch.float64)
+    assert tiny(merging=dict()).mergings(x) == [None] * 4

@@ -1,0 +1,56 @@
+import pytest
+import torch
+from mmengine.registry import MODELS
+
+import mmsec.models  # noqa: F401
+from mmsec.models.necks.simple_feature_pyramid import SimpleFeaturePyramid
+
+
+@pytest.mark.parametrize('host', ['mmengine', 'mmdet', 'mmseg'])
+def test_every_host_finds_it(host):
+    registry = pytest.importorskip(f'{host}.registry').MODELS
+    neck = registry.build(dict(type='mmsec.SimpleFeaturePyramid', in_channels=16, out_channels=8))
+    assert isinstance(neck, SimpleFeaturePyramid)
+
+
+@pytest.mark.parametrize(('height', 'width'), [(4, 6), (5, 3), (1, 1)])
+def test_maps_of_four_scales_and_coarser_ones(height, width):
+    neck = SimpleFeaturePyramid(16, 8, num_outs=6)
+    maps = neck([torch.randn(2, 16, height, width)])
+    for m, scale in zip(maps, (4, 2, 1, 1 / 2, 1 / 4, 1 / 8), strict=True):
+        wanted = [-(-side // round(1 / scale)) if scale < 1 else side * scale for side in (height, width)]
+        assert list(m.shape) == [2, 8, *wanted]
+        assert m.is_contiguous()
+    sum((m * torch.randn_like(m)).sum() for m in maps).backward()
+    if (height, width) == (4, 6):
+        assert [name for name, p in neck.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_maps_are_normalised_over_their_channels():
+    m = SimpleFeaturePyramid(16, 32, num_outs=4)([torch.randn(1, 16, 4, 4)])[3]
+    torch.testing.assert_close(m.mean(1), torch.zeros(1, 2, 2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(m.var(1, unbiased=False), torch.ones(1, 2, 2), atol=1e-2, rtol=0)
+
+
+def test_parameters_are_those_of_vitdet():
+    c, o = 768, 256
+    up4 = (c * c // 2 * 4 + c // 2) + 2 * (c // 2) + (c // 2 * c // 4 * 4 + c // 4)
+    up2 = c * c // 2 * 4 + c // 2
+    outs = sum(inside * o + 9 * o * o + 4 * o for inside in (c // 4, c // 2, c, c))
+    assert sum(p.numel() for p in SimpleFeaturePyramid(c, o).parameters()) == up4 + up2 + outs
+
+
+def test_what_cannot_be_used_is_named():
+    with pytest.raises(ValueError, match='num_outs must be at least 4, got 3'):
+        SimpleFeaturePyramid(16, num_outs=3)
+    with pytest.raises(ValueError, match='SimpleFeaturePyramid takes one map, got 2'):
+        SimpleFeaturePyramid(16)([torch.zeros(1, 16, 2, 2)] * 2)
+
+
+def test_its_norm_is_one_for_configs():
+    from mmcv.cnn import build_norm_layer
+
+    name, norm = build_norm_layer(dict(type='mmsec.LayerNorm2d'), 8)
+    assert MODELS.get('mmsec.LayerNorm2d') is type(norm)
+    assert name == 'ln'
+    assert norm(torch.randn(2, 8, 3, 4)).shape == (2, 8, 3, 4)

@@ -1,0 +1,122 @@
+"""A new method is one file and a config: a grouping and a backbone that are thrown away again."""
+
+import sys
+
+import pytest
+import torch
+
+from mmsec.models.checkpoints.reading import read_checkpoint
+from mmsec.ops.grouping import GROUPINGS
+from mmsec.registry import MODELS
+from tests.conftest import SEGMENTER, SMALL_ARCH, small_run
+from tools import train
+
+GROUPING = '''
+import torch
+
+from mmsec.ops.grouping import GroupingMethod, grouping_from_order, register_grouping
+
+
+@register_grouping
+class DealtGrouping(GroupingMethod):
+    """Tokens dealt out in turn, as cards are."""
+
+    def __init__(self, turns=1):
+        super().__init__()
+        self.turns = turns
+
+    def forward(self, tokens, num_clusters):
+        height, width = tokens.size
+        place = torch.arange(height * width) * self.turns % num_clusters
+        return grouping_from_order(place.argsort(stable=True)[None, None], num_clusters)
+'''
+
+BACKBONE = f'''
+from torch import nn
+
+from mmsec.models.backbones.base import Backbone
+from mmsec.models.layers.secvit import ClusterAttention
+from mmsec.ops import rotary_table
+from mmsec.registry import MODELS
+
+
+@MODELS.register_module()
+class Patches(Backbone):
+    """A convolution and an attention layer at each stage."""
+
+    arch_zoo = {{'one': dict(embed_dims={SMALL_ARCH['embed_dims']})}}
+
+    def __init__(self, arch='one', grouping=dict(type='WindowGrouping'), in_channels=3, out_indices=(0, 1, 2, 3),
+                 frozen_stages=-1, norm_eval=False, init_cfg=None):
+        dims = self.settings(arch, ['embed_dims'])['embed_dims']
+        super().__init__(in_channels, (4, 8, 16, 32), out_indices, frozen_stages, norm_eval, init_cfg)
+        before = (in_channels, *dims)
+        self.convs = nn.ModuleList(nn.Conv2d(*before[i:i + 2], 7, 2 if i else 4, 3) for i in range(len(dims)))
+        self.attention = nn.ModuleList(ClusterAttention(width, 2, grouping, 0) for width in dims)
+        self.finish(dims, out_norm=True)
+
+    def parts(self):
+        return [[], *([each] for each in zip(self.convs, self.attention))]
+
+    def attention_layers(self):
+        return [[layer] for layer in self.attention]
+
+    def maps(self, x):
+        maps = {{}}
+        for i, (conv, attention) in enumerate(zip(self.convs, self.attention)):
+            x = conv(x)
+            height, width = x.shape[2:]
+            table = rotary_table(height, width, x.shape[1] // 2, x.dtype, x.device)
+            x = attention(x.permute(0, 2, 3, 1), table, min(4, height * width)).permute(0, 3, 1, 2)
+            maps[i] = x
+        return maps
+
+    def convert(self, state):
+        return dict(state), []
+
+    def left_out(self, key):
+        return False
+'''
+
+
+SOURCES = {'dealt_grouping': GROUPING, 'patches': BACKBONE}
+
+
+@pytest.fixture
+def thrown_away(monkeypatch):
+    """What is registered in a test is gone after it."""
+    for table in (GROUPINGS, MODELS.module_dict):
+        for name in ('DealtGrouping', 'Patches'):
+            monkeypatch.setitem(table, name, None)
+            del table[name]
+    yield
+    for name in ('dealt_grouping', 'patches'):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.usefixtures('thrown_away')
+@pytest.mark.parametrize(
+    ('module', 'backbone'),
+    [
+        ('dealt_grouping', dict(grouping=dict(type='DealtGrouping', turns=3))),
+        ('patches', dict(_delete_=True, type='mmsec.Patches', grouping=dict(type='SemanticGrouping'))),
+    ],
+)
+def test_a_new_method_trains_and_is_drawn(shapes, tmp_path, monkeypatch, module, backbone):
+    base = small_run(SEGMENTER, shapes, tmp_path, **{'train_cfg.max_iters': 1, 'train_cfg.val_interval': 1})
+    (tmp_path / f'{module}.py').write_text(SOURCES[module])
+    imports = ['mmsec.models', 'mmsec.engine', 'mmsec.datasets', module]
+    config = tmp_path / 'new.py'
+    config.write_text(
+        f'_base_ = {base.name!r}\n'
+        f'custom_imports = dict(imports={imports}, allow_failed_imports=False)\n'
+        f'model = dict(backbone={backbone})\n'
+        f'visualizer = dict(name={module!r})\n'  # or the second run would draw with that of the first
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, 'argv', ['train.py', str(config), '--work-dir', str(tmp_path / 'work')])
+    train.main()
+    state = read_checkpoint(tmp_path / 'work/iter_1.pth')['state_dict']
+    assert all(value.isfinite().all() for value in state.values() if torch.is_floating_point(value))
+    assert ('backbone.convs.0.weight' in state) == (module == 'patches')
+    assert len(list((tmp_path / 'work').glob('*/vis_data/vis_image/clusters_*.png'))) == 2

@@ -1,0 +1,135 @@
+"""Imports point one way: ops <- models <- datasets, visualization, evaluation, engine <- cli <- tools."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+# To each room what it may import. All but ops may also import the modules at the root (registry, errors).
+ROOMS = {
+    'ops': set(),
+    'models': {'ops'},
+    'datasets': {'ops', 'models'},
+    'visualization': {'ops', 'models'},
+    'evaluation': {'ops', 'models', 'visualization'},
+    'engine': {'ops', 'models', 'datasets', 'visualization', 'evaluation'},
+    'export': {'ops', 'models'},
+    'cli': {'ops', 'models', 'datasets', 'visualization', 'evaluation', 'engine', 'export'},
+}
+OF_DEVICES = re.compile(r'is_compiling|onednn|mkldnn|cuda|device\.type', re.IGNORECASE)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The modules that a file imports, anywhere in it; of ``from a import b`` both ``a`` and ``a.b``."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            name = '.' * node.level + (node.module or '')
+            yield name
+            yield from (f'{name}.{alias.name}' for alias in node.names)
+
+
+def wrong_imports(package: Path) -> list[str]:
+    """A line for each import that points the wrong way."""
+    modules = {path.stem for path in package.glob('*.py')}
+    wrong = []
+    for path in sorted(package.rglob('*.py')):
+        room = path.relative_to(package).parts[0]
+        allowed = ROOMS.get(room, set()) | {room} | (set() if room == 'ops' else modules)
+        for name in imports(path):
+            first, *rest = name.split('.')
+            if first == package.name and rest:
+                right = rest[0] in allowed
+            elif room == 'ops':
+                right = first in sys.stdlib_module_names or first in (package.name, 'torch')
+            else:
+                right = first not in ('', 'tools', 'tests')  # the first for relative imports
+            if not right:
+                wrong.append(f'{path.relative_to(package.parent)} imports {name}')
+    return wrong
+
+
+def test_imports_point_one_way():
+    assert wrong_imports(ROOT / 'mmsec') == []
+
+
+def test_every_room_is_in_the_table():
+    rooms = {path.parent.name for path in (ROOT / 'mmsec').glob('*/__init__.py')}
+    assert rooms <= ROOMS.keys(), 'a room of mmsec that the table in this file does not know; say what it may import'
+
+
+def test_an_import_that_points_the_wrong_way_is_noticed(tmp_path):
+    for path, text in {
+        'mmsec/errors.py': '',
+        'mmsec/ops/a.py': 'import torch, math, mmengine\nfrom mmsec.errors import InputError\nfrom mmsec.ops import b',
+        'mmsec/models/a.py': 'def later():\n    import mmsec.engine.hooks\n    from mmsec import cli, errors, ops',
+        'mmsec/datasets/a.py': 'from mmsec.models import SecViT\nfrom mmsec.visualization import b\nfrom . import b',
+        'mmsec/engine/a.py': 'from mmsec.visualization import b\nfrom tools import train\nimport mmengine',
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    assert {line.removeprefix('mmsec/') for line in wrong_imports(tmp_path / 'mmsec')} == {
+        'ops/a.py imports mmengine',
+        'ops/a.py imports mmsec.errors',
+        'ops/a.py imports mmsec.errors.InputError',
+        'models/a.py imports mmsec.engine.hooks',
+        'models/a.py imports mmsec.cli',
+        'datasets/a.py imports mmsec.visualization',
+        'datasets/a.py imports mmsec.visualization.b',
+        'datasets/a.py imports .',
+        'datasets/a.py imports ..b',
+        'engine/a.py imports tools',
+        'engine/a.py imports tools.train',
+    }
+
+
+def test_tools_do_not_import_tests():
+    assert not [f'{path} imports {name}' for path in (ROOT / 'tools').rglob('*.py') for name in imports(path)
+                if name.split('.')[0] == 'tests']  # fmt: skip
+
+
+def test_models_have_no_word_of_devices_and_compilers():
+    said = [
+        f'{path.relative_to(ROOT)}:{number}: {line.strip()}'
+        for path in sorted((ROOT / 'mmsec/models').rglob('*.py'))
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if OF_DEVICES.search(line)
+    ]
+    assert said == [], 'what is faster where stands in mmsec/ops/kernels'
+
+
+def run(code: str, *absent: str) -> str:
+    """What a new Python prints in which some modules cannot be imported."""
+    code = f'import sys\nsys.modules.update(dict.fromkeys({absent}))\n{code}'
+    result = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_importing_mmsec_imports_no_host():
+    assert run("import mmsec\nprint({'mmdet', 'mmseg', 'mmpretrain', 'mmcv'} & {*sys.modules})") == 'set()\n'
+
+
+def test_no_part_of_mmsec_needs_a_host_to_be_imported():
+    code = """
+import importlib, pkgutil, mmsec
+for module in pkgutil.walk_packages(mmsec.__path__, 'mmsec.'):
+    importlib.import_module(module.name)
+print(sorted(name for name in sys.modules if name.startswith('mmsec.'))[-1])
+"""
+    assert run(code, 'mmdet', 'mmseg', 'mmpretrain').startswith('mmsec.visualization')
+
+
+def test_a_backbone_needs_torch_mmengine_and_the_pure_python_part_of_mmcv():
+    code = """
+import torch
+from mmsec.registry import MODELS
+print(len(MODELS.build(dict(type='mmsec.SecViT', arch='tiny')).eval()(torch.zeros(1, 3, 32, 32))))
+"""
+    absent = ('mmdet', 'mmseg', 'mmpretrain', 'mmcv._ext', 'torchvision', 'timm', 'einops', 'pycocotools', 'scipy')
+    assert run(code, *absent) == '4\n'

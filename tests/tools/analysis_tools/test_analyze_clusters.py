@@ -1,0 +1,85 @@
+import json
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import Config
+
+from mmsec.errors import InputError
+from tests.conftest import DETECTOR, OFFICIAL, SEGMENTER, run_tool, small_checkpoint, small_run
+from tools.analysis_tools import analyze_clusters
+
+
+@pytest.mark.parametrize('name', [DETECTOR, SEGMENTER])
+def test_every_stage_and_grouping_is_measured(shapes, tmp_path, name):
+    config = small_run(name, shapes, tmp_path)
+    result = run_tool(
+        'analysis_tools/analyze_clusters.py', config, small_checkpoint(config), '--images', 3, '--out', tmp_path / 'out'
+    )
+    assert 'stage 4: one cluster, nothing to compare' in result.stdout
+    content = json.loads((tmp_path / 'out/analysis.json').read_text())
+    measured = [(row['stage'], row['grouping']) for row in content['rows']]
+    wanted = [['head 1'], ['head 1', 'head 2'], [f'head {i}' for i in range(1, 5)]]
+    assert measured == [(s, g) for s, heads in enumerate(wanted, start=1) for g in [*heads, 'windows', 'random']]
+    by_grouping = {(row['stage'], row['grouping']): row for row in content['rows']}
+    assert by_grouping[1, 'head 1']['clusters'] == [32, 32]
+    assert by_grouping[1, 'head 1']['images']['nmi_classes'] == 3
+    assert by_grouping[1, 'windows']['nmi_classes'] > 0.1
+    assert abs(by_grouping[1, 'random']['nmi_classes']) < 0.1
+    assert by_grouping[1, 'windows']['compactness'] > 0.9 > by_grouping[1, 'head 1']['compactness']
+    assert (by_grouping[1, 'windows']['nmi_instances'] is None) == (name == SEGMENTER)
+    assert f'{by_grouping[2, "head 2"]["purity_classes"]:.3f}' in result.stdout
+    assert cv2.imread(str(tmp_path / 'out/analysis.png')).shape[1] == 1200
+
+
+def analyze(monkeypatch, *arguments):
+    """Run the tool in this process."""
+    monkeypatch.setattr(sys, 'argv', ['analyze_clusters.py', *map(str, arguments)])
+    analyze_clusters.main()
+
+
+def test_random_weights_are_said_and_a_broken_image_is_named(shapes, tmp_path, monkeypatch, capsys):
+    config = small_run(SEGMENTER, shapes, tmp_path)
+    (tmp_path / 'images').mkdir()
+    for path in sorted((shapes / 'ade/images/validation').iterdir()):
+        (tmp_path / 'images' / path.name).write_bytes(path.read_bytes())
+    broken = tmp_path / 'images' / path.name
+    broken.write_bytes(b'no image')
+    options = ['--cfg-options', f'test_dataloader.dataset.data_prefix.img_path={tmp_path}/images']
+    with pytest.raises(SystemExit) as caught:
+        analyze(monkeypatch, config, '--out', tmp_path / 'out', *options)
+    assert caught.value.code == 1
+    printed = capsys.readouterr()
+    assert 'weights are random' in printed.out
+    assert str(broken) in printed.err
+    assert json.loads((tmp_path / 'out/analysis.json').read_text())['rows'][0]['images']['compactness'] == 3
+
+
+@pytest.mark.parametrize(
+    ('change', 'arguments', 'message'),
+    [
+        ({}, ['absent.pth'], "checkpoint 'absent.pth' not found"),
+        ({'model.backbone.arch': 'tiny'}, [OFFICIAL], 'does not fit this SecViT'),
+        ({}, ['--images', '0'], '--images must be at least 1, got 0'),
+        ({'model.backbone.type': 'ResNet'}, [], 'the backbone of the config is ResNet, which is none of mmsec'),
+        ({'test_dataloader.dataset.pipeline.2.with_mask': False}, [], 'has no masks to compare clusters with'),
+        ({'test_dataloader.dataset.data_root': '/nowhere'}, [], "test data: '/nowhere' not found"),
+        ({'model.backbone.num_clusters': (1, 1, 1, 1)}, [], 'no image with clusters to compare'),
+    ],
+)
+def test_bad_input_is_one_line(shapes, tmp_path, monkeypatch, capsys, change, arguments, message):
+    cfg = Config.fromfile(small_run(DETECTOR, shapes, tmp_path))
+    cfg.merge_from_dict(change)
+    cfg.dump(tmp_path / 'changed.py')
+    with pytest.raises((InputError, SystemExit)) as caught:
+        analyze(monkeypatch, tmp_path / 'changed.py', *arguments, '--out', tmp_path / 'out')
+    assert message in str(caught.value) + capsys.readouterr().err
+
+
+def test_random_and_window_baselines_have_the_sizes_of_the_clusters():
+    ids = (np.arange(2 * 6 * 7) % 42 * 5 // 42).reshape(2, 6, 7)
+    found = dict(analyze_clusters.groupings(ids, np.random.default_rng(0)))
+    assert list(found) == ['head 1', 'head 2', 'windows', 'random']
+    wanted = sorted(np.bincount(ids[0].ravel()))
+    assert all(sorted(np.bincount(clusters.ravel())) == wanted for clusters in found.values())

@@ -1,0 +1,119 @@
+"""The tools that look into a backbone, for one whose heads share clusters at two scales."""
+
+import json
+import re
+import sys
+from functools import partial
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from mmsec.errors import InputError
+from mmsec.models import ClusTR
+from tests.conftest import ROOT, run_tool, small_run
+from tools.analysis_tools import analyze_clusters, visualize_clusters
+from tools.analysis_tools.get_flops import count, count_kinds
+
+# Multiply-adds at 224x224 in G, as published. They agree with ours if attention to the coarse scale is counted, and
+# neither attention to the fine scale nor clustering is.
+PUBLISHED = {'b1': 2.15, 'b2': 4.8, 'b3': 7.48}
+
+
+def attention(arch: str, scales: int, height: int = 224, width: int = 224) -> int:
+    """Multiply-adds of the products of attention, from the sizes alone, to one scale or to both."""
+    total = 0
+    sizes = ClusTR.arch_zoo[arch]
+    for i, (dims, depth, ratio) in enumerate(
+        zip(sizes['embed_dims'], sizes['depths'], sizes['sr_ratios'], strict=True)
+    ):
+        tokens = (height // (4 << i)) * (width // (4 << i))
+        keys = tokens if ratio == 1 else tokens // ratio**2 * (1, 5)[scales - 1]
+        total += depth * 2 * tokens * keys * dims
+    return total
+
+
+def clustering(arch: str, height: int = 224, width: int = 224) -> int:
+    """Multiply-adds of the distances, from the sizes alone."""
+    total = 0
+    sizes = ClusTR.arch_zoo[arch]
+    for i in range(3):
+        tokens = (height // (4 << i)) * (width // (4 << i))
+        coarse = tokens // sizes['sr_ratios'][i] ** 2
+        pairs = tokens**2 + sum((tokens - clusters) * clusters for clusters in (coarse, 4 * coarse))
+        total += sizes['depths'][i] * pairs * sizes['embed_dims'][i]
+    return total
+
+
+@pytest.mark.parametrize('arch', ['b1', 'b2', 'b3'])
+def test_clustering_attention_and_the_rest_are_counted_apart(arch):
+    with torch.device('meta'):
+        backbone, images = ClusTR(arch).eval(), torch.rand(1, 3, 224, 224)
+    kinds = count_kinds(backbone, lambda: backbone(images))
+    whole = kinds['']
+    assert whole['clustering'] == clustering(arch)
+    assert whole['attention'] == attention(arch, scales=2)
+    assert (whole['rest'] + attention(arch, scales=1)) / 1e9 == pytest.approx(PUBLISHED[arch], rel=0.01)
+    assert sum(kinds[f'stages.{i}']['clustering'] for i in range(4)) == whole['clustering']
+    assert kinds['stages.3']['clustering'] == 0
+    assert count(backbone, lambda: backbone(images))[''] == sum(whole.values())
+
+
+def test_four_regions_cost_a_fourth_of_the_clustering_and_as_much_of_the_rest():
+    with torch.device('meta'):
+        images = torch.rand(1, 3, 448, 448)
+        backbones = [ClusTR('b1'), ClusTR('b1', region_size=3136)]
+    whole, regions = (count_kinds(backbone, partial(backbone, images)) for backbone in backbones)
+    assert whole['']['clustering'] == clustering('b1', 448, 448)
+    first, first_in_regions = whole['stages.0'], regions['stages.0']  # 112x112 tokens; stage 2 has 3136
+    assert first_in_regions == first | {'clustering': first['clustering'] // 4}
+    assert regions['stages.1'] == whole['stages.1']
+
+
+def test_flops_of_a_config_are_printed_apart(tmp_path):
+    config = ROOT / 'configs/mmseg/clustr/clustr_b1_semanticfpn.py'
+    out = run_tool('analysis_tools/get_flops.py', config, '--shape', 64, 96).stdout
+    (line,) = re.findall(r'^backbone: clustering ([\d.]+) G, attention ([\d.]+) G, rest ([\d.]+) G$', out, re.M)
+    (total,) = re.findall(r'^backbone +[\d.]+ M +([\d.]+) G$', out, re.M)
+    assert sum(map(float, line)) == pytest.approx(float(total), abs=0.02)
+
+
+def test_both_scales_are_drawn(tmp_path, monkeypatch, capsys):
+    cv2.imwrite(str(tmp_path / 'image.png'), np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8))
+    arguments = [tmp_path / 'image.png', '--arch', 'b1', '--stage', 1, 4, '--out', tmp_path / 'out']
+
+    def draw(*more):
+        monkeypatch.setattr(sys, 'argv', ['visualize_clusters.py', *map(str, [*arguments, *more])])
+        visualize_clusters.main()
+        return cv2.imread(str(tmp_path / 'out/image.png')).shape[0]
+
+    both = draw()
+    (tmp_path / 'out/image.png').unlink()
+    assert draw('--head', 1) < both  # stage 4 has one row either way
+    for option, message in (
+        (('--head', 2), '--head 2: stage 4 has 1 scales'),
+        (('--clusters', 5), '--clusters 5: ClusTR has no such option'),
+    ):
+        with pytest.raises(InputError, match=message):
+            draw(*option)
+
+
+def test_both_scales_are_measured(shapes, tmp_path, monkeypatch, capsys):
+    config = small_run('mmdet/clustr/clustr_b1_maskrcnn_shapes.py', shapes, tmp_path)
+    monkeypatch.setattr(
+        sys, 'argv', ['analyze_clusters.py', str(config), '--images', '2', '--out', str(tmp_path / 'out')]
+    )
+    analyze_clusters.main()
+    assert 'stage 4, all tokens: one cluster, nothing to compare' in capsys.readouterr().out
+    rows = json.loads((tmp_path / 'out/analysis.json').read_text())['rows']
+    scales = ('coarse scale', 'fine scale')
+    assert [(row['stage'], row['scale'], row['grouping']) for row in rows] == [
+        (stage, scale, name) for stage in (1, 2, 3) for scale in scales for name in (scale, 'windows', 'random')
+    ]
+    found = {(row['scale'], row['grouping']): row for row in rows if row['stage'] == 1}
+    assert found['coarse scale', 'coarse scale']['clusters'] == [16, 16]  # of 32x32 tokens
+    assert found['fine scale', 'windows']['clusters'] == [64, 64]
+    assert found['fine scale', 'windows']['compactness'] > 0.9
+    assert all(row['nmi_classes'] is not None for row in rows)
+    assert cv2.imread(str(tmp_path / 'out/analysis.png')).shape[1] == 1200

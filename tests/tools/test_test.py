@@ -1,0 +1,75 @@
+"""tools/test.py, run as a user runs it."""
+
+import json
+import pickle
+from pathlib import Path
+
+import cv2
+import pytest
+from mmengine.config import Config
+
+from tests.conftest import run_tool
+
+
+def last_metrics(work_dir: Path) -> dict:
+    """What training printed at its last evaluation."""
+    lines = [json.loads(line) for path in sorted(work_dir.glob('*/vis_data/2*.json')) for line in path.open()]
+    return next(line for line in reversed(lines) if 'coco/bbox_mAP' in line or 'mIoU' in line)
+
+
+def test_the_detector_tests_as_it_trained(detector, tmp_path):
+    config, work_dir, _ = detector
+    trained = last_metrics(work_dir)
+    assert trained['coco/bbox_mAP_50'] > 0.05, 'the comparison below would say nothing'
+    run_tool(
+        'test.py', config, work_dir / 'epoch_60.pth', '--work-dir', tmp_path / 'work', '--out', tmp_path / 'out/m.json',
+        '--show-dir', tmp_path / 'pictures',
+    )  # fmt: skip
+    measured = json.loads((tmp_path / 'out/m.json').read_text())
+    for kind in ('bbox', 'segm'):
+        assert measured[f'coco/{kind}_mAP'] == pytest.approx(trained[f'coco/{kind}_mAP'], abs=1e-6)
+    pictures = sorted((tmp_path / 'pictures').iterdir())
+    assert [path.name for path in pictures] == [f'{i:012d}.png' for i in range(9, 13)] + ['contact_sheet.png']
+    assert cv2.imread(str(pictures[-1])).shape[1] == 1200
+    height, width = cv2.imread(str(pictures[0])).shape[:2]
+    assert width == 2 * height  # truth beside prediction
+
+
+def test_the_segmenter_tests_as_it_trained(segmenter, tmp_path):
+    config, work_dir, _ = segmenter
+    trained = last_metrics(work_dir)
+    assert trained['mIoU'] > 0
+    run_tool(
+        'test.py', config, work_dir / 'iter_40.pth', '--work-dir', tmp_path / 'work', '--out', tmp_path / 'm.json',
+        '--show-dir', tmp_path / 'pictures',
+    )  # fmt: skip
+    assert json.loads((tmp_path / 'm.json').read_text())['mIoU'] == pytest.approx(trained['mIoU'], abs=1e-6)
+    assert len(list((tmp_path / 'pictures').iterdir())) == 4 + 1
+    assert cv2.imread(str(tmp_path / 'pictures/contact_sheet.png')).shape[1] == 1200
+
+
+def test_test_time_augmentation_and_predictions_file(segmenter, tmp_path):
+    config, work_dir, _ = segmenter
+    scales = [dict(type='Resize', scale_factor=ratio, keep_ratio=True) for ratio in (0.5, 1.0)]
+    text = config.read_text()
+    path = tmp_path / 'tta.py'
+    path.write_text(text + f"\ntta_pipeline[1]['transforms'][0] = {scales!r}\n")
+    result = run_tool(
+        'test.py', path, work_dir / 'iter_40.pth', '--work-dir', tmp_path / 'work', '--tta',
+        '--out', tmp_path / 'p.pkl', '--show-dir', tmp_path / 'pictures',
+    )  # fmt: skip
+    assert 'no contact sheet under test-time augmentation' in result.stdout
+    assert len(list((tmp_path / 'pictures').iterdir())) == 4
+    (ran,) = (tmp_path / 'work').glob('*/vis_data/config.py')
+    assert Config.fromfile(ran).model.type == 'SegTTAModel'
+    assert Config.fromfile(ran).test_dataloader.dataset.pipeline[1].type == 'TestTimeAug'
+    assert len(pickle.loads((tmp_path / 'p.pkl').read_bytes())) == 4
+
+
+def test_a_checkpoint_of_another_size_is_refused(detector, segmenter):
+    config, _, _ = detector
+    _, work_dir, _ = segmenter
+    result = run_tool('test.py', config, work_dir / 'iter_40.pth', '--work-dir', work_dir / 'other', check=False)
+    assert result.returncode != 0
+    assert "iter_40.pth' does not fit the config" in result.stdout
+    assert 'Traceback' not in result.stdout

@@ -1,0 +1,83 @@
+"""The two main tools, run as a user runs them, on a small generated data set."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mmsec.models import SecViT
+from mmsec.models.checkpoints.loading import load_pretrained
+from tests.conftest import DETECTOR, ROOT, SEGMENTER, SMALL_ARCH, run_tool, small_run
+
+
+def test_training_starts_with_a_summary(detector):
+    _, work_dir, printed = detector
+    block = printed[printed.index('training starts') :].splitlines()[:7]
+    assert block[1] == '  batch size     2 = 2 an iteration and process x 1 processes x 1 accumulated'
+    assert block[2].split() == ['learning', 'rate', '0.003', '(AdamW)']
+    assert re.fullmatch(r'\s+parameters\s+[\d,]+ trained, 0 frozen', block[3])
+    assert block[4].split() == ['device', 'cpu']
+    assert block[5].split() == ['dtype', 'float32']
+    assert block[6].split() == ['work', 'dir', str(work_dir)]
+
+
+@pytest.mark.parametrize(('run', 'iteration'), [('detector', 120), ('segmenter', 40)])
+def test_clusters_are_drawn_at_each_evaluation(request, run, iteration):
+    _, work_dir, _ = request.getfixturevalue(run)
+    sheets = sorted(path.name for path in work_dir.glob('*/vis_data/vis_image/*.png'))
+    assert sheets == [f'clusters_{image:012d}_{iteration}.png' for image in (9, 12)]
+
+
+def test_checkpoints_hold_plain_values_and_load_into_a_backbone(detector):
+    _, work_dir, _ = detector
+    checkpoint = torch.load(work_dir / 'epoch_60.pth', weights_only=True)
+    backbone = SecViT(SMALL_ARCH)
+    load_pretrained(backbone, work_dir / 'epoch_60.pth')
+    for key, value in backbone.state_dict().items():
+        assert torch.equal(value, checkpoint['state_dict'][f'backbone.{key}'])
+
+
+@pytest.mark.parametrize('name', [DETECTOR, SEGMENTER])
+def test_bfloat16(shapes, tmp_path, name):
+    config = small_run(name, shapes, tmp_path, **{'train_cfg.val_interval': 9})
+    result = run_tool('train.py', config, '--work-dir', tmp_path / 'work', '--amp', 'bf16')
+    assert re.search(r'dtype\s+bfloat16', result.stdout)
+    losses = re.findall(r' loss: ([\d.naif]+)', result.stdout)
+    assert losses
+    assert all(float(loss) < 100 for loss in losses)
+
+
+def test_compile_in_a_config_works_through_the_runner(shapes, tmp_path):
+    config = small_run(SEGMENTER, shapes, tmp_path, **{'train_cfg.val_interval': 9})
+    losses = []
+    for options in ([], ['--cfg-options', 'compile.backend=aot_eager']):
+        result = run_tool('train.py', config, '--work-dir', tmp_path / str(len(options)), *options)
+        assert ('Model has been "compiled"' in result.stdout) == bool(options)
+        losses.append([float(loss) for loss in re.findall(r' loss: ([\d.]+)', result.stdout)])
+    assert len(losses[0]) == 4
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_bare_amp_means_fp16(shapes, tmp_path):
+    config = small_run(DETECTOR, shapes, tmp_path)
+    code = (
+        'import sys; sys.argv[0] = "train.py"; from tools import train; '
+        'cfg = train.configure(train.parse_args()); print(dict(cfg.optim_wrapper))'
+    )
+    result = subprocess.run(
+        [sys.executable, '-c', code, config, '--amp', '--auto-scale-lr'], cwd=ROOT, capture_output=True, text=True
+    )
+    assert "'type': 'AmpOptimWrapper'" in result.stdout, result.stderr
+    assert "'dtype': 'float16'" in result.stdout
+    assert "'clip_grad': {'max_norm': 5.0}" in result.stdout
+
+
+def test_the_learning_rate_scales_with_the_batch(shapes, tmp_path):
+    config = small_run(DETECTOR, shapes, tmp_path, **{'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 9})
+    result = run_tool(
+        'train.py', config, '--work-dir', tmp_path / 'work', '--auto-scale-lr', '--cfg-options',
+        'optim_wrapper.optimizer.lr=1e-3', 'auto_scale_lr.base_batch_size=16',
+    )  # fmt: skip
+    assert re.search(r'learning rate\s+0\.00025 ', result.stdout)  # 4 of 16 images
