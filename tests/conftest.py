@@ -100,6 +100,9 @@ def shrink_model(cfg: Config) -> None:
     """Make a config's model small enough to run many of them, and leave its structure as it is."""
     backbone = cfg.model.backbone
     backbone.arch = {'mmsec.SecViT': SMALL_ARCH, 'mmsec.ClusTR': SMALL_CLUSTR, 'mmsec.ViT': SMALL_VIT}[backbone.type]
+    if isinstance(backbone.get('num_clusters'), list | tuple):  # one that is a list has one for each block
+        counts = zip(backbone.num_clusters, backbone.arch['depths'], strict=True)
+        backbone.num_clusters = [each[:depth] if isinstance(each, list) else each for each, depth in counts]
     backbone.init_cfg = None
     dims = backbone.arch['embed_dims']
     dims = dims if isinstance(dims, int) else list(dims)  # one number where all maps have it

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mmsec.models import SecViT
+from mmsec.models.inspection import token_clusters
 from mmsec.ops import Grouping, cluster_ids
 from mmsec.ops.grouping import GROUPINGS, GroupingMethod
 from tests import oracle
@@ -101,3 +102,21 @@ def test_random_clusters_compile_for_training():
     images = torch.randn(2, 3, 64, 96)
     first, second = compiled(images)[0], compiled(images)[0]
     assert (first - second).abs().max() > 1e-5  # drawn anew
+
+
+@each_grouping
+def test_one_can_look_at_the_clusters_of_every_head(grouping):
+    backbone = small(grouping=grouping, num_clusters=(7, 5, 3, 1)).eval()
+    images = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    for found, heads, stride in zip(
+        token_clusters(backbone, images, range(4)), SMALL_ARCH['num_heads'], backbone.strides, strict=True
+    ):
+        assert found.ids.shape == (2, heads, 64 // stride, 96 // stride)
+        assert bool(found.score_name) == (found.scores is not None)
+
+
+def test_blocks_with_clusters_and_groupings_of_their_own_equal_the_oracle():
+    options = dict(num_clusters=(7, [5, 2], (3, 1), 1), grouping=[dict(type='SemanticGrouping')] * 4)
+    backbone, images = small(**options).eval(), torch.randn(2, 3, 91, 70, dtype=torch.float64)
+    for ours, wanted in zip(backbone(images), oracle.forward(backbone, images), strict=True):
+        torch.testing.assert_close(ours, wanted)

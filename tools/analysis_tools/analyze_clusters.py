@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from mmsec.cli.config import load_config
 from mmsec.cli.data import check_data, naming_broken_annotations
+from mmsec.cli.grouping import add_grouping, set_grouping
 from mmsec.cli.options import naming_misspelt_options
 from mmsec.cli.weights import build_backbone
 from mmsec.engine.processes import run
@@ -32,9 +33,10 @@ from mmsec.evaluation.clusters import (
 )
 from mmsec.evaluation.figure import analysis_figure
 from mmsec.models.backbones.base import Backbone
-from mmsec.models.inspection import scales_of, token_clusters
+from mmsec.models.inspection import attention_layer, scales_of, token_clusters
 from mmsec.ops import cluster_ids
-from mmsec.ops.grouping import grouping_from_order
+from mmsec.ops.grouping import GroupingMethod, grouping_from_order
+from mmsec.ops.grouping.kmeans import largest_over_mean
 from mmsec.ops.grouping.window import window_order
 from mmsec.registry import MODELS
 from mmsec.visualization.drawing import as_seen
@@ -46,6 +48,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config with a backbone of mmsec and masks in its test data')
     parser.add_argument('checkpoint', nargs='?', help='published or trained weights (default: random ones)')
     parser.add_argument('--images', type=int, default=200, metavar='N', help='spread evenly (default: %(default)s)')
+    add_grouping(parser)
     parser.add_argument('--out', type=Path, metavar='DIR', help='default: work_dirs/<config name>/clusters')
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: a GPU if there is one)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='key=value pairs that override the config')
@@ -55,6 +58,19 @@ def parse_args() -> argparse.Namespace:
     args.out = args.out or Path('work_dirs') / Path(args.config).stem / 'clusters'
     args.device = args.device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
     return args
+
+
+def watch_keys(backbone: Backbone) -> dict[int, torch.Tensor]:
+    """The keys that the last block of each stage groups, (B, N, heads, d): a dict that every pass of images fills.
+
+    A stage that does not group by keys is missing.
+    """
+    keys: dict[int, torch.Tensor] = {}
+    for stage in range(len(backbone.attention_layers())):
+        for module in attention_layer(backbone, stage).modules():
+            if isinstance(module, GroupingMethod):
+                module.register_forward_pre_hook(lambda _, inputs, stage=stage: keys.update({stage: inputs[0].key}))
+    return keys
 
 
 def groupings(ids: np.ndarray, rng: np.random.Generator, scale: str | None = None) -> Iterator[tuple[str, np.ndarray]]:
@@ -82,8 +98,13 @@ def measure(
 
 def analyze(
     preprocessor: BaseDataPreprocessor, backbone: Backbone, dataset: Dataset, args: argparse.Namespace
-) -> tuple[list[dict], int]:
-    """Measure every stage, scale and grouping, as the mean over images; count the images that could not be loaded."""
+) -> tuple[list[dict], list[dict], int]:
+    """Measure every stage, scale and grouping, as the mean over images.
+
+    Returns:
+        tuple[list[dict], list[dict], int]: The measures; how unequal plain k-means would be; how many images could not
+        be loaded.
+    """
     backbone.to(args.device)
     rng = np.random.default_rng(0)
     stages = range(len(backbone.attention_layers()))
@@ -94,6 +115,8 @@ def analyze(
         (stage, each): set() for stage in stages for each in scales[stage]
     }
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(args.images, len(dataset))).round().astype(int))
+    keys = watch_keys(backbone)
+    unequal: dict[int, list[float]] = {}
     failed = 0
     for index in track_iter_progress(chosen.tolist()):
         try:
@@ -115,6 +138,9 @@ def analyze(
                     'its test pipeline needs LoadAnnotations, for a detector with_mask=True'
                 )
             inside = tokens_inside(image.shape[:2], ids.shape[1:], stride)
+            if stage in keys and ids.max():
+                ratio = largest_over_mean(keys[stage], int(ids.max()) + 1)
+                unequal.setdefault(stage, []).extend(ratio.flatten().tolist())
             for scale, clustered in zip(scales[stage], np.split(ids, len(scales[stage])), strict=True):
                 counts[stage, scale].add(int(clustered.max()) + 1)
                 for name, clusters in groupings(clustered, rng, scale) if clustered.max() else ():
@@ -131,7 +157,10 @@ def analyze(
         row |= {'scale': scale} if scale else {}
         row['images'] = {key: len(value) for key, value in means.items()}  # that have two labels
         rows.append(row | {key: float(np.mean(value)) if value else None for key, value in means.items()})
-    return rows, failed
+    kmeans = [
+        {'stage': stage + 1, 'mean': float(np.mean(ratios)), 'max': max(ratios)} for stage, ratios in unequal.items()
+    ]
+    return rows, kmeans, failed
 
 
 def print_table(rows: list[dict]) -> None:
@@ -150,6 +179,7 @@ def main() -> None:
     """Measure, print, write."""
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options)
+    set_grouping(cfg, args.grouping)
     torch.manual_seed(0)
     with naming_misspelt_options(cfg):
         backbone = build_backbone(cfg, args.checkpoint)
@@ -159,13 +189,19 @@ def main() -> None:
     with naming_broken_annotations(cfg), naming_misspelt_options(cfg):
         dataset = DATASETS.build(cfg.test_dataloader.dataset)
         preprocessor = MODELS.build(cfg.model.data_preprocessor).to(args.device)
-    rows, failed = analyze(preprocessor, backbone, dataset, args)
+    rows, kmeans, failed = analyze(preprocessor, backbone, dataset, args)
     if not rows:
         raise InputError(f"'{args.config}': no image with clusters to compare")
     print_table(rows)
+    for row in kmeans:
+        print(
+            f'stage {row["stage"]}: the largest cluster of plain k-means on the same keys has {row["mean"]:.2f} times '
+            f'the mean size (mean of heads and images; at most {row["max"]:.2f})'
+        )
     weights = Path(args.checkpoint).name if args.checkpoint else 'random weights'
     args.out.mkdir(parents=True, exist_ok=True)
     content = {'config': args.config, 'checkpoint': args.checkpoint, 'block': 'last', 'rows': rows}
+    content['plain_kmeans_largest_over_mean'] = kmeans
     (args.out / 'analysis.json').write_text(json.dumps(content, indent=1) + '\n')
     figure = analysis_figure(rows, f'{Path(args.config).stem}, {weights}, {rows[0]["images"]["compactness"]} images')
     mmcv.imwrite(figure[..., ::-1], str(args.out / 'analysis.png'))

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from published_secvit import published_forward
 
+from mmsec.cli.grouping import add_grouping, grouping_of
+from mmsec.engine.processes import run as run_tool
 from mmsec.models import SecViT
 from mmsec.ops import Tokens
 from mmsec.ops.attention import row_indices, take_rows
@@ -27,6 +29,7 @@ RIVALS = {
     'float32': 'itself in float32',
     'quarter': 'itself on an image of half the height and width, a quarter of the tokens',
     'published': 'itself with the published cluster counts',
+    'semantic': 'itself with the published grouping, whatever --grouping says',
 }
 
 
@@ -42,6 +45,7 @@ class Side(NamedTuple):
     dtype: str
     compile: bool
     device: str
+    grouping: dict = dict(type='SemanticGrouping')  # never mutated
 
 
 def parse_args() -> argparse.Namespace:
@@ -60,6 +64,7 @@ def parse_args() -> argparse.Namespace:
         default='published',
         help='published counts, or 98 tokens per cluster (default: %(default)s)',
     )
+    add_grouping(parser)
     parser.add_argument('--mode', choices=('infer', 'train'), default='infer', help='train: forward and backward')
     parser.add_argument('--dtype', choices=DTYPES, default='float32', help='16 bits by autocast (default: %(default)s)')
     parser.add_argument('--compile', action='store_true', help='torch.compile, of the rival too unless it is "eager"')
@@ -89,7 +94,15 @@ def rival_of(side: Side, name: str) -> Side:
         return side._replace(dtype='float32')
     if name == 'published':
         return side._replace(clusters='published')
+    if name == 'semantic':
+        return side._replace(grouping=dict(type='SemanticGrouping'))
     return side._replace(shape=(side.shape[0] // 2, side.shape[1] // 2))
+
+
+def secvit(side: Side) -> SecViT:
+    """The backbone of a side."""
+    clusters = dict(cluster_size=98) if side.clusters == 'size' else {}
+    return SecViT(side.arch, drop_path_rate=0.0, grouping=side.grouping, **clusters)
 
 
 def prepare(side: Side) -> Callable[[], None]:
@@ -100,8 +113,7 @@ def prepare(side: Side) -> Callable[[], None]:
 
         model = SwinTransformer(drop_path_rate=0.0)  # its defaults are Swin-T
     else:
-        clusters = dict(cluster_size=98) if side.clusters == 'size' else {}
-        model = SecViT(side.arch, drop_path_rate=0.0, **clusters)
+        model = secvit(side)
     model.to(side.device).train(side.mode == 'train')
     images = torch.randn(side.batch, 3, *side.shape, device=side.device)
     forward = model
@@ -226,8 +238,7 @@ def compare(side: Side, rivals: dict[str, Side], repeats: int) -> dict:
 
 def clustering_share(side: Side, repeats: int) -> dict:
     """Time of clustering (scores, sort, moving tokens there and back) in the attention layers, and of those layers."""
-    clusters = dict(cluster_size=98) if side.clusters == 'size' else {}
-    backbone = SecViT(side.arch, **clusters).to(side.device).eval()
+    backbone = secvit(side).to(side.device).eval()
     height, width = side.shape
     total = {'clustering': 0.0, 'attention_layers': 0.0}
     for stage, stride in zip(backbone.stages, backbone.strides, strict=True):
@@ -278,6 +289,8 @@ def main() -> None:
         return
     shape = tuple(args.shape)
     side = Side('secvit', args.arch, shape, args.batch, args.clusters, args.mode, args.dtype, args.compile, args.device)
+    if args.grouping:
+        side = side._replace(grouping=grouping_of(args.grouping))
     sides = compare(side, {name: rival_of(side, name) for name in args.against}, args.repeats)
     result = {'machine': machine(), 'sides': sides}
     print(', '.join(map(str, side)))
@@ -295,4 +308,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

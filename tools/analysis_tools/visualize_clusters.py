@@ -12,6 +12,7 @@ from mmengine.utils import track_iter_progress
 from torch import nn
 
 from mmsec.cli.config import load_config
+from mmsec.cli.grouping import add_grouping, set_grouping
 from mmsec.cli.images import check_outputs, find_images, read_image
 from mmsec.cli.options import naming_misspelt_options
 from mmsec.cli.weights import build_backbone
@@ -43,6 +44,7 @@ def parse_args() -> argparse.Namespace:
         '--head', default='mean', metavar='all|mean|I', help='head or scale from 1 (default: %(default)s)'
     )
     parser.add_argument('--clusters', type=int, metavar='M', help='clusters, instead of those of the model')
+    add_grouping(parser)
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder for the sheets, a PNG an image')
     args = parser.parse_args()
     if bool(args.config) == bool(args.arch):
@@ -66,6 +68,7 @@ def build(args: argparse.Namespace) -> tuple[Backbone, nn.Module]:
                 )
             )
         )
+    set_grouping(cfg, args.grouping)
     with naming_misspelt_options(cfg):
         backbone = build_backbone(cfg, args.checkpoint)
         preprocessor = MODELS.build(cfg.model.data_preprocessor)

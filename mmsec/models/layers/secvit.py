@@ -113,10 +113,10 @@ class ClusterAttention(nn.Module):
     def clusters(self, x: Tensor, rotary: Tensor, num_clusters: int) -> TokenClusters:
         """Which tokens attend to each other; arguments as :meth:`forward`."""
         tokens = self.tokens(x, rotary)
-        ids = ops.cluster_ids(self.grouping(tokens, num_clusters)).unflatten(-1, tokens.size)  # (B, h, H, W)
+        ids = ops.cluster_ids(self.grouping(tokens, num_clusters)).expand(len(x), self.num_heads, -1)  # (B, h, N)
         scores = self.grouping.scores(tokens)  # (B, h, N)
         scores = None if scores is None else scores.unflatten(-1, tokens.size)
-        return TokenClusters(ids, scores, self.grouping.score_name)
+        return TokenClusters(ids.unflatten(-1, tokens.size), scores, self.grouping.score_name)
 
 
 class FFN(nn.Module):

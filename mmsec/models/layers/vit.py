@@ -207,9 +207,10 @@ class ClusterAttention(Attention):
         """Which tokens of the map attend to each other; see :meth:`Attention.clusters`."""
         q, k, v = self.project(x)
         tokens = self.tokens(x, q, k, v, protected, grid)
-        ids = cluster_ids(self.group(tokens)).unflatten(-1, grid)  # (B, h, H, W)
+        ids = cluster_ids(self.group(tokens)).expand(len(x), self.num_heads, -1)  # (B, h, T)
         scores = self.grouping.scores(tokens)  # (B, h, T)
-        return TokenClusters(ids, None if scores is None else scores.unflatten(-1, grid), self.grouping.score_name)
+        scores = None if scores is None else scores.unflatten(-1, grid)
+        return TokenClusters(ids.unflatten(-1, grid), scores, self.grouping.score_name)
 
 
 class WindowAttention(Attention):

@@ -57,6 +57,26 @@ def test_clusters_are_counted_or_sized():
     assert small(cluster_size=(10, 20, 30, 40)).stages[3].clusters_for(80) == 2
 
 
+def test_blocks_of_a_stage_may_have_clusters_of_their_own():
+    stages = small(num_clusters=(8, [4, 2], (3, 1), 1)).stages
+    assert [stages[i].clusters_for(1000, block) for i in (0, 1, 2) for block in range(SMALL_ARCH['depths'][i])] == [
+        8,
+        4,
+        2,
+        3,
+        1,
+    ]
+    stage = small(cluster_size=(98, [50, 25], 98, 98)).stages[1]
+    assert [stage.clusters_for(100, block) for block in range(2)] == [2, 4]
+
+
+def test_a_stage_may_have_a_grouping_of_its_own():
+    names = ('WindowGrouping', 'SemanticGrouping', 'RandomGrouping', 'KMeansGrouping')
+    stages = small(grouping=[dict(type=name) for name in names]).stages
+    assert tuple(type(stage.blocks[-1].attn.grouping).__name__ for stage in stages) == names
+    assert [block.attn.grouping.block for block in stages[1].blocks] == [0, 1]
+
+
 def test_the_number_of_clusters_changes_the_result():
     images = torch.randn(1, 3, 64, 64)
     one, other = small(num_clusters=(1, 1, 1, 1)), small(num_clusters=(16, 8, 2, 1))
@@ -118,6 +138,13 @@ def test_initial_weights_are_truncated_normal():
         (dict(arch=SMALL_ARCH | dict(depths=(1, 2))), r"must have one length, got .*'depths': 2"),
         (dict(arch=SMALL_ARCH | dict(num_heads=(3, 2, 4, 6))), r'must be a multiple of 4, got 16 / 3'),
         (dict(num_clusters=(8, 4)), r'num_clusters must have one value per stage, 4, got \(8, 4\)'),
+        (
+            dict(num_clusters=(8, (4, 4, 4), 2, 1)),
+            r'num_clusters of stage 1 must have one value per block, 2, got \(4, 4, 4\)',
+        ),
+        (dict(num_clusters=(8, [4, 0], 2, 1)), r'num_clusters must be at least 1, got \(8, \[4, 0\], 2, 1\)'),
+        (dict(grouping=[dict(type='WindowGrouping')] * 3), 'grouping must be a dict or one dict per stage, 4, got 3'),
+        (dict(grouping=dict(type='WindowGruping')), "one of .*'WindowGrouping'.* got 'WindowGruping'"),
         (dict(num_clusters=(8, 4, 0, 1)), r'num_clusters must be at least 1, got \(8, 4, 0, 1\)'),
         (dict(cluster_size=0), r'cluster_size must be at least 1, got \(0, 0, 0, 0\)'),
         (dict(num_clusters=(8, 4, 2, 1), cluster_size=9), r'num_clusters and cluster_size exclude each other'),

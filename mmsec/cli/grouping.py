@@ -1,0 +1,65 @@
+"""``--grouping NAME key=value ...`` of a command line -> a grouping in a config."""
+
+import argparse
+import ast
+from collections.abc import Sequence
+
+from mmengine.config import Config
+
+from mmsec.errors import InputError
+from mmsec.ops.grouping import GROUPINGS, build_grouping
+
+
+def add_grouping(parser: argparse.ArgumentParser, action: str = 'store') -> None:
+    """Give a command line the option ``--grouping``; :func:`grouping_of` reads what it holds.
+
+    Args:
+        parser (argparse.ArgumentParser): The command line.
+        action (str): 'append' where the option may be given several times. Default: 'store'.
+    """
+    parser.add_argument(
+        '--grouping',
+        nargs='+',
+        action=action,
+        metavar=('NAME', 'KEY=VALUE'),
+        help=f'one of {", ".join(sorted(GROUPINGS))}, and its options',
+    )
+
+
+def grouping_of(words: Sequence[str]) -> dict:
+    """Read a grouping.
+
+    Args:
+        words (Sequence[str]): Its name, then options such as ``shift=True``.
+
+    Returns:
+        dict: As a backbone takes it.
+
+    Raises:
+        InputError: If there is no such grouping, option or value.
+    """
+    name, *options = words
+    config: dict = {'type': name}
+    for option in options:
+        key, found, value = option.partition('=')
+        if not found:
+            raise InputError(f'--grouping {name}: options are given as key=value, got {option!r}')
+        try:
+            config[key] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            config[key] = value  # a word such as interleaved
+    try:
+        build_grouping(config)
+    except ValueError as error:
+        raise InputError(f'--grouping: {error}') from error
+    return config
+
+
+def set_grouping(cfg: Config, words: Sequence[str] | None) -> None:
+    """Let the backbone of a config group as the command line says; without words, as the config says.
+
+    Raises:
+        InputError: As :func:`grouping_of`.
+    """
+    if words:
+        cfg.model.backbone = dict(cfg.model.get('backbone') or {}, grouping=grouping_of(words))

@@ -1,0 +1,44 @@
+import argparse
+
+import pytest
+from mmengine.config import Config
+
+from mmsec.cli.grouping import add_grouping, grouping_of, set_grouping
+from mmsec.errors import InputError
+
+
+def test_options_are_read_as_numbers_truth_values_and_words():
+    assert grouping_of(['KMeansGrouping', 'num_iters=5']) == dict(type='KMeansGrouping', num_iters=5)
+    assert grouping_of(['WindowGrouping', 'shift=True']) == dict(type='WindowGrouping', shift=True)
+    wanted = dict(type='SemanticGrouping', feature='value', cut='interleaved')
+    assert grouping_of(['SemanticGrouping', 'feature=value', "cut='interleaved'"]) == wanted
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (['WindowsGrouping'], "--grouping: grouping must have a type, one of .* got 'WindowsGrouping'"),
+        (['WindowGrouping', 'shift'], "--grouping WindowGrouping: options are given as key=value, got 'shift'"),
+        (['WindowGrouping', 'shfit=True'], "--grouping: grouping WindowGrouping has no option 'shfit'; it has shift"),
+        (['SemanticGrouping', 'feature=kay'], "--grouping: feature must be one of .* got 'kay'"),
+    ],
+)
+def test_what_is_not_there_is_one_line(words, message):
+    with pytest.raises(InputError, match=message) as error:
+        grouping_of(words)
+    assert '\n' not in str(error.value)
+
+
+def test_the_grouping_of_a_config_is_replaced():
+    cfg = Config(dict(model=dict(backbone=dict(type='mmsec.SecViT', grouping=dict(type='SemanticGrouping', cut='x')))))
+    set_grouping(cfg, None)
+    assert cfg.model.backbone.grouping.cut == 'x'
+    set_grouping(cfg, ['WindowGrouping'])
+    assert cfg.model.backbone == dict(type='mmsec.SecViT', grouping=dict(type='WindowGrouping'))
+
+
+def test_the_option_may_be_given_several_times():
+    parser = argparse.ArgumentParser()
+    add_grouping(parser, 'append')
+    given = parser.parse_args(['--grouping', 'RandomGrouping', '--grouping', 'WindowGrouping', 'shift=True'])
+    assert given.grouping == [['RandomGrouping'], ['WindowGrouping', 'shift=True']]
