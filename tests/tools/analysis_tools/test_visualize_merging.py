@@ -1,0 +1,67 @@
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from mmsec.errors import InputError
+from mmsec.visualization.merging import MergedMap, merging_sheet
+from tests.conftest import ROOT
+from tools.analysis_tools import visualize_merging as tool
+
+VIT = ROOT / 'configs/mmseg/vit/vit_t_upernet_pitome_shapes.py'
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / 'image.jpg'
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8))
+    return path
+
+
+def call(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, 'argv', ['visualize_merging.py', *map(str, arguments)])
+    tool.main()
+
+
+def test_a_sheet_has_a_panel_for_each_block(image, tmp_path, monkeypatch, capsys):
+    call(monkeypatch, image, '--config', VIT, '--out', tmp_path / 'out')
+    sheet = cv2.imread(str(tmp_path / 'out/image.png'))
+    assert sheet.shape[1] == 1200
+    assert sheet.std() > 20
+    assert 'weights are random' in capsys.readouterr().out
+    options = ['--cfg-options', 'model.backbone.merging.type=ToMe', 'model.backbone.merging._delete_=True']
+    call(monkeypatch, image, '--config', VIT, '--block', 1, 6, '--out', tmp_path / 'other', *options)
+    assert cv2.imread(str(tmp_path / 'other/image.png')).shape[0] < sheet.shape[0]
+
+
+def test_tokens_of_one_colour_are_one_and_single_ones_have_none():
+    ids = torch.tensor([[0, 0, 1], [2, 3, 1]])
+    sheet = merging_sheet(np.full((20, 30, 3), 128, np.uint8), [MergedMap('block 1', 10, ids)])
+    panel = sheet[60:, 410:790].astype(int)
+    tokens = panel[30:-30].reshape(-1, 3)
+    grey = np.abs(tokens - tokens.mean(1, keepdims=True)).max(1) < 3
+    colours = {tuple(colour // 8) for colour in tokens[~grey]}
+    counts = {colour: (tokens // 8 == colour).all(1).sum() for colour in colours}
+    assert sum(count > 2000 for count in counts.values()) == 2  # two merged tokens, two colours
+    assert (np.abs(tokens - 128).max(1) < 3).sum() > 4000  # the picture shows through where nothing merged
+    with pytest.raises(ValueError, match='at least one map'):
+        merging_sheet(np.zeros((4, 4, 3), np.uint8), [])
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['absent.jpg', '--config', VIT], "'absent.jpg' not found"),
+        (['IMAGE', '--config', VIT, '--block', 7], '--block 7: the backbone has 6 blocks'),
+        (['IMAGE', '--config', ROOT / 'configs/mmseg/secvit_t_upernet_shapes.py'], 'SecViT, which merges no tokens'),
+        (['IMAGE', '--config', VIT, '--cfg-options', 'model.backbone.merging.ratio=0.1'], 'ratio of PiToMe must be in'),
+        (['IMAGE', '--config', VIT, '--cfg-options', 'model.backbone.merging=None'], 'merges nothing: --cfg-options'),
+    ],
+    ids=range(5),
+)
+def test_bad_input_is_one_line(image, tmp_path, monkeypatch, arguments, message):
+    arguments = [image if each == 'IMAGE' else each for each in arguments]
+    with pytest.raises(InputError, match=message):
+        call(monkeypatch, *arguments, '--out', tmp_path / 'out')
