@@ -32,6 +32,7 @@ SMALL_CLUSTR = dict(
     sr_ratios=(8, 4, 2, 1),
 )
 SMALL_VIT = dict(embed_dims=16, depth=12, num_heads=2, mlp_ratio=2)
+SMALL_SWIN = dict(embed_dims=16, depths=(1, 2, 1, 1), num_heads=(1, 2, 2, 4), mlp_ratio=1)
 OFFICIAL = DATA / 'secvit_official_tiny.pth'
 DETECTOR = 'mmdet/secvit_t_maskrcnn_shapes.py'
 SEGMENTER = 'mmseg/secvit_t_upernet_shapes.py'
@@ -99,12 +100,19 @@ def shapes(tmp_path_factory):
 def shrink_model(cfg: Config) -> None:
     """Make a config's model small enough to run many of them, and leave its structure as it is."""
     backbone = cfg.model.backbone
-    backbone.arch = {'mmsec.SecViT': SMALL_ARCH, 'mmsec.ClusTR': SMALL_CLUSTR, 'mmsec.ViT': SMALL_VIT}[backbone.type]
+    if backbone.type == 'mmsec.SemanticClusters':
+        arch = SMALL_SWIN
+        backbone.backbone.update(arch)
+    else:
+        arch = {'mmsec.SecViT': SMALL_ARCH, 'mmsec.ClusTR': SMALL_CLUSTR, 'mmsec.ViT': SMALL_VIT}[backbone.type]
+        backbone.arch = arch
     if isinstance(backbone.get('num_clusters'), list | tuple):  # one that is a list has one for each block
-        counts = zip(backbone.num_clusters, backbone.arch['depths'], strict=True)
+        counts = zip(backbone.num_clusters, arch['depths'], strict=True)
         backbone.num_clusters = [each[:depth] if isinstance(each, list) else each for each, depth in counts]
     backbone.init_cfg = None
-    dims = backbone.arch['embed_dims']
+    dims = arch['embed_dims']
+    if backbone.type == 'mmsec.SemanticClusters':
+        dims = [dims << i for i in range(4)]
     dims = dims if isinstance(dims, int) else list(dims)  # one number where all maps have it
     if cfg.default_scope == 'mmseg':
         cfg.model.data_preprocessor.size = (64, 64)

@@ -35,6 +35,7 @@ BACKBONE = f'''
 from torch import nn
 
 from mmsec.models.backbones.base import Backbone
+from mmsec.models.layers.cluster_counts import ClusterCount
 from mmsec.models.layers.secvit import ClusterAttention
 from mmsec.ops import rotary_table
 from mmsec.registry import MODELS
@@ -52,7 +53,7 @@ class Patches(Backbone):
         super().__init__(in_channels, (4, 8, 16, 32), out_indices, frozen_stages, norm_eval, init_cfg)
         before = (in_channels, *dims)
         self.convs = nn.ModuleList(nn.Conv2d(*before[i:i + 2], 7, 2 if i else 4, 3) for i in range(len(dims)))
-        self.attention = nn.ModuleList(ClusterAttention(width, 2, grouping, 0) for width in dims)
+        self.attention = nn.ModuleList(ClusterAttention(width, 2, grouping, 0, ClusterCount(4)) for width in dims)
         self.finish(dims, out_norm=True)
 
     def parts(self):
@@ -67,7 +68,7 @@ class Patches(Backbone):
             x = conv(x)
             height, width = x.shape[2:]
             table = rotary_table(height, width, x.shape[1] // 2, x.dtype, x.device)
-            x = attention(x.permute(0, 2, 3, 1), table, min(4, height * width)).permute(0, 3, 1, 2)
+            x = attention(x.permute(0, 2, 3, 1), table).permute(0, 3, 1, 2)
             maps[i] = x
         return maps
 

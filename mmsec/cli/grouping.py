@@ -9,6 +9,8 @@ from mmengine.config import Config
 from mmsec.errors import InputError
 from mmsec.ops.grouping import GROUPINGS, build_grouping
 
+_COUNTS = ('num_clusters', 'cluster_size')
+
 
 def add_grouping(parser: argparse.ArgumentParser, action: str = 'store') -> None:
     """Give a command line the option ``--grouping``; :func:`grouping_of` reads what it holds.
@@ -53,6 +55,33 @@ def grouping_of(words: Sequence[str]) -> dict:
     except ValueError as error:
         raise InputError(f'--grouping: {error}') from error
     return config
+
+
+def backbone_options(text: str) -> dict:
+    """Read what makes a backbone group otherwise: a grouping with its options, and how many clusters.
+
+    Args:
+        text (str): As the words of :func:`grouping_of`; ``num_clusters`` or ``cluster_size``, such as
+            ``num_clusters=32,8,2,1``, goes to the backbone.
+
+    Returns:
+        dict: Options of a backbone, ``grouping`` among them.
+
+    Raises:
+        InputError: As :func:`grouping_of`.
+    """
+    words = text.split()
+    if not words:
+        raise InputError('a grouping must have a name, got nothing')
+    counts = [word for word in words[1:] if word.partition('=')[0] in _COUNTS]
+    options: dict = {'grouping': grouping_of([word for word in words if word not in counts])}
+    for word in counts:
+        key, _, value = word.partition('=')
+        try:
+            options[key] = ast.literal_eval(value)
+        except (SyntaxError, ValueError) as error:
+            raise InputError(f'{key} must be numbers such as 32,8,2,1, got {value!r}') from error
+    return options
 
 
 def set_grouping(cfg: Config, words: Sequence[str] | None) -> None:

@@ -42,7 +42,7 @@ def check_frozen(cfg: Config) -> None:
     """
     backbone = cfg.model.get('backbone') or {}
     last = Path(cfg.work_dir, 'last_checkpoint')  # what MMEngine looks at where resume=True stands alone
-    if _pretrained([cfg.model.get('init_cfg'), backbone.get('init_cfg')]):
+    if _pretrained([cfg.model.get('init_cfg'), backbone]):
         return
     if cfg.get('load_from') or (cfg.get('resume') and last.is_file()):
         return
@@ -50,9 +50,10 @@ def check_frozen(cfg: Config) -> None:
     if backbone.get('norm_eval'):
         fixed.append('norm_eval=True')
         learning.append('model.backbone.norm_eval=False')
-    if backbone.get('frozen_stages', -1) >= 0:
-        fixed.append(f'frozen_stages={backbone["frozen_stages"]}')
-        learning.append('model.backbone.frozen_stages=-1')
+    for place, node in dicts_of(backbone, 'model.backbone'):  # one backbone may wrap another
+        if node.get('frozen_stages', -1) >= 0:
+            fixed.append(f'frozen_stages={node["frozen_stages"]}')
+            learning.append(f'{place}.frozen_stages=-1')
     if fixed:
         raise InputError(
             f'the backbone starts from random weights, and {" and ".join(fixed)} keeps what was never trained as it is '

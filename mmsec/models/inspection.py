@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from mmsec.models.backbones.base import Backbone
+from mmsec.ops import Tokens, cluster_ids
+from mmsec.ops.grouping import GroupingMethod
 
 
 class TokenClusters(NamedTuple):
@@ -23,6 +25,24 @@ class TokenClusters(NamedTuple):
     ids: Tensor
     scores: Tensor | None = None
     score_name: str = ''
+
+
+def grouped_clusters(grouping: GroupingMethod, tokens: Tokens, num_clusters: int) -> TokenClusters:
+    """Answer for an attention layer that groups tokens.
+
+    Args:
+        grouping (GroupingMethod): Of the layer.
+        tokens (Tokens): What it looks at.
+        num_clusters (int): Clusters M, 1 <= M <= N.
+
+    Returns:
+        TokenClusters: Of every image and head.
+    """
+    batch, _, heads, _ = tokens.key.shape
+    ids = cluster_ids(grouping(tokens, num_clusters)).expand(batch, heads, -1)  # (B, h, N)
+    scores = grouping.scores(tokens)  # (B, h, N)
+    scores = None if scores is None else scores.unflatten(-1, tokens.size)
+    return TokenClusters(ids.unflatten(-1, tokens.size), scores, grouping.score_name)
 
 
 @torch.no_grad()

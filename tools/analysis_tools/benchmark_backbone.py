@@ -257,8 +257,8 @@ def clustering_share(side: Side, repeats: int) -> dict:
                 rows = take_rows(tokens.flatten(0, 2), index, inverse)
             take_rows(rows, inverse, index)
 
-        def attend(layer=layer, x=x, rotary=rotary, num_clusters=num_clusters) -> None:
-            layer(x, rotary, num_clusters)
+        def attend(layer=layer, x=x, rotary=rotary) -> None:
+            layer(x, rotary)
 
         with torch.no_grad():
             seconds = interleaved({'clustering': cluster, 'attention_layers': attend}, repeats)

@@ -21,6 +21,7 @@ from mmsec.errors import InputError
 from mmsec.models import ClusTR, SecViT
 from mmsec.models.backbones.base import Backbone
 from mmsec.models.inspection import scales_of
+from mmsec.models.layers.cluster_counts import ClusterCount
 from mmsec.registry import MODELS
 from mmsec.visualization.clusters import cluster_maps, cluster_sheet
 from mmsec.visualization.drawing import as_seen
@@ -85,9 +86,10 @@ def build(args: argparse.Namespace) -> tuple[Backbone, nn.Module]:
         if args.head.isdigit() and not 1 <= int(args.head) <= heads:
             raise InputError(f'--head {args.head}: stage {stage} has {heads} {"scales" if scales else "heads"}')
         if args.clusters:
-            if scales:
-                raise InputError(f'--clusters {args.clusters}: {type(backbone).__name__} has no such option')
-            backbone.stages[stage - 1].num_clusters = args.clusters
+            for layer in layers[stage - 1]:
+                if not hasattr(layer, 'count'):
+                    raise InputError(f'--clusters {args.clusters}: {type(backbone).__name__} has no such option')
+                layer.count = ClusterCount(args.clusters)
     return backbone, preprocessor
 
 

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from mmsec.models.backbones.base import Backbone
 from mmsec.models.checkpoints import secvit
+from mmsec.models.layers.cluster_counts import ClusterCount, PerStage, cluster_counts, per_stage
 from mmsec.models.layers.secvit import Block, PatchMerging, Stem
 from mmsec.ops import rotary_table
 from mmsec.registry import MODELS
@@ -22,9 +24,7 @@ class Stage(nn.Module):
         mlp_ratio (float): Hidden channels of each FFN over C.
         drop_path (Sequence[float]): Drop path rate of each block.
         layer_scale (bool): Whether the blocks have layer scale.
-        num_clusters (int | Sequence[int], optional): Clusters M whatever the map's size, of all blocks or per block.
-        cluster_size (int | Sequence[int], optional): Tokens a cluster holds at most, in all blocks or per block; used
-            where ``num_clusters`` is None.
+        clusters (Sequence[ClusterCount]): Clusters of each block.
         grouping (dict): How tokens are grouped, for :func:`mmsec.ops.build_grouping`.
         with_cp (bool): Whether to recompute each block in the backward pass instead of keeping its activations.
     """
@@ -36,27 +36,22 @@ class Stage(nn.Module):
         mlp_ratio: float,
         drop_path: Sequence[float],
         layer_scale: bool,
-        num_clusters: int | Sequence[int] | None,
-        cluster_size: int | Sequence[int] | None,
+        clusters: Sequence[ClusterCount],
         grouping: dict,
         with_cp: bool,
     ) -> None:
         super().__init__()
         self.head_dim = embed_dims // num_heads
-        self.num_clusters = num_clusters
-        self.cluster_size = cluster_size
         self.with_cp = with_cp
         self.blocks = nn.ModuleList(
-            Block(embed_dims, num_heads, mlp_ratio, rate, layer_scale, grouping, block)
-            for block, rate in enumerate(drop_path)
+            Block(embed_dims, num_heads, mlp_ratio, rate, layer_scale, grouping, block, count)
+            for block, (rate, count) in enumerate(zip(drop_path, clusters, strict=True))
         )
 
     def clusters_for(self, num_tokens: int, block: int = 0) -> int:
         """Clusters that a block cuts a map of ``num_tokens`` tokens into, at most one per token."""
-        given = self.cluster_size if self.num_clusters is None else self.num_clusters
-        assert given is not None  # one of the two is given
-        value = given[block] if isinstance(given, Sequence) else given
-        return -(-num_tokens // value) if self.num_clusters is None else min(value, num_tokens)
+        layer: Any = self.blocks[block].get_submodule('attn')
+        return layer.count.of(num_tokens)
 
     def rotary(self, height: int, width: int, x: Tensor) -> Tensor:
         """The rotary table of a map, of the type and on the device that ``x`` needs."""
@@ -67,12 +62,11 @@ class Stage(nn.Module):
         x = x.permute(0, 2, 3, 1)  # (B, H, W, C)
         height, width = x.shape[1:3]
         rotary = self.rotary(height, width, x)
-        for i, block in enumerate(self.blocks):
-            num_clusters = self.clusters_for(height * width, i)
+        for block in self.blocks:
             if self.with_cp and torch.is_grad_enabled():
-                x = torch.utils.checkpoint.checkpoint(block, x, rotary, num_clusters, use_reentrant=False)
+                x = torch.utils.checkpoint.checkpoint(block, x, rotary, use_reentrant=False)
             else:
-                x = block(x, rotary, num_clusters)
+                x = block(x, rotary)
         return x.permute(0, 3, 1, 2)
 
 
@@ -150,8 +144,8 @@ class SecViT(Backbone):
         self,
         arch: str | dict,
         in_channels: int = 3,
-        num_clusters: Sequence[int | Sequence[int]] | None = None,
-        cluster_size: int | Sequence[int | Sequence[int]] | None = None,
+        num_clusters: PerStage | None = None,
+        cluster_size: int | PerStage | None = None,
         grouping: dict | Sequence[dict] = dict(type='SemanticGrouping'),  # noqa: B006 (OpenMMLab's convention; never mutated)
         drop_path_rate: float = 0.1,
         out_indices: Sequence[int] = (0, 1, 2, 3),
@@ -169,11 +163,10 @@ class SecViT(Backbone):
         for width, count in zip(dims, heads, strict=True):
             if width % count or width // count % 4:
                 raise ValueError(f'embed_dims / num_heads must be a multiple of 4, got {width} / {count}')
-        num_clusters, cluster_size = self._clustering(num_clusters, cluster_size, depths)
-        if not isinstance(grouping, list | tuple):
-            grouping = (grouping,) * len(depths)
-        if len(grouping) != len(depths):
-            raise ValueError(f'grouping must be a dict or one dict per stage, {len(depths)}, got {len(grouping)}')
+        if num_clusters is None and cluster_size is None:
+            num_clusters = (32, 8, 2, 1)
+        counts = cluster_counts(num_clusters, cluster_size, depths)
+        groupings = per_stage(grouping, len(depths))
         rates = self.drop_path_rates(drop_path_rate, depths)
         if norm_cfg.get('type') not in ('BN', 'SyncBN'):
             raise ValueError(f"norm_cfg must have type 'BN' or 'SyncBN', got {norm_cfg}")
@@ -191,43 +184,13 @@ class SecViT(Backbone):
                     settings['mlp_ratio'],
                     rates[i],
                     settings['layer_scale'][i],
-                    num_clusters[i] if num_clusters else None,
-                    cluster_size[i] if cluster_size else None,
-                    grouping[i],
+                    counts[i],
+                    groupings[i],
                     with_cp,
                 )
             )
         self._init_parameters()
         self.finish(dims, out_norm)
-
-    @staticmethod
-    def _clustering(
-        num_clusters: Sequence[int | Sequence[int]] | None,
-        cluster_size: int | Sequence[int | Sequence[int]] | None,
-        depths: Sequence[int],
-    ) -> tuple[Sequence[int | Sequence[int]] | None, Sequence[int | Sequence[int]] | None]:
-        """The one of ``num_clusters`` and ``cluster_size`` that is in force, per stage, and None."""
-        if num_clusters is not None and cluster_size is not None:
-            raise ValueError(
-                'num_clusters and cluster_size exclude each other, '
-                f'got num_clusters={num_clusters} and cluster_size={cluster_size}'
-            )
-        if num_clusters is None and cluster_size is None:
-            num_clusters = (32, 8, 2, 1)
-        if isinstance(cluster_size, int):
-            cluster_size = (cluster_size,) * len(depths)
-        for name, values in (('num_clusters', num_clusters), ('cluster_size', cluster_size)):
-            if values is None:
-                continue
-            if isinstance(values, int) or len(values) != len(depths):
-                raise ValueError(f'{name} must have one value per stage, {len(depths)}, got {values}')
-            for i, (value, depth) in enumerate(zip(values, depths, strict=True)):
-                of_blocks = value if isinstance(value, Sequence) else [value] * depth
-                if len(of_blocks) != depth:
-                    raise ValueError(f'{name} of stage {i} must have one value per block, {depth}, got {value}')
-                if min(of_blocks) < 1:
-                    raise ValueError(f'{name} must be at least 1, got {tuple(values)}')
-        return num_clusters, cluster_size
 
     def _init_parameters(self) -> None:
         """Weights of convolutions and linear layers truncated normal with std 0.02, biases 0, as published."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmsec.models.backbones.base import Backbone
 from mmsec.models.checkpoints import vit
+from mmsec.models.layers.cluster_counts import ClusterCount
 from mmsec.models.layers.vit import (
     Attention,
     Block,
@@ -137,7 +138,7 @@ class ViT(Backbone):
             if window_size and block not in global_blocks:
                 return WindowAttention(dims, heads, window_size)
             if grouping and num_clusters and block not in global_blocks:
-                return ClusterAttention(dims, heads, num_clusters, grouping, block)
+                return ClusterAttention(dims, heads, ClusterCount(num_clusters), grouping, block)
             return Attention(dims, heads)
 
         self.with_cp = with_cp

@@ -9,7 +9,8 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from mmsec import ops
-from mmsec.models.inspection import TokenClusters
+from mmsec.models.inspection import TokenClusters, grouped_clusters
+from mmsec.models.layers.cluster_counts import ClusterCount
 from mmsec.models.layers.maps import Conv2d, DepthwiseConv, LayerScale, Linear
 from mmsec.ops import Tokens, build_grouping
 
@@ -69,28 +70,30 @@ class ClusterAttention(nn.Module):
         num_heads (int): Heads h; C / h must be a multiple of 4.
         grouping (dict): How tokens are grouped, for :func:`mmsec.ops.build_grouping`.
         block (int): Place of the block in its stage, from 0.
+        count (ClusterCount): Clusters; one is global attention.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int, grouping: dict, block: int) -> None:
+    def __init__(self, embed_dims: int, num_heads: int, grouping: dict, block: int, count: ClusterCount) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.qkv = Linear(embed_dims, 3 * embed_dims)
         self.lepe = DepthwiseConv(embed_dims, 5)
         self.out_proj = Linear(embed_dims, embed_dims)
         self.grouping = build_grouping(grouping, block)
+        self.count = count
 
-    def forward(self, x: Tensor, rotary: Tensor, num_clusters: int) -> Tensor:
+    def forward(self, x: Tensor, rotary: Tensor) -> Tensor:
         """Attend inside clusters.
 
         Args:
             x (Tensor): (B, H, W, C), normalised.
             rotary (Tensor): (H*W, d/2, 2) from :func:`mmsec.ops.rotary_table`.
-            num_clusters (int): Clusters M, 1 <= M <= H*W; 1 is global attention.
 
         Returns:
             Tensor: (B, H, W, C).
         """
         tokens = self.tokens(x, rotary)
+        num_clusters = self.count.of(x.shape[1] * x.shape[2])
         grouping = self.grouping(tokens, num_clusters) if num_clusters > 1 else None
         out = ops.cluster_attention(tokens.query, tokens.key, tokens.value, grouping)  # (B, N, h, d)
         values, out = (t.flatten(2).view_as(x) for t in (tokens.value, out))
@@ -110,13 +113,9 @@ class ClusterAttention(nn.Module):
         q, k, v, x_heads = (t.flatten(1, 2).unflatten(-1, (self.num_heads, -1)) for t in (*parts, x))  # (B, N, h, d)
         return Tokens(ops.apply_rotary(q, rotary), ops.apply_rotary(k, rotary), v, x_heads, (x.shape[1], x.shape[2]))
 
-    def clusters(self, x: Tensor, rotary: Tensor, num_clusters: int) -> TokenClusters:
+    def clusters(self, x: Tensor, rotary: Tensor) -> TokenClusters:
         """Which tokens attend to each other; arguments as :meth:`forward`."""
-        tokens = self.tokens(x, rotary)
-        ids = ops.cluster_ids(self.grouping(tokens, num_clusters)).expand(len(x), self.num_heads, -1)  # (B, h, N)
-        scores = self.grouping.scores(tokens)  # (B, h, N)
-        scores = None if scores is None else scores.unflatten(-1, tokens.size)
-        return TokenClusters(ids.unflatten(-1, tokens.size), scores, self.grouping.score_name)
+        return grouped_clusters(self.grouping, self.tokens(x, rotary), self.count.of(x.shape[1] * x.shape[2]))
 
 
 class FFN(nn.Module):
@@ -150,6 +149,7 @@ class Block(nn.Module):
         layer_scale (bool): Whether both branches end in a :class:`LayerScale`.
         grouping (dict): How tokens are grouped.
         block (int): Place of the block in its stage, from 0.
+        count (ClusterCount): Clusters.
     """
 
     def __init__(
@@ -161,19 +161,20 @@ class Block(nn.Module):
         layer_scale: bool,
         grouping: dict,
         block: int,
+        count: ClusterCount,
     ) -> None:
         super().__init__()
         self.pos = DepthwiseConv(embed_dims, 3)
         self.norm1 = nn.LayerNorm(embed_dims, eps=1e-6)
-        self.attn = ClusterAttention(embed_dims, num_heads, grouping, block)
+        self.attn = ClusterAttention(embed_dims, num_heads, grouping, block, count)
         self.norm2 = nn.LayerNorm(embed_dims, eps=1e-6)
         self.ffn = FFN(embed_dims, int(embed_dims * mlp_ratio))
         self.scale1 = LayerScale(embed_dims) if layer_scale else nn.Identity()
         self.scale2 = LayerScale(embed_dims) if layer_scale else nn.Identity()
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, rotary: Tensor, num_clusters: int) -> Tensor:
+    def forward(self, x: Tensor, rotary: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C); see :meth:`ClusterAttention.forward`."""
         x = self.pos(x, plus=x)
-        x = ops.add(x, self.drop_path(self.scale1(self.attn(self.norm1(x), rotary, num_clusters))))
+        x = ops.add(x, self.drop_path(self.scale1(self.attn(self.norm1(x), rotary))))
         return ops.add(x, self.drop_path(self.scale2(self.ffn(self.norm2(x)))))

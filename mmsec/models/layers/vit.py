@@ -11,14 +11,13 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
-from mmsec.models.inspection import TokenClusters
+from mmsec.models.inspection import TokenClusters, grouped_clusters
+from mmsec.models.layers.cluster_counts import ClusterCount
 from mmsec.models.layers.maps import LayerScale
 from mmsec.ops import (
-    Grouping,
     Tokens,
     build_grouping,
     cluster_attention,
-    cluster_ids,
     proportional_attention,
     resize_positions,
 )
@@ -171,16 +170,16 @@ class ClusterAttention(Attention):
     Args:
         embed_dims (int): Channels C.
         num_heads (int): Heads h; a divisor of C.
-        num_clusters (int): Clusters M; as many as tokens where there are fewer.
+        count (ClusterCount): Clusters.
         grouping (dict): How tokens are grouped, for :func:`mmsec.ops.build_grouping`.
         block (int): Place of the block, from 0.
 
     Source: Semantic Equitable Clustering (arXiv 2405.13337), section 3.2; the class token's part is not published.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int, num_clusters: int, grouping: dict, block: int) -> None:
+    def __init__(self, embed_dims: int, num_heads: int, count: ClusterCount, grouping: dict, block: int) -> None:
         super().__init__(embed_dims, num_heads)
-        self.num_clusters = num_clusters
+        self.count = count
         self.grouping = build_grouping(grouping, block)
 
     def forward(
@@ -190,7 +189,8 @@ class ClusterAttention(Attention):
         assert grid is not None  # the backbone builds nothing else
         assert sizes is None
         q, k, v = self.project(x)
-        grouping = self.group(self.tokens(x, q, k, v, protected, grid))
+        tokens = self.tokens(x, q, k, v, protected, grid)
+        grouping = self.grouping(tokens, self.count.of(tokens.key.shape[1]))
         return self.proj(cluster_attention(q, k, v, grouping, protected).flatten(2)), k
 
     def tokens(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, protected: int, grid: tuple[int, int]) -> Tokens:
@@ -199,18 +199,11 @@ class ClusterAttention(Attention):
         q, k, v, heads = (each[:, protected:] for each in (q, k, v, heads))
         return Tokens(q, k, v, heads, grid)
 
-    def group(self, tokens: Tokens) -> Grouping:
-        """Group the tokens of the map."""
-        return self.grouping(tokens, min(self.num_clusters, tokens.key.shape[1]))
-
     def clusters(self, x: Tensor, protected: int, grid: tuple[int, int]) -> TokenClusters:
         """Which tokens of the map attend to each other; see :meth:`Attention.clusters`."""
         q, k, v = self.project(x)
         tokens = self.tokens(x, q, k, v, protected, grid)
-        ids = cluster_ids(self.group(tokens)).expand(len(x), self.num_heads, -1)  # (B, h, T)
-        scores = self.grouping.scores(tokens)  # (B, h, T)
-        scores = None if scores is None else scores.unflatten(-1, grid)
-        return TokenClusters(ids.unflatten(-1, grid), scores, self.grouping.score_name)
+        return grouped_clusters(self.grouping, tokens, self.count.of(tokens.key.shape[1]))
 
 
 class WindowAttention(Attention):

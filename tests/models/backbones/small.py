@@ -1,5 +1,6 @@
 """A small variant of every backbone, for ``test_contract.py``. A new backbone adds itself here, and nowhere else."""
 
+import copy
 from typing import NamedTuple
 
 from tests.conftest import SMALL_ARCH, SMALL_CLUSTR
@@ -30,6 +31,7 @@ class Small(NamedTuple):
         channels (tuple[int, ...]): Channels of each stage's map.
         measured (Measured, optional): Where the public code was measured.
         one_graph (bool): Whether one compiled graph serves every image size. Where not, each size is compiled anew.
+        inside (str): The option that holds another backbone, which takes most options; '' where there is none.
     """
 
     type: str
@@ -37,6 +39,15 @@ class Small(NamedTuple):
     channels: tuple[int, ...]
     measured: Measured | None = None
     one_graph: bool = True
+    inside: str = ''
+
+    def config(self, **options: object) -> dict:
+        """The variant with further options, as a registry takes it."""
+        config = copy.deepcopy(dict(type=f'mmsec.{self.type}', **self.options))
+        for name, value in options.items():
+            part = config if name == 'init_cfg' or not self.inside else config[self.inside]
+            part[name] = value
+        return config
 
 
 _SECVIT = dict(
@@ -54,6 +65,17 @@ _VIT = dict(
     arch=dict(embed_dims=16, depth=2, num_heads=2, mlp_ratio=2),
     patch_size=8,
     img_size=48,
+    out_indices=(0, 1),
+    drop_path_rate=0.3,
+)
+_SWIN = dict(
+    type='mmdet.SwinTransformer',
+    embed_dims=16,
+    window_size=3,
+    mlp_ratio=1,
+    depths=(1, 2),
+    num_heads=(1, 2),
+    strides=(4, 2),
     out_indices=(0, 1),
     drop_path_rate=0.3,
 )
@@ -92,4 +114,5 @@ SMALL = {
     'ViT with PiToMe': Small(
         'ViT', _VIT | dict(merging=dict(type='PiToMe', ratio=0.8)), channels=(16, 16), one_graph=False
     ),
+    'Swin in clusters': Small('SemanticClusters', dict(backbone=_SWIN), channels=(16, 32), inside='backbone'),
 }

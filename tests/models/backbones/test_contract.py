@@ -30,7 +30,7 @@ def small(request) -> Small:
 
 def build(small: Small, **options) -> Backbone:
     """The variant with further options, and random weights large enough for each of them to matter."""
-    backbone = MODELS.build(dict(type=f'mmsec.{small.type}', **small.options | options))
+    backbone = MODELS.build(small.config(**options))
     with torch.no_grad():
         for parameter in backbone.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
@@ -76,7 +76,7 @@ def test_a_backbone_without_a_small_variant_is_noticed(monkeypatch):
 @pytest.mark.parametrize('host', ['mmengine', 'mmdet', 'mmseg'])
 def test_every_host_finds_it(small, host):
     registry = pytest.importorskip(f'{host}.registry').MODELS
-    backbone = registry.build(dict(type=f'mmsec.{small.type}', **small.options))
+    backbone = registry.build(small.config())
     assert type(backbone).__name__ == small.type
     assert isinstance(backbone, Backbone)
 
@@ -316,6 +316,8 @@ def test_a_value_that_cannot_be_used_is_named(small):
         ('frozen_stages', last + 2, rf'frozen_stages must be in \[-1, {last + 1}\], got {last + 2}'),
         ('frozen_stages', -2, rf'frozen_stages must be in \[-1, {last + 1}\], got -2'),
     ):
+        if option == 'arch' and small.inside:
+            continue  # the size is said by the backbone inside
         with pytest.raises(ValueError, match=message):
             build(small, **{option: value})
 
