@@ -109,7 +109,7 @@ def call(command: list[object], log: Path, watch: Callable[[], None]) -> int:
 
 def train_and_measure(cfg: Config, folder: Path, images: int, watch: Callable[[], None]) -> dict:
     """Train, evaluate and look at the clusters of one run; what an earlier sitting has done is not done again."""
-    config, log = folder / 'config.py', folder / 'log.txt'
+    config, log = folder.with_suffix('.py'), folder / 'log.txt'
     memory = call([TOOLS / 'train.py', config, '--work-dir', folder, '--resume'], log, watch)
     checkpoint = (folder / 'last_checkpoint').read_text()
     metrics, analysis = folder / 'metrics.json', folder / 'clusters'
@@ -164,11 +164,13 @@ def run_all(args: argparse.Namespace) -> dict[str, dict[int, dict]]:
         task = progress.add_task('', total=total * len(configs))
         for number, ((text, seed), cfg) in enumerate(configs.items()):
             folder = args.out / re.sub(r'[^\w.,=-]+', '_', text) / f'seed{seed}'
-            config, result = folder / 'config.py', folder / 'result.json'
+            # Beside the work dir, in which MMEngine writes what it has made of the config.
+            config, result = folder.with_suffix('.py'), folder / 'result.json'
             progress.update(task, description=f'{text}, seed {seed}', completed=number * total)
             if config.is_file() and config.read_text() != cfg.pretty_text:
                 raise InputError(f"'{folder}' holds a run of another config; name another --out, or delete it")
             write_whole(config, cfg.pretty_text.encode())
+            folder.mkdir(exist_ok=True)
 
             def watch(folder: Path = folder, done: int = number * total) -> None:
                 progress.update(task, completed=done + max((row['step'] for row in scalars(folder)), default=0))

@@ -80,11 +80,12 @@ class SemanticClusters(Backbone):
         groupings = per_stage(grouping, len(depths))
         self.patch_embed = host.patch_embed
         self.drop_after_pos = host.drop_after_pos
-        self.stages = nn.ModuleList(host.stages[: max(out_indices) + 1])
-        for i, stage in enumerate(self.stages):
+        stages = list(host.stages)[: max(out_indices) + 1]
+        for i, stage in enumerate(stages):
             for j, block in enumerate(stage.blocks):
                 block.attn = ClusterMSA(block.attn, groupings[i], j, counts[i][j])
-        self.stages[-1].downsample = None
+        stages[-1].downsample = None
+        self.stages = nn.ModuleList(stages)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)

@@ -27,7 +27,7 @@ class ClusterMSA(nn.Module):
         weights: Any = window_msa.w_msa
         self.num_heads = weights.num_heads
         self.w_msa = nn.ModuleDict({name: getattr(weights, name) for name in ('qkv', 'proj', 'proj_drop')})
-        self.drop = window_msa.drop
+        self.drop: Any = window_msa.drop
         self.grouping = build_grouping(grouping, block)
         self.count = count
 
@@ -49,8 +49,8 @@ class ClusterMSA(nn.Module):
 
     def tokens(self, x: Tensor, size: tuple[int, int]) -> Tokens:
         """What attention and grouping work on; arguments as :meth:`forward`."""
-        qkv = self.w_msa['qkv'](x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, h, d)
-        return Tokens(*qkv.unbind(2), x.unflatten(-1, (self.num_heads, -1)), (int(size[0]), int(size[1])))
+        q, k, v = self.w_msa['qkv'](x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)  # (B, N, h, d) each
+        return Tokens(q, k, v, x.unflatten(-1, (self.num_heads, -1)), (size[0], size[1]))
 
     def clusters(self, x: Tensor, size: tuple[int, int]) -> TokenClusters:
         """Which tokens attend to each other; arguments as :meth:`forward`."""

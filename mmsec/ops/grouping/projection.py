@@ -43,5 +43,5 @@ class ProjectionGrouping(GroupingMethod):
     def scores(self, tokens: Tokens) -> Tensor:
         """(B, h, N) scores of the keys."""
         key = in_float(tokens.key)
-        directions = random_directions(self.block, *key.shape[2:], key.device)
+        directions = random_directions(self.block, key.shape[2], key.shape[3], key.device)
         return cosine(key, directions.to(key.dtype)).transpose(1, 2)

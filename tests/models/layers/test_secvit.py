@@ -1,6 +1,7 @@
 import torch
 from torch import nn
 
+from mmsec.models.layers.cluster_counts import ClusterCount
 from mmsec.models.layers.maps import Conv2d
 from mmsec.models.layers.secvit import FFN, Block, ClusterAttention, PatchMerging, Stem
 from mmsec.ops import rotary_table
@@ -27,7 +28,7 @@ def test_ffn_adds_its_depthwise_convolution():
 
 
 def test_attention_adds_lepe_of_the_unsorted_values():
-    attention = ClusterAttention(8, 2, SEMANTIC, block=0)
+    attention = ClusterAttention(8, 2, SEMANTIC, block=0, count=ClusterCount(1))
     with torch.no_grad():
         attention.qkv.weight[:16] = 0  # equal keys: each token sees the mean of its cluster's values
         attention.qkv.bias[:16] = 0
@@ -35,14 +36,14 @@ def test_attention_adds_lepe_of_the_unsorted_values():
     values = attention.qkv(x)[..., 16:]
     expected = attention.out_proj(attention.lepe(values, plus=values.mean((1, 2), keepdim=True)))
     rotary = rotary_table(2, 3, 4, x.dtype, x.device)
-    torch.testing.assert_close(attention(x, rotary, 1), expected)
+    torch.testing.assert_close(attention(x, rotary), expected)
 
 
 def test_block_is_three_residuals():
-    block = Block(8, 2, mlp_ratio=3, drop_path=0.0, layer_scale=True, grouping=SEMANTIC, block=0)
+    block = Block(8, 2, mlp_ratio=3, drop_path=0.0, layer_scale=True, grouping=SEMANTIC, block=0, count=ClusterCount(4))
     x = torch.randn(1, 4, 4, 8)
     rotary = rotary_table(4, 4, 4, x.dtype, x.device)
     y = block.pos(x, plus=x)
-    y = y + 1e-6 * block.attn(block.norm1(y), rotary, 4)
+    y = y + 1e-6 * block.attn(block.norm1(y), rotary)
     y = y + 1e-6 * block.ffn(block.norm2(y))
-    torch.testing.assert_close(block(x, rotary, 4), y)
+    torch.testing.assert_close(block(x, rotary), y)

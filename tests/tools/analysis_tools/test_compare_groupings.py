@@ -45,7 +45,7 @@ def test_two_groupings_are_trained_measured_and_gone_on_with(shapes, tmp_path, t
     assert one['nmi'] is None  # one cluster says nothing of labels
     assert windows['multiply_adds'] < one['multiply_adds']  # attention to all tokens costs more
     assert cv2.imread(str(out / 'comparison.png')).shape[1] == 1200
-    backbones = {path.parts[-3]: Config.fromfile(path).model.backbone for path in out.glob('*/seed0/config.py')}
+    backbones = {path.parts[-2]: Config.fromfile(path).model.backbone for path in out.glob('*/seed0.py')}
     assert backbones['WindowGrouping_shift=True'].grouping == dict(type='WindowGrouping', shift=True)
     assert backbones['SemanticGrouping_num_clusters=1,1,1,1'].num_clusters == (1, 1, 1, 1)
 
