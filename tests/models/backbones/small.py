@@ -114,5 +114,8 @@ SMALL = {
     'ViT with PiToMe': Small(
         'ViT', _VIT | dict(merging=dict(type='PiToMe', ratio=0.8)), channels=(16, 16), one_graph=False
     ),
-    'Swin in clusters': Small('SemanticClusters', dict(backbone=_SWIN), channels=(16, 32), inside='backbone'),
+    # Its patch embedding and merging, which are the host's, pad in another way for each remainder of the size.
+    'Swin in clusters': Small(
+        'SemanticClusters', dict(backbone=_SWIN), channels=(16, 32), one_graph=False, inside='backbone'
+    ),
 }
