@@ -79,8 +79,8 @@ def main() -> None:
     for i, schedule in enumerate(schedules if isinstance(schedules, list) else [schedules]):
         if (schedule.get('eta_min') or 0) > lowest:
             print(
-                f'param_scheduler.{i}: eta_min={schedule["eta_min"]:g} is above the lowest rate, {lowest:.4g}, which it '
-                'raises. Set eta_min_ratio instead, where the schedule has it'
+                f'param_scheduler.{i}: eta_min={schedule["eta_min"]:g} is above the lowest rate, {lowest:.4g}, which '
+                'it raises. Set eta_min_ratio instead, where the schedule has it'
             )
 
 
