@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -18,8 +20,9 @@ from mmsec.models import SecViT, ViT
 from mmsec.models.checkpoints.loading import classifier_weights, load_pretrained
 from mmsec.models.checkpoints.reading import read_checkpoint
 from tests import torchvision_apart  # noqa: F401
-from tests.conftest import DATA, DETECTOR, OFFICIAL, SMALL_ARCH, SMALL_CLUSTR, one_line_error, run_tool, small_run
+from tests.conftest import DATA, DETECTOR, OFFICIAL, ROOT, SMALL_ARCH, SMALL_CLUSTR, one_line_error, run_tool, small_run
 from tests.test_configs import load
+from tests.test_docs import example
 
 pytest.importorskip('mmpretrain')
 
@@ -110,6 +113,24 @@ def test_a_detector_starts_from_its_averaged_weights(classifier, shapes, tmp_pat
     assert (tmp_path / 'work/epoch_1.pth').is_file()
 
 
+def test_two_processes_train_and_test_with_a_launcher(classifier, tmp_path, monkeypatch):
+    config, _, _ = classifier
+    for name, value in {'PYTHON': sys.executable, 'PORT': '29641', 'PYTHONPATH': str(ROOT)}.items():
+        monkeypatch.setenv(name, value)
+
+    def launch(script: str, *args: object) -> str:
+        command = [ROOT / 'tools' / script, config, *map(str, args), '--work-dir', tmp_path / 'work']
+        result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert result.returncode == 0, result.stdout[-3000:]
+        return result.stdout
+
+    one_epoch = ['--cfg-options', 'train_cfg.max_epochs=1', 'train_dataloader.batch_size=4']
+    printed = launch('dist_train.sh', 2, '--amp', 'bf16', *one_epoch)
+    assert re.search(r'batch size\s+8 = 4 an iteration and process x 2 processes', printed)
+    trained = re.findall(r'accuracy/top1: ([\d.]+)', printed)
+    assert re.findall(r'accuracy/top1: ([\d.]+)', launch('dist_test.sh', tmp_path / 'work/epoch_1.pth', 2)) == trained
+
+
 def test_fine_tuning_from_published_weights_learns_a_folder(folder, tmp_path):
     changes = of_three(
         {
@@ -126,6 +147,16 @@ def test_fine_tuning_from_published_weights_learns_a_folder(folder, tmp_path):
     assert f'weights from {OFFICIAL}' in printed
     assert re.search(r'learning rate\s+[\d.e-]+ to 0\.003 ', printed)  # it decays by layer
     assert float(re.findall(r'accuracy/top1: ([\d.]+)', printed)[-1]) > 90  # chance is 33
+
+
+def test_the_config_of_the_docs_fine_tunes_on_a_folder():
+    text = example('docs/pretraining.md', "_base_ = './secvit_t_finetune.py'")
+    cfg = Config.fromstring(text.replace('./', f'{ROOT}/configs/mmpretrain/'), '.py')
+    assert cfg.model.head.num_classes == cfg.model.data_preprocessor.num_classes == 5
+    for split in ('train', 'val', 'test'):
+        dataset = cfg[f'{split}_dataloader'].dataset
+        assert (dataset.type, dataset.data_root) == ('CustomDataset', 'data/flowers/')
+    assert len(text.splitlines()) <= 10
 
 
 def published_classifier() -> tuple[Config, torch.nn.Module]:

@@ -13,6 +13,7 @@ from mmsec.models import ClusTR, SecViT
 from tests import torchvision_apart  # noqa: F401
 from tests.conftest import run_tool, shrink_model
 from tests.test_configs import CONFIGS, load
+from tests.test_docs import example
 
 # SecViT-T has 2, 2, 9 and 2 blocks. To each layer the modules that it is.
 TINY = {
@@ -194,6 +195,15 @@ def test_other_rules_stay_and_equal_groups_are_one():
     groups = wrapper_of(tiny(), paramwise).optimizer.param_groups
     assert len(groups) == 15 * 3 + 2 + 2
     assert len({(group['lr'], group['weight_decay']) for group in groups}) == len(groups)
+
+
+def test_the_lines_of_the_docs_are_enough():
+    cfg = load(Path('mmdet/secvit_t_maskrcnn.py'))
+    names: dict = {}
+    exec(example('docs/pretraining.md', 'optim_wrapper = dict('), names)
+    cfg.merge_from_dict({'optim_wrapper': names['optim_wrapper']})
+    optimizer = build_optim_wrapper(tiny(), cfg.optim_wrapper).optimizer
+    assert min(group['lr'] for group in optimizer.param_groups) == pytest.approx(1e-4 * 0.8**16)
 
 
 @pytest.mark.parametrize(
