@@ -33,6 +33,8 @@ SMALL_CLUSTR = dict(
 )
 SMALL_VIT = dict(embed_dims=16, depth=12, num_heads=2, mlp_ratio=2)
 SMALL_SWIN = dict(embed_dims=16, depths=(1, 2, 1, 1), num_heads=(1, 2, 2, 4), mlp_ratio=1)
+# Where tools that run as a user runs them find mmsec and tests.torchvision_apart.
+_PATH = os.pathsep.join(filter(None, (str(ROOT), os.environ.get('PYTHONPATH'))))
 OFFICIAL = DATA / 'secvit_official_tiny.pth'
 DETECTOR = 'mmdet/secvit_t_maskrcnn_shapes.py'
 SEGMENTER = 'mmseg/secvit_t_upernet_shapes.py'
@@ -114,6 +116,12 @@ def shrink_model(cfg: Config) -> None:
     if backbone.type == 'mmsec.SemanticClusters':
         dims = [dims << i for i in range(4)]
     dims = dims if isinstance(dims, int) else list(dims)  # one number where all maps have it
+    if cfg.default_scope == 'mmpretrain':
+        own = cfg.model.neck.type == 'mmsec.PooledProjection'
+        if own:
+            cfg.model.neck.update(in_channels=dims[-1], out_channels=16)
+        cfg.model.head.in_channels = 16 if own else dims if isinstance(dims, int) else dims[-1]
+        return
     if cfg.default_scope == 'mmseg':
         cfg.model.data_preprocessor.size = (64, 64)
         neck = cfg.model.get('neck')
@@ -135,18 +143,30 @@ def shrink_model(cfg: Config) -> None:
 
 
 def small_run(name: str, data: Path, folder: Path, **changes) -> Path:
-    """Write a config that trains ``configs/<name>``, shrunk, on ``data`` for two short epochs."""
+    """Write a config that trains ``configs/<name>``, shrunk, on ``data`` for two short epochs.
+
+    ``data`` is what :func:`shapes` gives; for mmpretrain a folder with ``train`` and ``val``, each with classes.
+    """
     cfg = Config.fromfile(ROOT / 'configs' / name)
     shrink_model(cfg)
     cfg.log_level = 'WARNING' if changes.pop('quiet', False) else 'INFO'
     cfg.default_hooks.logger.interval = 1
     for split in ('train', 'val', 'test'):
-        cfg[f'{split}_dataloader'].dataset.data_root = str(data / ('coco' if cfg.default_scope == 'mmdet' else 'ade'))
+        folder_of = {'mmdet': data / 'coco', 'mmseg': data / 'ade', 'mmpretrain': data}
+        cfg[f'{split}_dataloader'].dataset.data_root = str(folder_of[cfg.default_scope])
         cfg[f'{split}_dataloader'].update(num_workers=0, persistent_workers=False)
     if cfg.default_scope == 'mmdet':
         annotations = data / 'coco/annotations/instances_val2017.json'
         cfg.val_evaluator.ann_file = cfg.test_evaluator.ann_file = str(annotations)
         cfg.train_cfg.update(max_epochs=2, val_interval=1)
+    elif cfg.default_scope == 'mmpretrain':
+        cfg.custom_imports.imports.insert(0, 'tests.torchvision_apart')
+        cfg.train_cfg.max_epochs = 2
+        for dataloader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+            dataloader.batch_size = 8
+            dataloader.dataset.type = 'CustomDataset'  # ImageNet has a thousand classes
+            for step in dataloader.dataset.pipeline:
+                step.update({key: size for key, size in (('scale', 64), ('crop_size', 64)) if key in step})
     else:
         cfg.train_cfg.update(max_iters=4, val_interval=2)
         cfg.default_hooks.checkpoint.interval = 2
@@ -174,7 +194,7 @@ def run_tool(tool: str, *args: object, check: bool = True) -> subprocess.Complet
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, 'OMP_NUM_THREADS': '2'},
+        env={**os.environ, 'OMP_NUM_THREADS': '2', 'PYTHONPATH': _PATH},
         timeout=600,
     )
     if check:

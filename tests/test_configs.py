@@ -14,12 +14,15 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 
 from mmsec.models import ClusTR, SecViT
+from tests import torchvision_apart  # noqa: F401
 from tests.conftest import ROOT, shrink_model
 
 FOLDER = ROOT / 'configs'
 CONFIGS = sorted(path.relative_to(FOLDER) for path in FOLDER.rglob('*.py') if '_base_' not in path.parts)
 SECVIT = [name for name in CONFIGS if name.stem.startswith('secvit_')]
 CLUSTR = [name for name in CONFIGS if name.stem.startswith('clustr_')]
+CLASSIFIERS = [name for name in CONFIGS if name.parts[0] == 'mmpretrain']
+DENSE = [name for name in SECVIT + CLUSTR if name not in CLASSIFIERS and not name.stem.endswith('shapes')]
 # What README and other people's configs name; there may be more.
 NAMES = {
     'mmdet': {f'secvit_{size}_maskrcnn' for size in 'tsbl'}
@@ -29,6 +32,7 @@ NAMES = {
     'mmseg': {f'secvit_{size}_upernet' for size in 'tsbl'}
     | {'secvit_t_upernet_shapes', 'clustr/clustr_b1_upernet_shapes'}
     | {f'clustr/clustr_b{size}_{method}' for size in '123' for method in ('upernet', 'semanticfpn')},
+    'mmpretrain': {f'secvit_{size}_in1k' for size in 'tsbl'} | {'secvit_t_finetune'},
 }
 ARCH = {'t': 'tiny', 's': 'small', 'b': 'base', 'l': 'large'}
 DROP_PATH = {'t': 0.1, 's': 0.15, 'b': 0.4, 'l': 0.5}
@@ -36,6 +40,8 @@ DROP_PATH = {'t': 0.1, 's': 0.15, 'b': 0.4, 'l': 0.5}
 
 def load(name: Path) -> Config:
     cfg = Config.fromfile(FOLDER / name)
+    if cfg.default_scope == 'mmpretrain':
+        pytest.importorskip('mmpretrain')
     init_default_scope(cfg.default_scope)
     return cfg
 
@@ -45,7 +51,11 @@ def batch(cfg: Config) -> dict:
     images = [torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8) for _ in range(2)]
     meta = dict(img_shape=(64, 64), ori_shape=(64, 64), scale_factor=(1.0, 1.0), img_id=0, pad_shape=(64, 64))
     samples = []
-    if cfg.default_scope == 'mmseg':
+    if cfg.default_scope == 'mmpretrain':
+        from mmpretrain.structures import DataSample
+
+        samples = [DataSample(metainfo=meta).set_gt_label(label) for label in (0, 1)]
+    elif cfg.default_scope == 'mmseg':
         from mmseg.structures import SegDataSample
 
         for _ in images:
@@ -131,13 +141,15 @@ def test_trains_a_step_and_predicts(name):
     with torch.no_grad():
         predictions = model.test_step(copy.deepcopy(data))
     assert len(predictions) == 2
-    if cfg.default_scope == 'mmseg':
+    if cfg.default_scope == 'mmpretrain':
+        assert predictions[0].pred_score.shape == (cfg.model.head.num_classes,)
+    elif cfg.default_scope == 'mmseg':
         assert predictions[0].pred_sem_seg.data.shape == (1, 64, 64)
     else:
         assert predictions[0].pred_instances.masks.shape[1:] == (64, 64)
 
 
-@pytest.mark.parametrize('name', [n for n in SECVIT if not n.stem.endswith('shapes')], ids=str)
+@pytest.mark.parametrize('name', [n for n in DENSE if n in SECVIT], ids=str)
 def test_sizes_weights_and_schedule_are_the_promised_ones(name):
     cfg = load(name)
     size = name.stem.split('_')[1]
@@ -172,7 +184,7 @@ def test_sizes_weights_and_schedule_are_the_promised_ones(name):
         assert cfg.val_dataloader.batch_size == 1
 
 
-@pytest.mark.parametrize('name', [n for n in CLUSTR if not n.stem.endswith('shapes')], ids=str)
+@pytest.mark.parametrize('name', [n for n in DENSE if n in CLUSTR], ids=str)
 def test_clustr_has_the_sizes_weights_and_schedule_that_are_promised(name):
     cfg = load(name)
     arch = name.stem.split('_')[1]
@@ -197,6 +209,46 @@ def test_clustr_has_the_sizes_weights_and_schedule_that_are_promised(name):
         assert (optimizer.lr, optimizer.weight_decay) == (1e-4, 1e-4)
         assert cfg.train_cfg.max_iters == cfg.param_scheduler[-1].end == 80_000
         assert cfg.param_scheduler[-1].power == 0.9
+
+
+# What is published: parameters with the classifier, for ClusTR and ViT those of ours.
+PARAMETERS = {
+    'secvit_t_in1k': 14_981_800,
+    'secvit_s_in1k': 26_776_104,
+    'secvit_b_in1k': 54_682_776,
+    'secvit_l_in1k': 96_495_096,
+    'clustr_b1_in1k': 11_169_417 + 513_000,
+    'clustr_b2_in1k': 22_177_941 + 513_000,
+    'clustr_b3_in1k': 39_733_210 + 513_000,
+    'vit_t_in1k': 5_717_416 - 192,  # DeiT's, less the position of the class token, which is in the token here
+    'vit_s_in1k': 22_050_664 - 384,
+    'vit_b_in1k': 86_567_656 - 768,
+}
+
+
+@pytest.mark.parametrize('name', [n for n in CLASSIFIERS if n.stem.endswith('_in1k')], ids=str)
+def test_classifiers_have_the_published_size_and_recipe(name):
+    cfg = load(name)
+    assert cfg.model.backbone.get('init_cfg') is None
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name.stem]
+    if name in SECVIT:
+        size = name.stem.split('_')[1]
+        assert (cfg.model.backbone.arch, cfg.model.backbone.drop_path_rate) == (ARCH[size], DROP_PATH[size])
+    optimizer, world = cfg.optim_wrapper.optimizer, 8
+    batch = cfg.train_dataloader.batch_size * world
+    assert cfg.auto_scale_lr.base_batch_size == batch
+    assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', 5e-4 * batch / 512, 0.05)
+    warm_up, cosine = cfg.param_scheduler
+    assert (warm_up.end, warm_up.start_factor * optimizer.lr) == (5, pytest.approx(1e-6))
+    assert (cosine.end, cosine.eta_min_ratio * optimizer.lr) == (300, pytest.approx(1e-5))
+    assert cfg.train_cfg.max_epochs == 300
+    assert [each.type for each in cfg.model.train_cfg.augments] == ['Mixup', 'CutMix']
+    assert cfg.train_dataloader.sampler.type == 'RepeatAugSampler'
+    assert cfg.custom_hooks[-1] == dict(
+        type='mmengine.EMAHook', momentum=pytest.approx(1 - 0.99996), update_buffers=True
+    )
 
 
 def test_weight_decay_spares_norms_in_sequentials():

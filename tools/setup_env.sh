@@ -24,11 +24,14 @@ python=$venv/bin/python
 pip=("$python" -m pip install --disable-pip-version-check --quiet --constraint requirements/constraints.txt)
 "${pip[@]}" setuptools wheel packaging ninja torch
 
-say "2/3 mmengine, mmcv, mmdetection, mmsegmentation (about 7 minutes on 2 cores the first time: mmcv's C++ operators are compiled)"
+say "2/3 mmengine, mmcv, mmdetection, mmsegmentation, mmpretrain (about 7 minutes on 2 cores the first time: mmcv's C++ operators are compiled)"
 # Build isolation would hide torch, and mmcv would then build without its operators and not say so.
 # -g0 leaves debug symbols out: a third less to compile. ninja must be found on PATH.
 export PATH="$(cd "$venv/bin" && pwd):$PATH" CFLAGS="-g0 ${CFLAGS:-}"
-"${pip[@]}" --no-build-isolation --editable '.[openmmlab,dev]'
+"${pip[@]}" --no-build-isolation --editable '.[openmmlab,pretrain,dev]'
+# PyPI's torchvision is for CUDA. Beside a CPU build of torch it fails to be imported, and takes mmdet and mmengine with
+# it, which import it where they find it. In a folder of its own only tests/torchvision_apart.py finds it.
+"${pip[@]}" --no-deps --upgrade --target "$venv/torchvision" torchvision
 
 if ! "$python" -c 'import mmcv._ext' 2>/dev/null; then
   # pip's wheel cache knows mmcv's version but not the torch it was built against.

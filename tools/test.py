@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint: COCO box and mask AP for mmdetection, mIoU for mmsegmentation."""
+"""Evaluate a checkpoint: COCO box and mask AP for mmdetection, mIoU for mmsegmentation, top-1 for mmpretrain."""
 
 import argparse
 import json
@@ -25,7 +25,7 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint trained with it')
+    parser.add_argument('checkpoint', help='checkpoint trained with it; for mmpretrain also a published one')
     parser.add_argument('--work-dir', help='folder for logs (default: work_dirs/<config name>)')
     parser.add_argument('--show-dir', metavar='DIR', help='draw truth beside prediction for every image into DIR')
     parser.add_argument('--out', metavar='FILE', help='write the metrics to FILE.json or the predictions to FILE.pkl')
@@ -57,6 +57,8 @@ def configure(args: argparse.Namespace) -> Config:
             raise InputError(f"--tta: config '{args.config}' has no tta_model and tta_pipeline")
         cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
         cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    if args.show_dir and cfg.default_scope == 'mmpretrain':
+        raise InputError('--show-dir draws what detectors and segmenters predict; a classifier predicts no picture')
     check_data(cfg, 'test')
     revert_sync_bn(cfg, args.launcher)
     return cfg

@@ -1,4 +1,4 @@
-"""Train a detector or segmenter from a config of mmdetection or mmsegmentation."""
+"""Train a detector, segmenter or classifier from a config of mmdetection, mmsegmentation or mmpretrain."""
 
 import argparse
 import os

@@ -1,6 +1,8 @@
 """A config file -> a config that can start."""
 
+import importlib
 import inspect
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import packages_distributions
 from importlib.util import find_spec
@@ -50,8 +52,28 @@ def load_config(path: str, options: dict | None = None, hosts: Sequence[str] = H
             f"config '{path}' is for {host}, which is not installed. Add it to the OpenMMLab you have, "
             'from the same set: stock or maintained (README, "Install")'
         )
+    _check_torchvision(host)
     init_default_scope(host)
     return cfg
+
+
+def _check_torchvision(host: str) -> None:
+    """Refuse a torchvision that cannot be imported.
+
+    mmpretrain imports it always. mmdet imports mmpretrain where it is installed, and MMEngine imports torchvision.
+    """
+    if host != 'mmpretrain' and find_spec('torchvision') is None:
+        return
+    try:
+        importlib.import_module('torchvision')
+    except (ImportError, OSError, RuntimeError) as error:
+        version, _, build = torch.__version__.partition('+')
+        minor = int(version.split('.')[1]) + 15  # 0.15 was for torch 2.0, and each has followed the other since
+        index = f' --index-url https://download.pytorch.org/whl/{build}' if re.fullmatch(r'cpu|cu\d+', build) else ''
+        raise InputError(
+            f'{host} needs a torchvision that was built for torch {torch.__version__}, and here is none that can be '
+            f"imported ({error}): pip install --force-reinstall --no-deps 'torchvision==0.{minor}.*'{index}"
+        ) from error
 
 
 def _check_option(cfg: Config, key: str) -> None:

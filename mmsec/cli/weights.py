@@ -12,7 +12,7 @@ from mmsec.cli.config import dicts_of
 from mmsec.engine.unwrap import unwrapped
 from mmsec.errors import InputError
 from mmsec.models.backbones.base import Backbone
-from mmsec.models.checkpoints.loading import load_pretrained, read_pretrained
+from mmsec.models.checkpoints.loading import classifier_weights, load_pretrained, read_pretrained
 from mmsec.models.checkpoints.reading import is_pretrained, read_checkpoint
 from mmsec.registry import MODELS
 
@@ -88,18 +88,31 @@ def load_state(model: nn.Module, checkpoint: dict, path: str) -> None:
 def load_trained(runner: Runner, checkpoint: dict, path: str) -> None:
     """Load a trained checkpoint into a runner's model, every weight of it, the averaged ones where there are some.
 
+    MMEngine saves averages as ``state_dict``. An ``EMAHook`` copies what is loaded here when the run begins.
+
+    A classifier takes a published file, too: it holds all of its weights, under other names.
+
     Args:
         runner (Runner): Its model is loaded in place.
-        checkpoint (dict): Of the same config, from :func:`mmsec.models.checkpoints.reading.read_checkpoint`.
+        checkpoint (dict): Of the same config, or published, from
+            :func:`mmsec.models.checkpoints.reading.read_checkpoint`.
         path (str): Where it comes from, for the error.
 
     Raises:
         InputError: If weights are missing, unknown or misshapen.
     """
-    runner.call_hook('after_load_checkpoint', checkpoint=checkpoint)
     model = unwrapped(runner.model)
+    if _is_classifier(model) and not any(
+        key.startswith('backbone.') for key in checkpoint.get('state_dict', checkpoint)
+    ):
+        checkpoint = {'state_dict': classifier_weights(model, checkpoint)}
     load_state(model.module if isinstance(model, BaseTTAModel) else model, checkpoint, path)
     runner._has_loaded = True
+
+
+def _is_classifier(model: nn.Module) -> bool:
+    """Whether a model is a classifier of mmpretrain on a backbone of mmsec."""
+    return isinstance(getattr(model, 'backbone', None), Backbone) and hasattr(getattr(model, 'head', None), 'fc')
 
 
 def build_backbone(cfg: Config, checkpoint: str | None) -> Backbone:

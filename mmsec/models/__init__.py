@@ -4,6 +4,7 @@ from mmsec.models.backbones.clustr import ClusTR
 from mmsec.models.backbones.secvit import SecViT
 from mmsec.models.backbones.semantic_clusters import SemanticClusters
 from mmsec.models.backbones.vit import ViT
+from mmsec.models.necks.pooled_projection import PooledProjection
 from mmsec.models.necks.simple_feature_pyramid import SimpleFeaturePyramid
 
-__all__ = ['ClusTR', 'SecViT', 'SemanticClusters', 'SimpleFeaturePyramid', 'ViT']
+__all__ = ['ClusTR', 'PooledProjection', 'SecViT', 'SemanticClusters', 'SimpleFeaturePyramid', 'ViT']

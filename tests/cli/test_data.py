@@ -1,6 +1,8 @@
 import json
+from contextlib import nullcontext
 
 import pytest
+from mmengine.config import Config
 
 from mmsec.cli.config import load_config
 from mmsec.cli.data import check_data, naming_broken_annotations
@@ -34,3 +36,42 @@ def test_an_annotation_file_that_is_no_json_is_named(tmp_path):
         naming_broken_annotations(cfg),
     ):
         json.loads(path.read_text())
+
+
+def classes(root, **splits):
+    """Folders of classes for each split."""
+    for split, names in splits.items():
+        for name in names:
+            (root / split / name).mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    ('splits', 'change', 'message'),
+    [
+        (dict(train='abc', val='abc'), {}, r"train data: '.*train' holds 3 folders, .*num_classes is 2\. Set it"),
+        (dict(train='ab', val='a'), {}, r"val data: '.*val' holds 1 folders"),
+        (dict(train='ab', val='bc'), {}, r"'.*val' and '.*train' hold other classes \(a, c in one of them\)"),
+        (dict(train='ab', val='ab'), {'model.head.num_classes': 3}, r'data_preprocessor\.num_classes is 2 and .* is 3'),
+        (dict(train='ab'), {}, r"val data: '.*val' not found\. .*\(docs/pretraining\.md\)"),
+        (dict(train='ab', val='ab'), {}, None),
+    ],
+)
+def test_folders_of_classes_fit_the_classifier_and_each_other(tmp_path, splits, change, message):
+    classes(tmp_path, **splits)
+    cfg = Config.fromfile(ROOT / 'configs/mmpretrain/secvit_t_finetune.py')
+    cfg.merge_from_dict(change)
+    for split in ('train', 'val'):
+        cfg[f'{split}_dataloader'].dataset.data_root = str(tmp_path)
+    with pytest.raises(InputError, match=message) if message else nullcontext():
+        check_data(cfg, 'train', 'val')
+
+
+def test_a_list_of_images_stands_for_folders_of_classes(tmp_path):
+    classes(tmp_path, train='ab', val='')
+    (tmp_path / 'val').mkdir()
+    (tmp_path / 'val.txt').write_text('1.jpg 0\n')
+    cfg = Config.fromfile(ROOT / 'configs/mmpretrain/secvit_t_finetune.py')
+    for split in ('train', 'val'):
+        cfg[f'{split}_dataloader'].dataset.data_root = str(tmp_path)
+    cfg.val_dataloader.dataset.ann_file = 'val.txt'
+    check_data(cfg, 'train', 'val')

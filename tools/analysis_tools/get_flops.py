@@ -20,14 +20,17 @@ ATTENTION = {  # products of queries, keys and values; projections are matrix pr
     torch.ops.aten.bmm,
     torch.ops.aten.baddbmm,
 }
-PARTS = ('backbone', 'neck', 'rpn_head', 'roi_head', 'decode_head', 'auxiliary_head')
+PARTS = ('backbone', 'neck', 'rpn_head', 'roi_head', 'decode_head', 'auxiliary_head', 'head')
+SHAPES = {'mmdet': (800, 1344), 'mmseg': (512, 512), 'mmpretrain': (224, 224)}
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
-    parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'), help='default: 800 1344, mmseg 512 512')
+    parser.add_argument(
+        '--shape', type=int, nargs=2, metavar=('H', 'W'), help='default: 800 1344, mmseg 512 512, mmpretrain 224 224'
+    )
     args = parser.parse_args()
     if args.shape and min(args.shape) < 32:
         parser.error(f'--shape must be at least 32 32, got {args.shape[0]} {args.shape[1]}')
@@ -64,8 +67,8 @@ def count_kinds(model: nn.Module, run: Callable[[], object]) -> dict[str, dict[s
 
 
 def predict(model: nn.Module, images: Tensor) -> None:
-    """Let a detector or segmenter predict on raw images."""
-    if hasattr(model, 'decode_head'):
+    """Let a detector, segmenter or classifier predict on raw images."""
+    if hasattr(model, 'decode_head') or hasattr(model, 'head'):
         model(images, mode='tensor')
         return
     from mmdet.structures import DetDataSample
@@ -102,11 +105,11 @@ def rows(model: nn.Module, counts: dict[str, int]) -> list[tuple[str, int, int]]
 def main() -> None:
     """Count and print."""
     args = parse_args()
-    cfg = load_config(args.config, hosts=('mmdet', 'mmseg'))
+    cfg = load_config(args.config)
     revert_sync_bn(cfg, 'none')
     if cfg.default_scope == 'mmdet':
         cfg.model.test_cfg.rcnn.score_thr = 0.0  # random weights find nothing, and the mask head would have no work
-    shape = tuple(args.shape or ((800, 1344) if cfg.default_scope == 'mmdet' else (512, 512)))
+    shape = tuple(args.shape or SHAPES[cfg.default_scope])
     with naming_misspelt_options(cfg):
         model = MODELS.build(cfg.model).eval()
     images = torch.rand(1, 3, *shape)

@@ -29,11 +29,13 @@ class RunSummaryHook(Hook):
         parameters = list(runner.model.parameters())
         trained = sum(p.numel() for p in parameters if p.requires_grad)
         frozen = sum(p.numel() for p in parameters) - trained
-        group = wrapper.optimizer.param_groups[0]
+        groups = wrapper.optimizer.param_groups
+        rates = sorted({group.get('initial_lr', group['lr']) for group in groups})
+        spread = f'{rates[0]:g} to ' * (len(rates) > 1)
         rows = {
             'batch size': f'{per_process * world * accumulate} = {per_process} an iteration and process'
             f' x {world} processes x {accumulate} accumulated',
-            'learning rate': f'{group.get("initial_lr", group["lr"]):g} ({type(wrapper.optimizer).__name__})',
+            'learning rate': f'{spread}{rates[-1]:g} ({type(wrapper.optimizer).__name__})',
             'parameters': f'{trained:,} trained, {frozen:,} frozen',
             'device': str(parameters[0].device),
             'dtype': str(getattr(wrapper, 'cast_dtype', None) or parameters[0].dtype).removeprefix('torch.'),

@@ -30,7 +30,19 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             own = {name: value for name, value in own.items() if value is not None}
             notes = ('lr_mult', 'decay_mult')
             settings = [{name: value for name, value in group.items() if name not in notes} for group in params]
-            params[:] = merge_groups([own | group for group in settings])
+            params[:] = merge_groups(self.adjusted([own | group for group in settings], module))
+
+    def adjusted(self, groups: list[dict], model: nn.Module) -> list[dict]:
+        """What a subclass makes of the groups before equal ones are merged.
+
+        Args:
+            groups (list[dict]): A group for each parameter that learns, with its rate and weight decay.
+            model (nn.Module): The whole model.
+
+        Returns:
+            list[dict]: The groups, here as they are.
+        """
+        return groups
 
 
 def merge_groups(groups: list[dict]) -> list[dict]:

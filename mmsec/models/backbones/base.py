@@ -35,6 +35,9 @@ class Backbone(BaseModule):
 
     arch_zoo: ClassVar[dict[str, dict]]
     published: ClassVar[str | None] = None  # where published weights are linked
+    classifier: ClassVar[dict[str, str]] = {
+        'head.': 'head.fc.'
+    }  # published names -> those in a classifier of mmpretrain
 
     def __init__(
         self,
@@ -190,6 +193,29 @@ class Backbone(BaseModule):
             if module is inside[-1]:
                 return (passed if blocks.intersection(inside) else passed + 1), last + 1
         return last, last + 1
+
+    def get_stage_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Stage of a parameter, for learning rates that decay from stage to stage.
+
+        Stage 0 is the stem, with parameters of no module. Stages 1 to S are those that are built, each with the patch
+        merging before it. Output norms and the rest of the model are stage S + 1. Where each block is a stage, as in a
+        plain ViT, stages are layers.
+
+        Args:
+            param_name (str): Name of a parameter of the model.
+            prefix (str): What names of this backbone's parameters begin with in the model. Default: ''.
+
+        Returns:
+            tuple[int, int]: The stage s, and the number of stages, S + 2.
+        """
+        parts = self.parts()
+        if not param_name.startswith(prefix):
+            return len(parts), len(parts) + 1
+        owner = self.get_submodule('.'.join(param_name.removeprefix(prefix).split('.')[:-1]))
+        if owner is self:
+            return 0, len(parts) + 1
+        inside = [i for i, part in enumerate(parts) if any(owner in module.modules() for module in part)]
+        return (inside[0] if inside else len(parts)), len(parts) + 1
 
     def init_weights(self) -> None:
         """Apply MMEngine's initialisers that ``init_cfg`` names, then load its checkpoint, if it names one, strictly.

@@ -109,6 +109,7 @@ class SecViT(Backbone):
     """
 
     published = secvit.PUBLISHED
+    classifier = {'proj.': 'neck.proj.', 'norm.': 'neck.norm.', 'head.': 'head.fc.'}
     arch_zoo = {
         'tiny': dict(
             embed_dims=(64, 128, 256, 512),

@@ -54,6 +54,8 @@ class ViT(Backbone):
             model. With windows or a grouping it must leave a grid, as Expedit does. Default: None or an empty dict,
             nothing merges.
         drop_path_rate (float): Drop path of the last block; it rises linearly from 0 over all blocks. Default: 0.1.
+        out_type (str): What is returned of each block in ``out_indices``: 'map', or 'cls_token', a map of one token for
+            a classifier, as published ones are. Default: 'map'.
         out_norm (bool): Whether each returned map passes a LayerNorm of its own. Each starts as the last norm of a
             published file. Default: True.
         frozen_stages (int): -1 freezes nothing, 0 patches and positions, i also the first i blocks. Default: -1.
@@ -93,6 +95,7 @@ class ViT(Backbone):
         global_blocks: Sequence[int] | None = None,
         merging: dict | None = None,
         drop_path_rate: float = 0.1,
+        out_type: str = 'map',
         out_norm: bool = True,
         frozen_stages: int = -1,
         with_cp: bool = False,
@@ -115,6 +118,10 @@ class ViT(Backbone):
         ):
             if value < least:
                 raise ValueError(f'{name} must be at least {least}, got {value}')
+        if out_type not in ('map', 'cls_token'):
+            raise ValueError(f"out_type must be 'map' or 'cls_token', got {out_type!r}")
+        if out_type == 'cls_token' and not with_cls_token:
+            raise ValueError("out_type='cls_token' needs with_cls_token=True")
         rates = self.drop_path_rates(drop_path_rate, (1,) * depth)
         if window_size and grouping:
             raise ValueError(f'window_size and grouping exclude each other, got {window_size} and {grouping}')
@@ -141,6 +148,7 @@ class ViT(Backbone):
                 return ClusterAttention(dims, heads, ClusterCount(num_clusters), grouping, block)
             return Attention(dims, heads)
 
+        self.out_type = out_type
         self.with_cp = with_cp
         self.patch_embed = PatchEmbed(in_channels, dims, patch_size, map_size, with_cls_token, num_registers)
         self.blocks = nn.ModuleList(
@@ -184,8 +192,11 @@ class ViT(Backbone):
         return [[block] for block in self.blocks]
 
     def maps(self, x: Tensor) -> dict[int, Tensor]:
-        """The map of each block in ``out_indices``, (B, C, H', W')."""
-        return {i: tokens.map() for i, tokens in enumerate(self.tokens(x)) if i in self.out_indices}
+        """The map of each block in ``out_indices``, (B, C, H', W'), or its class token, (B, C, 1, 1)."""
+        returned = {i: tokens for i, tokens in enumerate(self.tokens(x)) if i in self.out_indices}
+        if self.out_type == 'cls_token':
+            return {i: tokens.x[:, 0, :, None, None] for i, tokens in returned.items()}
+        return {i: tokens.map() for i, tokens in returned.items()}
 
     def tokens(self, x: Tensor) -> Iterator[TokenList]:
         """The tokens behind each block, one after the other.

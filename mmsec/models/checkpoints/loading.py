@@ -1,15 +1,15 @@
 """A published or self-trained checkpoint -> the weights of a backbone, strictly.
 
 Published files hold ``{model, model_ema, args, ...}``; files trained with OpenMMLab hold ``{state_dict, ...}`` with the
-prefix ``backbone.``. Both load without being converted first.
+prefix ``backbone.``, and the averaged weights where a run has some. Both load without being converted first.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmengine.logging import print_log
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmsec.errors import InputError
 from mmsec.models.checkpoints.reading import read_checkpoint
@@ -64,6 +64,34 @@ def backbone_weights(checkpoint: Mapping) -> tuple[dict[str, Tensor], list[str]]
         if key.startswith(prefix) and isinstance(value, Tensor)
     }
     return found, [key for key in state if key.removeprefix(prefix) not in found or not key.startswith(prefix)]
+
+
+def classifier_weights(model: nn.Module, checkpoint: Mapping) -> dict[str, Tensor]:
+    """Name a published file's weights, the classifier's too, as a classifier of mmpretrain does.
+
+    Args:
+        model (nn.Module): The classifier, with a backbone of mmsec.
+        checkpoint (Mapping): From :func:`read_checkpoint`; ``model_ema`` is preferred over ``model``.
+
+    Returns:
+        dict[str, Tensor]: For the model's ``load_state_dict``.
+
+    Raises:
+        InputError: If the file has a second classifier, as those of distilled DeiT do.
+    """
+    backbone: Any = model.backbone
+    weights, _ = backbone_weights(checkpoint)
+    state, left = backbone.convert(weights)
+    found = {f'backbone.{key}': value for key, value in state.items()}
+    names = [(theirs, ours) for theirs, ours in backbone.classifier.items() if hasattr(model, ours.split('.')[0])]
+    for key in left:
+        ours = next((ours + key.removeprefix(theirs) for theirs, ours in names if key.startswith(theirs)), None)
+        if ours is not None:
+            value = weights[key]
+            found[ours] = value.flatten(1) if ours == 'head.fc.weight' else value  # a 1x1 convolution in SecViT's files
+        elif key.startswith('head'):
+            raise InputError(f'the checkpoint has a second classifier, {key}, and the config has one')
+    return found
 
 
 def load_pretrained(backbone: 'Backbone', path: str | Path) -> None:

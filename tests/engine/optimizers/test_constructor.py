@@ -48,8 +48,13 @@ def test_a_shipped_config_has_as_many_groups_as_settings(name):
     cfg.merge_from_dict({'norm_cfg': dict(type='BN')})
     model = MODELS.build(cfg.model)
     groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
-    decays = sorted(group['weight_decay'] for group in groups)
-    assert decays == [0.0, cfg.optim_wrapper.optimizer.weight_decay]
+    settings = sorted((group['weight_decay'], group['lr']) for group in groups)
+    optimizer = cfg.optim_wrapper.optimizer
+    if 'decay_rate' in cfg.optim_wrapper.paramwise_cfg:
+        assert len(set(settings)) == len(settings)
+        assert {decay for decay, _ in settings} == {0.0, optimizer.weight_decay}
+    else:
+        assert settings == [(0.0, optimizer.lr), (optimizer.weight_decay, optimizer.lr)]
     assert {group['fused'] for group in groups} == {True}
     assert sum(len(group['params']) for group in groups) == sum(p.requires_grad for p in model.parameters())
 

@@ -1,11 +1,13 @@
 import re
+import sys
 
 import pytest
 import torch
 
 from mmsec.models import SecViT
+from tests import torchvision_apart  # noqa: F401
 from tests.conftest import ROOT, run_tool
-from tools.analysis_tools.get_flops import count
+from tools.analysis_tools.get_flops import count, main
 
 
 def formula(arch: str, height: int, width: int, num_clusters=(32, 8, 2, 1)) -> float:
@@ -50,3 +52,15 @@ def test_tool_prints_every_part(config, parts):
         assert parameters > 0
         assert multiply_adds > 0
     assert table['backbone'][0] == pytest.approx(13.43, abs=0.01)
+
+
+def test_a_classifier_is_counted_at_its_own_size(monkeypatch, capsys):
+    pytest.importorskip('mmpretrain')
+    monkeypatch.setattr(sys, 'argv', ['get_flops.py', str(ROOT / 'configs/mmpretrain/secvit_t_in1k.py')])
+    main()
+    out = capsys.readouterr().out
+    assert 'secvit_t_in1k.py, 1x3x224x224' in out
+    assert re.search(r'whole model +14\.98 M', out)
+    # 2.5 G are published, without the products of attention
+    assert float(re.search(r'rest ([\d.]+) G', out)[1]) == pytest.approx(2.5, abs=0.05)
+    assert re.search(r'^head +1\.02 M', out, re.M)

@@ -1,0 +1,145 @@
+"""Learning rates that fall from the last layer of a backbone to its first."""
+
+from typing import Any
+
+from torch import nn
+
+from mmsec.engine.optimizers.constructor import MergedOptimWrapperConstructor
+from mmsec.errors import InputError
+from mmsec.registry import OPTIM_WRAPPER_CONSTRUCTORS
+
+_PREFIX = 'backbone.'
+_METHODS = {'layer_wise': 'get_layer_depth', 'stage_wise': 'get_stage_depth'}
+_OF_MMENGINE = (
+    'bias_decay_mult',
+    'bias_lr_mult',
+    'bypass_duplicate',
+    'custom_keys',
+    'dcn_offset_lr_mult',
+    'dwconv_decay_mult',
+    'flat_decay_mult',
+    'norm_decay_mult',
+)
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class LayerDecayOptimizerConstructor(MergedOptimWrapperConstructor):
+    """Scale the rate of layer l of a backbone of L layers by ``decay_rate**(L + 1 - l)``.
+
+    Layer 0 is the stem, layers 1 to L are the blocks, and layer L + 1, whose rate stays as it is, is all that comes
+    after the backbone's last block. Every other rule of ``paramwise_cfg`` stays in force: the rate that it gives is
+    the one that is scaled. Groups of equal settings are one group.
+
+    ``paramwise_cfg`` takes, beside MMEngine's options:
+
+    - ``decay_rate`` (float): In (0, 1].
+    - ``decay_type`` (str): 'layer_wise', or 'stage_wise', where a stage takes the place of a layer and all its blocks
+      have one rate. Default: 'layer_wise'.
+
+    Layers are what the backbone's ``get_layer_depth`` says (stages: ``get_stage_depth``). Every backbone of mmsec has
+    both. Swin of mmdetection and mmsegmentation, and the stages of Swin and ConvNeXt of mmpretrain, which lack them,
+    are known here by their names.
+    """
+
+    def _validate_cfg(self) -> None:
+        """Check the options.
+
+        Raises:
+            InputError: If one is missing, unknown, or has a value that cannot be used.
+        """
+        super()._validate_cfg()
+        where = 'optim_wrapper.paramwise_cfg'
+        unknown = sorted(set(self.paramwise_cfg) - {'decay_rate', 'decay_type', *_OF_MMENGINE})
+        if unknown:
+            counted = ' Layers are counted, not given.' * ('num_layers' in unknown)
+            raise InputError(f'{where} has no option {", ".join(unknown)} under mmsec.{type(self).__name__}.{counted}')
+        rate = self.paramwise_cfg.get('decay_rate')
+        if not isinstance(rate, int | float) or not 0 < rate <= 1:
+            raise InputError(f'{where}.decay_rate must be in (0, 1], got {rate}')
+        kind = self.paramwise_cfg.get('decay_type', 'layer_wise')
+        if kind not in _METHODS:
+            raise InputError(f'{where}.decay_type must be one of {tuple(_METHODS)}, got {kind!r}')
+        if self.base_lr is None:
+            raise InputError('optim_wrapper.optimizer.lr must be given where rates decay by layer')
+
+    def adjusted(self, groups: list[dict], model: nn.Module) -> list[dict]:
+        """Scale the rate of each parameter's group by its layer.
+
+        Args:
+            groups (list[dict]): A group for each parameter that learns, with its rate.
+            model (nn.Module): A detector, segmenter or classifier, with its ``backbone``.
+
+        Returns:
+            list[dict]: The groups in the same order.
+
+        Raises:
+            InputError: If the model has no backbone, or one whose layers are not known.
+        """
+        depths = layer_depths(model, self.paramwise_cfg.get('decay_type', 'layer_wise'))
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        scaled = []
+        for group in groups:
+            layer, count = depths[names[group['params'][0]]]
+            scaled.append(group | {'lr': group['lr'] * self.paramwise_cfg['decay_rate'] ** (count - 1 - layer)})
+        return scaled
+
+
+def layer_depths(model: nn.Module, decay_type: str = 'layer_wise') -> dict[str, tuple[int, int]]:
+    """Look up the layer, or stage, of each parameter.
+
+    Args:
+        model (nn.Module): A model with a ``backbone``.
+        decay_type (str): 'layer_wise' or 'stage_wise'. Default: 'layer_wise'.
+
+    Returns:
+        dict[str, tuple[int, int]]: To the name of each parameter its layer and the number of layers, which is the
+        same for all; see :class:`LayerDecayOptimizerConstructor`.
+
+    Raises:
+        InputError: If the model has no backbone, or one whose layers are not known.
+    """
+    backbone: Any = getattr(model, 'backbone', None)
+    if backbone is None:
+        raise InputError(f'rates that decay by layer need a model with a backbone; {type(model).__name__} has none')
+    ask = getattr(backbone, _METHODS[decay_type], None)
+    kinds = {each.__name__ for each in type(backbone).__mro__}
+    depths = {}
+    for name, _ in model.named_parameters():
+        if ask is not None:
+            depths[name] = ask(name, _PREFIX)
+        elif 'SwinTransformer' in kinds:
+            depths[name] = _of_swin(backbone, name, decay_type)
+        elif 'ConvNeXt' in kinds:  # by stages alone: it says its layers itself
+            depths[name] = _of_convnext(backbone, name)
+        else:
+            raise InputError(
+                f'the {decay_type.replace("_wise", "s")} of {type(backbone).__name__} are not known: rates decay by '
+                "layer for mmsec's backbones, for Swin and ConvNeXt, and for those with a method "
+                f'{_METHODS[decay_type]}(name, prefix), which returns the layer and the number of layers'
+            )
+    return depths
+
+
+def _of_swin(backbone: Any, name: str, decay_type: str) -> tuple[int, int]:
+    """Layer or stage in a Swin, whose patch merging is the last part of a stage and counts with the next one."""
+    sizes = [len(stage.blocks) if decay_type == 'layer_wise' else 1 for stage in backbone.stages]
+    last = sum(sizes) + 1
+    path = name.removeprefix(_PREFIX).split('.') if name.startswith(_PREFIX) else ['']
+    if path[0] in ('patch_embed', 'absolute_pos_embed'):
+        return 0, last + 1
+    if path[0] != 'stages':
+        return last, last + 1
+    stage = int(path[1])
+    if path[2] == 'downsample':
+        return sum(sizes[: stage + 1]) + 1, last + 1
+    return sum(sizes[:stage]) + (int(path[3]) if decay_type == 'layer_wise' else 0) + 1, last + 1
+
+
+def _of_convnext(backbone: Any, name: str) -> tuple[int, int]:
+    """Stage in a ConvNeXt, with the downsampling before it; the first downsampling is the stem."""
+    last = len(backbone.stages) + 1
+    path = name.removeprefix(_PREFIX).split('.') if name.startswith(_PREFIX) else ['']
+    if path[0] == 'downsample_layers':
+        index = int(path[1])
+        return index + 1 if index else 0, last + 1
+    return int(path[1]) + 1 if path[0] == 'stages' else last, last + 1

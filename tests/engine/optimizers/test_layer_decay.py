@@ -1,0 +1,270 @@
+"""Rates that decay by layer or stage, in each host, and the rules of ``paramwise_cfg`` beside them."""
+
+from pathlib import Path
+
+import pytest
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmsec.engine.optimizers.layer_decay import layer_depths
+from mmsec.errors import InputError
+from mmsec.models import ClusTR, SecViT
+from tests import torchvision_apart  # noqa: F401
+from tests.conftest import run_tool, shrink_model
+from tests.test_configs import CONFIGS, load
+from tests.test_docs import example
+
+# SecViT-T has 2, 2, 9 and 2 blocks. To each layer the modules that it is.
+TINY = {
+    0: ['patch_embed'],
+    1: ['stages.0.blocks.0'],
+    2: ['stages.0.blocks.1'],
+    3: ['downsamples.0', 'stages.1.blocks.0'],
+    4: ['stages.1.blocks.1'],
+    5: ['downsamples.1', 'stages.2.blocks.0'],
+    6: ['stages.2.blocks.1'],
+    7: ['stages.2.blocks.2'],
+    8: ['stages.2.blocks.3'],
+    9: ['stages.2.blocks.4'],
+    10: ['stages.2.blocks.5'],
+    11: ['stages.2.blocks.6'],
+    12: ['stages.2.blocks.7'],
+    13: ['stages.2.blocks.8'],
+    14: ['downsamples.2', 'stages.3.blocks.0'],
+    15: ['stages.3.blocks.1'],
+    16: ['out_norms', 'neck'],
+}
+TINY_STAGES = {
+    0: ['patch_embed'],
+    1: ['stages.0'],
+    2: ['downsamples.0', 'stages.1'],
+    3: ['downsamples.1', 'stages.2'],
+    4: ['downsamples.2', 'stages.3'],
+    5: ['out_norms', 'neck'],
+}
+SWIN = {  # of 1, 1, 2 and 1 blocks
+    0: ['patch_embed'],
+    1: ['stages.0.blocks.0'],
+    2: ['stages.0.downsample', 'stages.1.blocks.0'],
+    3: ['stages.1.downsample', 'stages.2.blocks.0'],
+    4: ['stages.2.blocks.1'],
+    5: ['stages.2.downsample', 'stages.3.blocks.0'],
+    6: ['norm0', 'norm1', 'norm2', 'norm3', 'neck'],
+}
+SWIN_STAGES = {
+    0: ['patch_embed'],
+    1: ['stages.0.blocks'],
+    2: ['stages.0.downsample', 'stages.1.blocks'],
+    3: ['stages.1.downsample', 'stages.2.blocks'],
+    4: ['stages.2.downsample', 'stages.3.blocks'],
+    5: ['norm0', 'norm1', 'norm2', 'norm3', 'neck'],
+}
+CONVNEXT = {  # of 1, 1, 10 and 1 blocks: as published, three blocks of the third stage are a layer
+    0: ['downsample_layers.0'],
+    1: ['stages.0'],
+    2: ['downsample_layers.1', 'stages.1'],
+    3: ['downsample_layers.2', 'stages.2.0', 'stages.2.1', 'stages.2.2'],
+    4: ['stages.2.3', 'stages.2.4', 'stages.2.5'],
+    5: ['stages.2.6', 'stages.2.7', 'stages.2.8'],
+    6: ['stages.2.9'],
+    12: ['downsample_layers.3', 'stages.3'],
+    13: ['norm3', 'neck'],
+}
+CONVNEXT_STAGES = {
+    0: ['downsample_layers.0'],
+    1: ['stages.0'],
+    2: ['downsample_layers.1', 'stages.1'],
+    3: ['downsample_layers.2', 'stages.2'],
+    4: ['downsample_layers.3', 'stages.3'],
+    5: ['norm3', 'neck'],
+}
+
+
+class Model(nn.Module):
+    """A backbone and what comes after it."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = nn.Conv2d(8, 4, 1)
+
+
+def tiny() -> Model:
+    return Model(SecViT('tiny'))
+
+
+def host_backbone(host: str, name: str) -> nn.Module:
+    """A small one of a host's own."""
+    pytest.importorskip(f'{host}.models')
+    if name == 'ConvNeXt':
+        return MODELS.build(dict(type=f'{host}.ConvNeXt', arch=dict(depths=[1, 1, 10, 1], channels=[8, 16, 32, 64])))
+    options = dict(embed_dims=16, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8))
+    if host == 'mmpretrain':
+        return MODELS.build(dict(type='mmpretrain.SwinTransformer', arch=options, out_indices=(0, 1, 2, 3)))
+    return MODELS.build(dict(type=f'{host}.SwinTransformer', **options))
+
+
+def table(model: nn.Module, decay_type: str, wanted: dict[int, list[str]]) -> None:
+    """Each parameter has the layer of the one module in ``wanted`` that it belongs to, and each is there."""
+    depths = layer_depths(model, decay_type)
+    assert {count for _, count in depths.values()} == {max(wanted) + 1}
+    used = set()
+    for name, (layer, _) in depths.items():
+        inside = name.removeprefix('backbone.')
+        of = [(each, module) for each in wanted for module in wanted[each] if f'{inside}.'.startswith(f'{module}.')]
+        used.update(module for _, module in of)
+        assert [each for each, _ in of] == [layer], name
+    assert used == {module for modules in wanted.values() for module in modules}
+
+
+def wrapper_of(model: nn.Module, paramwise: dict, **optimizer):
+    settings = dict(type='AdamW', lr=1e-2, weight_decay=0.05) | optimizer
+    constructor = 'mmsec.LayerDecayOptimizerConstructor'
+    return build_optim_wrapper(model, dict(constructor=constructor, optimizer=settings, paramwise_cfg=paramwise))
+
+
+def settings_of(model: nn.Module, paramwise: dict) -> dict[str, tuple[float, float]]:
+    """To each name the rate over the base rate, and the weight decay."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = wrapper_of(model, paramwise).optimizer.param_groups
+    return {names[p]: (group['lr'] / 1e-2, group['weight_decay']) for group in groups for p in group['params']}
+
+
+@pytest.mark.parametrize(('decay_type', 'wanted'), [('layer_wise', TINY), ('stage_wise', TINY_STAGES)])
+def test_layers_and_stages_of_tiny(decay_type, wanted):
+    table(tiny(), decay_type, wanted)
+
+
+@pytest.mark.parametrize(('decay_type', 'wanted'), [('layer_wise', SWIN), ('stage_wise', SWIN_STAGES)])
+@pytest.mark.parametrize('host', ['mmdet', 'mmseg'])
+def test_layers_and_stages_of_swin(host, decay_type, wanted):
+    table(Model(host_backbone(host, 'SwinTransformer')), decay_type, wanted)
+
+
+@pytest.mark.parametrize(
+    ('name', 'decay_type', 'wanted'),
+    [
+        ('ConvNeXt', 'layer_wise', CONVNEXT),
+        ('ConvNeXt', 'stage_wise', CONVNEXT_STAGES),
+        ('SwinTransformer', 'stage_wise', SWIN_STAGES),
+    ],
+)
+def test_layers_and_stages_of_backbones_of_mmpretrain(name, decay_type, wanted):
+    table(Model(host_backbone('mmpretrain', name)), decay_type, wanted)
+
+
+def test_swin_of_mmpretrain_says_its_layers_itself():
+    model = Model(host_backbone('mmpretrain', 'SwinTransformer'))
+    depths = layer_depths(model)
+    assert depths['backbone.stages.2.blocks.1.norm1.weight'] == (4, 7)
+    assert depths['neck.weight'] == (6, 7)
+
+
+def test_a_frozen_backbone_of_clustr_in_stages():
+    model = Model(ClusTR('b1', frozen_stages=1))
+    rates = {
+        name: rate for name, (rate, _) in settings_of(model, dict(decay_rate=0.5, decay_type='stage_wise')).items()
+    }
+    assert not [name for name in rates if name.startswith('backbone.stages.0.')]
+    assert rates['backbone.stages.1.patch_embed.proj.weight'] == pytest.approx(0.5**3)
+    assert rates['backbone.stages.3.norm.bias'] == pytest.approx(0.5)
+    assert rates['neck.weight'] == 1
+
+
+def test_other_rules_stay_and_equal_groups_are_one():
+    paramwise = dict(
+        decay_rate=0.8,
+        norm_decay_mult=0.0,
+        custom_keys={'neck': dict(lr_mult=10.0), 'pos.weight': dict(lr_mult=0.5, decay_mult=0.1)},
+    )
+    model = tiny()
+    found = settings_of(model, paramwise)
+    assert set(found) == {name for name, _ in model.named_parameters()}
+    for name, wanted in {
+        'backbone.patch_embed.proj.0.weight': (0.8**16, 0.05),
+        'backbone.patch_embed.proj.1.weight': (0.8**16, 0.0),  # a BatchNorm
+        'backbone.stages.2.blocks.0.attn.qkv.weight': (0.8**11, 0.05),
+        'backbone.stages.2.blocks.0.norm1.bias': (0.8**11, 0.0),
+        'backbone.stages.2.blocks.0.pos.weight': (0.5 * 0.8**11, 0.005),
+        'backbone.out_norms.3.weight': (1.0, 0.0),
+        'neck.weight': (10.0, 0.05),
+    }.items():
+        assert found[name] == pytest.approx(wanted), name
+    # 15 layers of blocks with three settings, the stem with two, and what comes after
+    groups = wrapper_of(tiny(), paramwise).optimizer.param_groups
+    assert len(groups) == 15 * 3 + 2 + 2
+    assert len({(group['lr'], group['weight_decay']) for group in groups}) == len(groups)
+
+
+def test_the_lines_of_the_docs_are_enough():
+    cfg = load(Path('mmdet/secvit_t_maskrcnn.py'))
+    names: dict = {}
+    exec(example('docs/pretraining.md', 'optim_wrapper = dict('), names)
+    cfg.merge_from_dict({'optim_wrapper': names['optim_wrapper']})
+    optimizer = build_optim_wrapper(tiny(), cfg.optim_wrapper).optimizer
+    assert min(group['lr'] for group in optimizer.param_groups) == pytest.approx(1e-4 * 0.8**16)
+
+
+@pytest.mark.parametrize(
+    ('paramwise', 'message'),
+    [
+        (dict(norm_decay_mult=0.0), r'paramwise_cfg\.decay_rate must be in \(0, 1\], got None'),
+        (dict(decay_rate=1.5), r'decay_rate must be in \(0, 1\], got 1\.5'),
+        (dict(decay_rate=0.8, decay_type='block_wise'), "one of .'layer_wise', 'stage_wise'., got 'block_wise'"),
+        (dict(decay_rate=0.8, num_layers=12), 'no option num_layers.*Layers are counted, not given'),
+        (dict(decay_rate=0.8, layer_decay_rate=0.8), 'no option layer_decay_rate'),
+    ],
+)
+def test_options_that_cannot_be_used_are_named(paramwise, message):
+    with pytest.raises(InputError, match=message):
+        wrapper_of(tiny(), paramwise)
+
+
+def test_a_model_whose_layers_are_not_known_is_named():
+    with pytest.raises(InputError, match=r'the layers of Conv2d are not known.*get_layer_depth\(name, prefix\)'):
+        wrapper_of(Model(nn.Conv2d(3, 8, 1)), dict(decay_rate=0.8))
+    with pytest.raises(InputError, match='need a model with a backbone; Conv2d has none'):
+        wrapper_of(nn.Conv2d(3, 8, 1), dict(decay_rate=0.8))
+
+
+DECAYING = [name for name in CONFIGS if 'mmpretrain' not in name.parts and name.stem.startswith(('vit_b_', 'vit_s_'))]
+DECAYING += [name for name in CONFIGS if name.stem.endswith('_finetune')]
+
+
+def test_recipes_with_a_published_decay_have_it():
+    for name, rate in (('mmdet/vit/vit_b_maskrcnn.py', 0.7), ('mmseg/vit/vit_b_mae_upernet.py', 0.65)):
+        wrapper = load(Path(name)).optim_wrapper
+        assert (wrapper.constructor, wrapper.paramwise_cfg.decay_rate) == ('mmsec.LayerDecayOptimizerConstructor', rate)
+
+
+@pytest.mark.parametrize('name', DECAYING, ids=str)
+def test_no_schedule_raises_the_rates_of_early_layers(name):
+    cfg = load(name)
+    shrink_model(cfg)
+    cfg.merge_from_dict({'norm_cfg': dict(type='BN')})
+    groups = build_optim_wrapper(MODELS.build(cfg.model), cfg.optim_wrapper).optimizer.param_groups
+    assert len({group['lr'] for group in groups}) > 2
+    assert max(group['lr'] for group in groups) == cfg.optim_wrapper.optimizer.lr
+    assert not any(schedule.get('eta_min') for schedule in cfg.param_scheduler)
+
+
+def test_the_rates_of_a_config_can_be_printed():
+    options = [
+        'model.backbone.init_cfg=None',
+        'optim_wrapper.constructor=mmsec.LayerDecayOptimizerConstructor',
+        'optim_wrapper.paramwise_cfg.decay_rate=0.5',
+        'param_scheduler.1.eta_min=1e-7',
+    ]
+    config = 'configs/mmseg/secvit_t_upernet.py'
+    printed = run_tool('analysis_tools/print_lr_groups.py', config, '--cfg-options', *options).stdout.splitlines()
+    lines = [line.split(maxsplit=3) for line in printed]
+    start = next(i for i, line in enumerate(lines) if line[:1] == ['layer'])
+    rows = {int(row[0]): row for row in lines[start + 1 : start + 18]}
+    assert [float(rows[i][1]) for i in (0, 8, 16)] == pytest.approx([6e-5 * 0.5**16, 6e-5 * 0.5**8, 6e-5], rel=1e-3)
+    assert rows[3][3] == 'backbone.stages.1.blocks.0, backbone.downsamples.0'
+    assert rows[16][3] == 'backbone.out_norms, decode_head, auxiliary_head'
+    counts = sum(int(row[2].replace(',', '')) for row in rows.values())
+    assert counts > 13_429_440  # the backbone's, published
+    assert printed[start + 18] == '34 groups; weight decay 0 or 0.01'
+    assert 'param_scheduler.1: eta_min=1e-07 is above the lowest rate, 9.155e-10' in printed[start + 19]
