@@ -7,7 +7,7 @@ from mmengine.registry import MODELS
 from mmsec.cli.config import load_config
 from mmsec.cli.heads import check_channels, naming_small_images
 from mmsec.errors import InputError
-from tests.conftest import ROOT, one_line_error, shrink_model
+from tests.conftest import DETECTOR, ROOT, one_line_error, run_tool, shrink_model, small_run
 from tests.test_configs import CONFIGS, batch, load
 
 
@@ -74,6 +74,16 @@ def test_images_of_fewer_tokens_than_queries_are_named():
         naming_small_images(),
     ):
         model(**data, mode='loss')
+
+
+def test_training_on_such_images_ends_with_that_line(shapes, tmp_path):
+    pipeline = load(DETECTOR).train_dataloader.dataset.pipeline
+    changes = {'model.num_queries': 900, 'model.backbone.norm_eval': False}
+    changes['train_dataloader.dataset.pipeline'] = [*pipeline[:1], *pipeline[2:]]  # not resized
+    config = small_run('mmdet/secvit_t_dino.py', shapes, tmp_path, **changes)
+    result = run_tool('train.py', config, '--work-dir', tmp_path / 'work', check=False)
+    assert result.returncode == 1
+    assert result.stdout.splitlines()[-1].startswith('error: an image is too small for DINO: its maps have 85 tokens')
 
 
 def test_other_errors_pass_as_they_are():
