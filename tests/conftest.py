@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 
+from mmsec.cli.config import dicts_of
 from mmsec.ops import Grouping, Tokens, build_grouping
 from mmsec.ops.grouping import GROUPINGS
 
@@ -35,6 +36,22 @@ SMALL_VIT = dict(embed_dims=16, depth=12, num_heads=2, mlp_ratio=2)
 SMALL_SWIN = dict(embed_dims=16, depths=(1, 2, 1, 1), num_heads=(1, 2, 2, 4), mlp_ratio=1)
 # Where tools that run as a user runs them find mmsec and tests.torchvision_apart.
 _PATH = os.pathsep.join(filter(None, (str(ROOT), os.environ.get('PYTHONPATH'))))
+# Sizes of heads and necks, wherever in them a config has them.
+SMALL_HEAD = dict(
+    channels=16,
+    conv_out_channels=16,
+    embed_dims=16,
+    fc_out_channels=32,
+    feat_channels=16,
+    feedforward_channels=32,
+    in_channels=16,
+    num_csp_blocks=1,
+    num_feats=8,
+    num_groups=4,
+    num_layers=2,
+    num_queries=10,
+    out_channels=16,
+)
 OFFICIAL = DATA / 'secvit_official_tiny.pth'
 DETECTOR = 'mmdet/secvit_t_maskrcnn_shapes.py'
 SEGMENTER = 'mmseg/secvit_t_upernet_shapes.py'
@@ -115,7 +132,14 @@ def shrink_model(cfg: Config) -> None:
     dims = arch['embed_dims']
     if backbone.type == 'mmsec.SemanticClusters':
         dims = [dims << i for i in range(4)]
-    dims = dims if isinstance(dims, int) else list(dims)  # one number where all maps have it
+    if not isinstance(dims, int):  # one number where all maps have it
+        dims = [dims[i] for i in backbone.get('out_indices', range(4))]
+    for place, part in dicts_of(cfg.model):
+        if place.startswith(('backbone', 'data_preprocessor')):
+            continue
+        part.update({name: size for name, size in SMALL_HEAD.items() if isinstance(part.get(name), int)})
+        if part.get('num_points', 0) > 100:  # at which masks are compared; deformable attention has four
+            part.num_points = 100
     if cfg.default_scope == 'mmpretrain':
         own = cfg.model.neck.type == 'mmsec.PooledProjection'
         if own:
@@ -128,18 +152,15 @@ def shrink_model(cfg: Config) -> None:
         if neck:
             neck.update({'embed_dim': dims} if 'embed_dim' in neck else {'in_channels': dims, 'out_channels': 16})
             dims = [16] * 4
-        cfg.model.decode_head.update(in_channels=dims, channels=16)
+        cfg.model.decode_head.in_channels = dims
         if cfg.model.get('auxiliary_head'):
-            cfg.model.auxiliary_head.update(in_channels=dims[2], channels=16)
+            cfg.model.auxiliary_head.in_channels = dims[2]
         return
-    cfg.model.neck.update(in_channels=dims, out_channels=16)
-    cfg.model.rpn_head.update(in_channels=16, feat_channels=16)
-    roi = cfg.model.roi_head
-    roi.bbox_roi_extractor.out_channels = roi.mask_roi_extractor.out_channels = 16
-    for head in roi.bbox_head if isinstance(roi.bbox_head, list) else [roi.bbox_head]:
-        head.update(in_channels=16, fc_out_channels=32)
-    roi.mask_head.update(in_channels=16, conv_out_channels=16)
-    cfg.model.test_cfg.rcnn.max_per_img = 5
+    for augment in cfg.model.data_preprocessor.get('batch_augments') or []:
+        augment.size = (64, 64)
+    (cfg.model.get('neck') or cfg.model.panoptic_head).in_channels = dims
+    if 'rcnn' in cfg.model.test_cfg:
+        cfg.model.test_cfg.rcnn.max_per_img = 5
 
 
 def small_run(name: str, data: Path, folder: Path, **changes) -> Path:

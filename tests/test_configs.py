@@ -1,6 +1,8 @@
 """Every shipped config is parsed, built in its host, shrunk, trained one step, and asked for predictions."""
 
 import copy
+import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -10,9 +12,11 @@ import pytest
 import torch
 from mmcv.transforms import Compose
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 
+from mmsec.cli.config import revert_sync_bn
+from mmsec.cli.heads import check_channels
 from mmsec.models import ClusTR, SecViT
 from tests import torchvision_apart  # noqa: F401
 from tests.conftest import ROOT, shrink_model
@@ -28,12 +32,31 @@ NAMES = {
     'mmdet': {f'secvit_{size}_maskrcnn' for size in 'tsbl'}
     | {f'secvit_{size}_{method}_3x' for size in 'tsb' for method in ('maskrcnn', 'cascade_maskrcnn')}
     | {'secvit_t_maskrcnn_shapes', 'clustr/clustr_b1_maskrcnn_shapes'}
+    | {f'secvit_{size}_{method}' for size in 'tsbl' for method in ('mask2former', 'dino')}
+    | {f'secvit_t_{method}' for method in ('retinanet', 'rtmdet_ins', 'mask2former_shapes')}
+    | {f'secvit_t_maskrcnn_{data}' for data in ('nuclei', 'cityscapes')}
     | {f'clustr/clustr_b{size}_{method}' for size in '123' for method in ('maskrcnn', 'cascade_maskrcnn_3x')},
     'mmseg': {f'secvit_{size}_upernet' for size in 'tsbl'}
     | {'secvit_t_upernet_shapes', 'clustr/clustr_b1_upernet_shapes'}
+    | {f'secvit_{size}_mask2former_semantic' for size in 'tsbl'}
+    | {f'secvit_t_{method}' for method in ('semanticfpn', 'segformer', 'semanticfpn_shapes')}
+    | {f'secvit_t_upernet_{data}' for data in ('camvid', 'cityscapes', 'voc2012')}
     | {f'clustr/clustr_b{size}_{method}' for size in '123' for method in ('upernet', 'semanticfpn')},
     'mmpretrain': {f'secvit_{size}_in1k' for size in 'tsbl'} | {'secvit_t_finetune'},
 }
+# SecViT with the heads of the first configs, on COCO and ADE20K.
+USUAL = [name for name in SECVIT if re.fullmatch(r'secvit_[tsbl]_((cascade_)?maskrcnn(_3x)?|upernet)', name.stem)]
+# Rate, weight decay, factor for the backbone, for the head, clipping and batch of the other heads.
+OPTIMIZERS = {
+    'mask2former': (1e-4, 0.05, 0.1, 1, 0.01, 16),
+    'dino': (1e-4, 1e-4, 0.1, 1, 0.1, 16),
+    'retinanet': (4e-4, 1e-4, 1, 1, 35, 16),
+    'rtmdet_ins': (1e-3, 0.05, 1, 1, 35, 128),
+    'mask2former_semantic': (1e-4, 0.05, 0.1, 1, 0.01, 16),
+    'semanticfpn': (1e-4, 1e-4, 1, 1, 35, 16),
+    'segformer': (6e-5, 0.01, 1, 10, 35, 16),
+}
+HEADS = [name for name in SECVIT if name.stem.split('_', 2)[2] in OPTIMIZERS]
 ARCH = {'t': 'tiny', 's': 'small', 'b': 'base', 'l': 'large'}
 DROP_PATH = {'t': 0.1, 's': 0.15, 'b': 0.4, 'l': 0.5}
 
@@ -70,7 +93,7 @@ def batch(cfg: Config) -> dict:
         for _ in images:
             objects = InstanceData(
                 bboxes=torch.tensor([[8.0, 10.0, 40.0, 50.0]]),
-                labels=torch.tensor([2]),
+                labels=torch.tensor([0]),
                 masks=BitmapMasks(mask, 64, 64),
             )
             samples.append(DetDataSample(gt_instances=objects, metainfo=meta))
@@ -123,10 +146,7 @@ def test_the_rows_say_what_the_configs_hold(name):
 def test_trains_a_step_and_predicts(name):
     cfg = load(name)
     shrink_model(cfg)
-    cfg.merge_from_dict({'norm_cfg': dict(type='BN')})
-    for part in (cfg.model.get(name) for name in ('backbone', 'neck', 'decode_head', 'auxiliary_head')):
-        if part and 'norm_cfg' in part:
-            part.norm_cfg = dict(type='BN', requires_grad=True)
+    revert_sync_bn(cfg, 'none')
     model = MODELS.build(cfg.model)
     model.init_weights()
     data = batch(cfg)
@@ -146,10 +166,13 @@ def test_trains_a_step_and_predicts(name):
     elif cfg.default_scope == 'mmseg':
         assert predictions[0].pred_sem_seg.data.shape == (1, 64, 64)
     else:
-        assert predictions[0].pred_instances.masks.shape[1:] == (64, 64)
+        found = predictions[0].pred_instances
+        assert len(found.bboxes) == len(found.labels) == len(found.scores)
+        assert ('masks' in found) == ('segm' in cfg.val_evaluator.metric)
+        assert 'masks' not in found or found.masks.shape == (len(found), 64, 64)
 
 
-@pytest.mark.parametrize('name', [n for n in DENSE if n in SECVIT], ids=str)
+@pytest.mark.parametrize('name', USUAL, ids=str)
 def test_sizes_weights_and_schedule_are_the_promised_ones(name):
     cfg = load(name)
     size = name.stem.split('_')[1]
@@ -182,6 +205,64 @@ def test_sizes_weights_and_schedule_are_the_promised_ones(name):
         assert cfg.train_cfg.max_iters == cfg.param_scheduler[-1].end == 160_000
         assert cfg.model.test_cfg.mode == 'whole'
         assert cfg.val_dataloader.batch_size == 1
+
+
+@pytest.mark.parametrize('name', HEADS, ids=str)
+def test_other_heads_have_the_sizes_weights_and_optimizers_that_are_promised(name):
+    cfg = load(name)
+    _, size, method = name.stem.split('_', 2)
+    backbone = cfg.model.backbone
+    assert (backbone.arch, backbone.drop_path_rate) == (ARCH[size], DROP_PATH[size])
+    assert backbone.init_cfg == dict(type='Pretrained', checkpoint=f'checkpoints/secvit_{ARCH[size]}.pth')
+    check_channels(cfg)
+    wrapper = cfg.optim_wrapper
+    factors = {key: value.get('lr_mult', 1) for key, value in wrapper.paramwise_cfg.get('custom_keys', {}).items()}
+    given = wrapper.optimizer.lr, wrapper.optimizer.weight_decay, factors.get('backbone', 1), factors.get('head', 1)
+    assert (*given, wrapper.clip_grad.max_norm, cfg.auto_scale_lr.base_batch_size) == OPTIMIZERS[method]
+    assert cfg.auto_scale_lr.base_batch_size == 8 * cfg.train_dataloader.batch_size
+    assert wrapper.paramwise_cfg.norm_decay_mult == 0
+    last = cfg.param_scheduler[-1]
+    assert last.end == (cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters)
+    if method in ('mask2former', 'dino'):  # as on Swin-L
+        assert cfg.train_cfg.max_epochs == {('mask2former', True): 100, ('dino', True): 36}.get(
+            (method, size == 'l'), 50 if method == 'mask2former' else 12
+        )
+
+
+@pytest.mark.parametrize('name', [n for n in HEADS if n.stem.split('_')[1] in 'tl'], ids=str)
+def test_a_picture_passes_the_pipelines_of_the_other_heads(tmp_path, name):
+    cfg = load(name)
+    image = tmp_path / 'images/a.jpg'
+    image.parent.mkdir()
+    cv2.imwrite(str(image), np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8))
+    if cfg.default_scope == 'mmdet':
+        corners = [20, 20, 100, 20, 100, 70, 20, 70]
+        box = dict(bbox=[20, 20, 80, 50], area=4000, segmentation=[corners], iscrowd=0)
+        annotations = tmp_path / 'a.json'
+        content = dict(
+            images=[dict(id=1, file_name='a.jpg', height=90, width=120)],
+            annotations=[dict(box, id=1, image_id=1, category_id=1)],
+            categories=[dict(id=1, name='person')],
+        )
+        annotations.write_text(json.dumps(content))
+        paths = dict(data_root=str(tmp_path), ann_file='a.json', data_prefix=dict(img='images/'))
+    else:
+        from mmseg.datasets.transforms import RandomCrop
+
+        (tmp_path / 'labels').mkdir()
+        cv2.imwrite(str(tmp_path / 'labels/a.png'), np.arange(90 * 120).reshape(90, 120).astype(np.uint8))
+        paths = dict(data_root=str(tmp_path), data_prefix=dict(img_path='images', seg_map_path='labels'))
+    for split in ('train', 'val'):
+        dataset = DATASETS.build(cfg[f'{split}_dataloader'].dataset | paths)
+        sample = dataset[0]
+        assert sample['inputs'].shape[0] == 3
+        if cfg.default_scope == 'mmdet':
+            objects = sample['data_samples'].gt_instances
+            assert ('masks' in objects) == ('segm' in cfg.val_evaluator.metric)
+        elif split == 'train':
+            (crop,) = (step for step in dataset.pipeline.transforms if isinstance(step, RandomCrop))
+            assert crop.crop_size == cfg.model.data_preprocessor.size  # to which smaller ones are padded
+            assert sample['data_samples'].gt_sem_seg.shape == sample['inputs'].shape[1:]
 
 
 @pytest.mark.parametrize('name', [n for n in DENSE if n in CLUSTR], ids=str)

@@ -18,6 +18,7 @@ from mmengine.registry import MODELS
 from mmengine.utils import ProgressBar
 
 from mmsec.cli.config import check_operators, load_config
+from mmsec.cli.heads import check_channels, naming_small_images
 from mmsec.cli.images import check_outputs, find_images, read_image
 from mmsec.cli.options import naming_misspelt_options
 from mmsec.cli.weights import load_state
@@ -110,6 +111,7 @@ def main() -> None:
     if not detector and args.score_thr is not None:
         raise InputError(f"--score-thr: '{args.config}' is a segmenter, whose pixels have no score to leave out")
     score_thr = 0.3 if args.score_thr is None else args.score_thr
+    check_channels(cfg)
     with naming_misspelt_options(cfg):
         inferencer = build_inferencer(cfg, args)
     classes = list(inferencer.model.dataset_meta['classes'])
@@ -117,7 +119,8 @@ def main() -> None:
     failed: list[Path] = []
     bar = ProgressBar(len(images)) if len(images) > 3 else None
     for batch in batches(images, args.batch_size, failed):
-        results = inferencer([str(path) for path in batch], batch_size=len(batch), return_vis=True, **options)
+        with naming_small_images():
+            results = inferencer([str(path) for path in batch], batch_size=len(batch), return_vis=True, **options)
         predictions, pictures = results['predictions'], results['visualization']
         if not detector and len(batch) == 1:  # mmsegmentation unwraps a single image
             predictions, pictures = [predictions], [pictures]

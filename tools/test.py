@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 
 from mmsec.cli.config import check_operators, load_config, revert_sync_bn
 from mmsec.cli.data import check_data, naming_broken_annotations
+from mmsec.cli.heads import check_channels, naming_small_images
 from mmsec.cli.options import naming_misspelt_options
 from mmsec.cli.weights import load_trained
 from mmsec.engine.hooks import PredictionPicturesHook
@@ -59,6 +60,7 @@ def configure(args: argparse.Namespace) -> Config:
         cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     if args.show_dir and cfg.default_scope == 'mmpretrain':
         raise InputError('--show-dir draws what detectors and segmenters predict; a classifier predicts no picture')
+    check_channels(cfg)
     check_data(cfg, 'test')
     revert_sync_bn(cfg, args.launcher)
     return cfg
@@ -71,7 +73,7 @@ def main() -> None:
     cfg = configure(args)
     checkpoint = read_checkpoint(args.checkpoint)
     join_processes(cfg)
-    with naming_broken_annotations(cfg), naming_misspelt_options(cfg):
+    with naming_broken_annotations(cfg), naming_misspelt_options(cfg), naming_small_images():
         runner = Runner.from_cfg(cfg)
         set_tf32(args.tf32)  # here, where the run has its log
         if args.show_dir:

@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 
 from mmsec.cli.config import check_operators, load_config, revert_sync_bn
 from mmsec.cli.data import check_data, naming_broken_annotations
+from mmsec.cli.heads import check_channels, naming_small_images
 from mmsec.cli.options import naming_misspelt_options
 from mmsec.cli.resume import check_same_run, go_on, newest_whole_checkpoint
 from mmsec.cli.weights import check_frozen, check_weights
@@ -71,6 +72,7 @@ def configure(args: argparse.Namespace) -> Config:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise InputError(f"--auto-scale-lr: config '{args.config}' has no auto_scale_lr.base_batch_size")
         cfg.auto_scale_lr.enable = True
+    check_channels(cfg)
     check_data(cfg, 'train', 'val')
     join_processes(cfg)
     found = from_first(lambda: find_checkpoint(args, cfg.work_dir))
@@ -102,7 +104,7 @@ def main() -> None:
     args = parse_args()
     check_operators(get_device())
     cfg = configure(args)
-    with naming_broken_annotations(cfg), naming_misspelt_options(cfg):
+    with naming_broken_annotations(cfg), naming_misspelt_options(cfg), naming_small_images():
         runner = Runner.from_cfg(cfg)
         set_tf32(args.tf32)  # here, where the run has its log
         runner.register_hook(SameStartHook())

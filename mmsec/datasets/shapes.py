@@ -3,13 +3,13 @@
 A class is an outline and a texture. Colours, sizes and slants tell nothing, and the ground wears the same textures.
 """
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from pycocotools import mask as rle
+
+from mmsec.datasets.coco import instance, write_instances
 
 CLASSES = ('disc', 'square', 'triangle', 'star')
 SEGMENTATION_CLASSES = ('ground', *CLASSES)
@@ -137,7 +137,6 @@ def write_shapes(out: str | Path, train: int, val: int, seed: int = 0, size: int
     coco, ade = Path(out) / 'coco', Path(out) / 'ade'
     categories = [{'id': i, 'name': name, 'supercategory': 'shape'} for i, name in enumerate(CLASSES, start=1)]
     first_id = 1
-    (coco / 'annotations').mkdir(parents=True, exist_ok=True)
     for split, (coco_split, ade_split, count) in enumerate(
         (('train2017', 'training', train), ('val2017', 'validation', val))
     ):
@@ -154,16 +153,11 @@ def write_shapes(out: str | Path, train: int, val: int, seed: int = 0, size: int
             (folders[1] / f'{name}.jpg').write_bytes(jpeg)
             cv2.imwrite(str(folders[2] / f'{name}.png'), _label_map(scene))
             images.append({'id': image_id, 'file_name': f'{name}.jpg', 'height': size, 'width': size})
-            annotations += _annotations(scene, image_id, next_id=len(annotations) + 1)
+            for label, mask in zip(scene.labels, scene.masks, strict=True):
+                annotations.append(instance(mask, image_id, category_id=int(label) + 1))
         first_id += count
-        content = {
-            'info': {'description': f'mmsec shapes, seed {seed}'},
-            'licenses': [],
-            'images': images,
-            'annotations': annotations,
-            'categories': categories,
-        }
-        (coco / 'annotations' / f'instances_{coco_split}.json').write_text(json.dumps(content))
+        path = coco / f'annotations/instances_{coco_split}.json'
+        write_instances(path, f'mmsec shapes, seed {seed}', images, annotations, categories)
 
 
 def _label_map(scene: Scene) -> np.ndarray:
@@ -172,22 +166,3 @@ def _label_map(scene: Scene) -> np.ndarray:
     for label, mask in zip(scene.labels, scene.masks, strict=True):
         labels[mask] = 2 + label
     return labels
-
-
-def _annotations(scene: Scene, image_id: int, next_id: int) -> list[dict]:
-    """COCO annotations of a scene."""
-    result = []
-    for i, (label, mask) in enumerate(zip(scene.labels, scene.masks, strict=True)):
-        code = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
-        result.append(
-            {
-                'id': next_id + i,
-                'image_id': image_id,
-                'category_id': int(label) + 1,
-                'bbox': rle.toBbox(code).tolist(),
-                'area': int(rle.area(code)),
-                'segmentation': {'size': list(code['size']), 'counts': code['counts'].decode('ascii')},
-                'iscrowd': 0,
-            }
-        )
-    return result

@@ -2,6 +2,8 @@
 
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from mmsec.errors import InputError
 from mmsec.registry import OPTIM_WRAPPER_CONSTRUCTORS
@@ -10,6 +12,9 @@ from mmsec.registry import OPTIM_WRAPPER_CONSTRUCTORS
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """MMEngine's constructor, with all of its ``paramwise_cfg``, whose groups of equal settings are one group.
+
+    ``norm_decay_mult`` also holds for norms that a custom key matches which says nothing of decay, such as
+    ``custom_keys=dict(backbone=dict(lr_mult=0.1))``. MMEngine would decay these.
 
     MMEngine makes a group of each parameter as soon as there is a ``paramwise_cfg``. An optimizer starts its kernels
     for each group anew, so a step of a thousand groups takes thousands of launches where two groups take a few.
@@ -23,7 +28,13 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         Raises:
             InputError: If the model has a parameter in two places and ``bypass_duplicate`` is not set.
         """
+        first = len(params)
         super().add_params(params, module, prefix, is_dcn_module)
+        norm_decay = self.paramwise_cfg.get('norm_decay_mult')
+        if norm_decay is not None and isinstance(module, _BatchNorm | _InstanceNorm | nn.GroupNorm | nn.LayerNorm):
+            for group in params[first:]:
+                if 'decay_mult' not in group:
+                    group['weight_decay'] = self.base_wd * norm_decay
         if not prefix:  # MMEngine calls this for each child, too; this is the call for the whole model
             # A group that says nothing of rate or decay has the optimizer's. The factors they were made by are notes.
             own = {'lr': self.base_lr, 'weight_decay': self.base_wd}

@@ -48,13 +48,16 @@ def test_a_shipped_config_has_as_many_groups_as_settings(name):
     cfg.merge_from_dict({'norm_cfg': dict(type='BN')})
     model = MODELS.build(cfg.model)
     groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
-    settings = sorted((group['weight_decay'], group['lr']) for group in groups)
     optimizer = cfg.optim_wrapper.optimizer
+    settings = sorted((group['lr'], group['weight_decay']) for group in groups)
     if 'decay_rate' in cfg.optim_wrapper.paramwise_cfg:
         assert len(set(settings)) == len(settings)
-        assert {decay for decay, _ in settings} == {0.0, optimizer.weight_decay}
+        assert {decay for _, decay in settings} == {0.0, optimizer.weight_decay}
     else:
-        assert settings == [(0.0, optimizer.lr), (optimizer.weight_decay, optimizer.lr)]
+        keys = cfg.optim_wrapper.paramwise_cfg.get('custom_keys', {}).values()
+        factors = {1.0, *(key['lr_mult'] for key in keys if 'lr_mult' in key)}
+        wanted = ((optimizer.lr * factor, decay) for factor in factors for decay in (0.0, optimizer.weight_decay))
+        assert settings == sorted(wanted)
     assert {group['fused'] for group in groups} == {True}
     assert sum(len(group['params']) for group in groups) == sum(p.requires_grad for p in model.parameters())
 
@@ -75,6 +78,19 @@ def test_merged_groups_step_as_single_ones_do(fused):
     assert (many, few, len(settings)) == (10, 4, 4)
     for a, b in zip(single, merged, strict=True):
         assert torch.equal(a, b)
+
+
+def test_norms_under_a_custom_key_are_decayed_only_where_it_says_so():
+    decays = {}
+    for custom in (dict(lr_mult=0.1), dict(lr_mult=0.1, decay_mult=1.0)):
+        model = small_model()
+        paramwise = dict(norm_decay_mult=0.0, custom_keys=dict(body=custom))
+        groups = wrapper_of(model, 'mmsec.MergedOptimWrapperConstructor', paramwise).optimizer.param_groups
+        (norm,) = (group for group in groups if any(p is model['body'][1].weight for p in group['params']))
+        (conv,) = (group for group in groups if any(p is model['body'][0].weight for p in group['params']))
+        assert norm['lr'] == conv['lr'] == 1e-3
+        decays[len(custom)] = norm['weight_decay'], conv['weight_decay']
+    assert decays == {1: (0.0, 0.05), 2: (0.05, 0.05)}
 
 
 def test_settings_decide_and_the_order_stays():

@@ -1,0 +1,28 @@
+# ADE20K, crops of 640x640.
+_base_ = './ade20k.py'
+
+crop_size = (640, 640)
+train_pipeline = [
+    dict(
+        type='mmsec.SkipBroken',
+        transforms=[
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations'),
+            # In here, because an image of a few pixels by thousands can have no pixel left at half its size.
+            dict(type='RandomResize', scale=(2560, 640), ratio_range=(0.5, 2.0), keep_ratio=True),
+        ],
+    ),
+    dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PhotoMetricDistortion'),
+    dict(type='PackSegInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(2560, 640), keep_ratio=True),
+    dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs'),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
