@@ -155,12 +155,18 @@ def interleaved(sides: dict[str, Callable[[], None]], repeats: int) -> dict[str,
 def peak_bytes(side: Side) -> int:
     """Most memory that one run of ``side`` holds above model, images and gradients; call it in a fresh process."""
     run = prepare(side)
-    run()  # libraries keep what they allocate at first use
     if side.device != 'cpu':
+        run()  # libraries keep what they allocate at first use
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         run()
         return torch.cuda.max_memory_allocated() - before
+    return peak_of(run)
+
+
+def peak_of(run: Callable[[], object]) -> int:
+    """Bytes that a function holds at most on the CPU, above what is there before; call it in a fresh process."""
+    run()  # libraries keep what they allocate at first use
     ctypes.CDLL('libc.so.6').malloc_trim(0)
     Path('/proc/self/clear_refs').write_text('5')  # resets the kernel's high-water mark of this process
     before = _resident('VmHWM')
@@ -183,8 +189,7 @@ def measure_peak(side: Side) -> int:
 class Worker:
     """A side in a process of its own, where no other side's allocations change how fast its own memory comes."""
 
-    def __init__(self, side: Side) -> None:
-        command = [sys.executable, __file__, '--worker', json.dumps(side)]
+    def __init__(self, command: list[str]) -> None:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.turn()  # the first two runs are the warm-up
         self.turn()
@@ -216,7 +221,7 @@ def work(side: Side) -> None:
 def compare(side: Side, rivals: dict[str, Side], repeats: int) -> dict:
     """Seconds, spread and peak memory of ``side`` and its rivals, and each rival's ratio to ``side``."""
     sides = {'secvit': side, **rivals}
-    workers = {name: Worker(each) for name, each in sides.items()}
+    workers = {name: Worker([sys.executable, __file__, '--worker', json.dumps(each)]) for name, each in sides.items()}
     rounds = [{name: worker.turn() for name, worker in workers.items()} for _ in range(repeats)]
     for worker in workers.values():
         worker.end()
