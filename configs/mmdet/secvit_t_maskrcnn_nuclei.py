@@ -70,3 +70,6 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', begin=0, end=max_epochs, by_epoch=True, convert_to_iter_based=True),
 ]
+# Clusters are not drawn, so that any backbone can take SecViT's place.
+default_hooks = dict(_base_.default_hooks, _delete_=True)
+default_hooks.pop('clusters')

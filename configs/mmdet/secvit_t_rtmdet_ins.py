@@ -1,8 +1,9 @@
 # RTMDet-Ins with SecViT-T, 100 epochs of mosaics and mixtures at 640x640; the last 10 epochs without both.
 #
 # As mmdetection's RTMDet-Ins-L: the head, the pipelines, averaged weights, no weight decay on norms and biases. As its
-# RTMDet on Swin-B: GroupNorm, 100 epochs, AdamW 1e-3 with weight decay 0.05, batch 128. Ours: drop path 0.1, and 8
-# GPUs with 16 images each.
+# RTMDet on Swin-B: GroupNorm, 100 epochs, AdamW 1e-3 with weight decay 0.05, batch 128. Ours: drop path 0.1, 8
+# GPUs with 16 images each, and masks as bitmaps. As polygons they would be faster, but mmdetection then leaves out
+# masks in run lengths without a word, and their boxes.
 _base_ = [
     './_base_/models/rtmdet_ins.py',
     './_base_/datasets/coco_instance.py',
@@ -16,7 +17,7 @@ load = dict(
     type='mmsec.SkipBroken',
     transforms=[
         dict(type='LoadImageFromFile'),
-        dict(type='LoadAnnotations', with_bbox=True, with_mask=True, poly2mask=False),
+        dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     ],
 )
 crop = dict(type='RandomCrop', crop_size=size, recompute_bbox=True, allow_negative_crop=True)

@@ -71,4 +71,8 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', begin=0, end=max_iters, by_epoch=False),
 ]
-default_hooks = dict(checkpoint=dict(interval=400))
+# Clusters are not drawn, so that any backbone can take SecViT's place.
+default_hooks = dict(
+    _base_.default_hooks, _delete_=True, checkpoint=dict(_base_.default_hooks.checkpoint, interval=400)
+)
+default_hooks.pop('clusters')

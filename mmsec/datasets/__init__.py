@@ -1,4 +1,4 @@
-"""Generated data in the layouts of COCO and ADE20K, and loading that survives broken files."""
+"""Generated data, converters of small public sets, and loading that survives broken files."""
 
 from mmsec.datasets.skip_broken import SkipBroken
 

@@ -49,9 +49,8 @@ class BrokenDataHook(Hook):
         """
         loader = runner.train_dataloader
         datasets = list(inner_datasets(loader.dataset))
-        transforms = [t for each in datasets for t in getattr(getattr(each, 'pipeline', None), 'transforms', [])]
-        self._loaders = [t for t in transforms if isinstance(t, SkipBroken)]
-        self._broken_before, self._seen, self._seen_before = self._total()[0], 0, 0
+        self._loaders = []
+        self._broken_before, self._seen, self._seen_before = self._total(runner)[0], 0, 0
         batch_size = loader.batch_size or loader.batch_sampler.batch_size  # the first is None under a batch sampler
         iterations = math.ceil(len(loader.dataset) / (batch_size * get_world_size()))
         self._interval = min(max(iterations // _CHECKS_AN_EPOCH, 1), _LONGEST_INTERVAL)
@@ -74,7 +73,7 @@ class BrokenDataHook(Hook):
         self._seen += len(data_batch['data_samples'])
         if not self.every_n_train_iters(runner, self._interval):
             return
-        broken, seen = self._total()
+        broken, seen = self._total(runner)
         broken -= self._broken_before
         epoch = len(runner.train_dataloader.dataset)
         if broken > self.max_share * epoch:
@@ -89,8 +88,14 @@ class BrokenDataHook(Hook):
                 runner.logger.warning(f'{broken} of the last {last} samples were broken and left out')
             self._broken_before, self._seen_before = self._broken_before + broken, seen
 
-    def _total(self) -> tuple[int, int]:
-        """Samples that were left out, in the workers too, and samples that were trained on, of all processes."""
+    def _total(self, runner: Runner) -> tuple[int, int]:
+        """Samples that were left out, in the workers too, and samples that were trained on, of all processes.
+
+        A run can switch to another pipeline, whose transforms count from 0, so those of the first are kept.
+        """
+        datasets = inner_datasets(runner.train_dataloader.dataset)
+        transforms = [t for each in datasets for t in getattr(getattr(each, 'pipeline', None), 'transforms', [])]
+        self._loaders += [t for t in transforms if isinstance(t, SkipBroken) and t not in self._loaders]
         total = torch.tensor([sum(loader.count.value for loader in self._loaders), self._seen])
         all_reduce(total)
         broken, seen = total.tolist()

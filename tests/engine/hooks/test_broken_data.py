@@ -56,6 +56,18 @@ def test_a_run_stops_when_too_much_of_an_epoch_is_broken(load):
         hook.after_train_iter(runner, 0, batch)
 
 
+def test_a_run_that_switches_its_pipeline_goes_on_counting(load):
+    runner = runner_with(load)
+    hook = BrokenDataHook(max_share=0.2)
+    hook.before_train(runner)
+    load.count.value += 1
+    other = TRANSFORMS.build(dict(type='mmsec.SkipBroken', transforms=[dict(type='LoadImageFromFile')]))
+    runner.train_dataloader.dataset.dataset.pipeline = types.SimpleNamespace(transforms=[other])
+    other.count.value += 2
+    with pytest.raises(InputError, match='3 samples were broken'):
+        hook.after_train_iter(runner, 0, {'data_samples': [None] * 5})
+
+
 def count_on_two_processes(rank, folder):
     """What a process of two sees of 400 images of which some are broken, in batches of two."""
     torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/group', rank=rank, world_size=2)
