@@ -3,9 +3,10 @@
 import importlib.util
 import logging
 import re
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +81,13 @@ class Watched(nn.Module):
 
 
 @torch.no_grad()
-def export(model: nn.Module, images: Tensor, names: Sequence[str], dynamic: bool = False) -> Exported:
+def export(
+    model: nn.Module,
+    images: Tensor,
+    names: Sequence[str],
+    dynamic: bool = False,
+    notes: Mapping[str, str] | None = None,
+) -> Exported:
     """Make an ONNX file of ONNX's own operators alone.
 
     Args:
@@ -89,6 +96,7 @@ def export(model: nn.Module, images: Tensor, names: Sequence[str], dynamic: bool
         names (Sequence[str]): What the outputs are called in the file. The input is called ``images``.
         dynamic (bool): Whether the graph takes any number of images of any size from :data:`MIN_SIZE` on. Default:
             False, the number and size of ``images``.
+        notes (Mapping[str, str], optional): What the file says of itself; ``metadata_props`` in ONNX.
 
     Returns:
         Exported: The content of the file.
@@ -98,14 +106,14 @@ def export(model: nn.Module, images: Tensor, names: Sequence[str], dynamic: bool
     """
     require_packages()
     watched = Watched(model).eval()
-    with plain_torch():
+    with plain_torch(), _quiet():
         _, seen = watched.look(images)  # what does not run at all is no question of ONNX
         program = _trace(watched, images, dynamic)
         _check_operators(program, model)
         graph = _convert(program, [*names, *(f'inverse of {layer}' for layer in seen)], model)
-    whole = _serialized(graph)
+    watched_content = _serialized(graph, notes or {})
     del graph.graph.outputs[len(names) :]
-    return Exported(_serialized(_without_unused(graph)), whole, tuple(seen))
+    return Exported(_serialized(graph, notes or {}), watched_content, tuple(seen))
 
 
 def require_packages() -> None:
@@ -129,7 +137,8 @@ def _trace(watched: Watched, images: Tensor, dynamic: bool) -> ExportedProgram:
         raise InputError(
             f'{name} cannot be exported for {"any size" if dynamic else size}, its steps depend on '
             f'{"the size" if dynamic else "the image"} ({_reason(error)})'
-            + '. One size can be exported: leave out --dynamic' * dynamic
+            + '. One size can be exported: leave out --dynamic'
+            * dynamic
         ) from error
 
 
@@ -149,23 +158,22 @@ def _check_operators(program: ExportedProgram, model: nn.Module) -> None:
 def _convert(program: ExportedProgram, names: list[str], model: nn.Module) -> 'onnx_ir.Model':
     """The graph in operators of ONNX."""
     try:
-        with _quiet():
-            converted = torch.onnx.export(
-                program,
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=['images'],
-                output_names=names,
-                custom_translation_table=translations(),
-                verbose=False,
-            )
+        converted = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=['images'],
+            output_names=names,
+            custom_translation_table=translations(),
+            verbose=False,
+        )
     except torch.onnx.OnnxExporterError as error:
         raise InputError(f'{type(model).__name__} cannot be exported: {_reason(error)}') from error
     assert converted is not None  # None is for PyTorch's older exporter
     graph = converted.model
     foreign = sorted({node.domain for node in graph.graph.all_nodes()} - {'', 'ai.onnx'})
     if foreign:
-        raise InputError(f'{type(model).__name__} cannot be exported: ONNX has no operator for a part of it ({foreign})')
+        raise InputError(f'{type(model).__name__} cannot be exported: parts are in no domain of ONNX, but in {foreign}')
     return graph
 
 
@@ -180,29 +188,28 @@ def _reason(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _without_unused(graph: 'onnx_ir.Model') -> 'onnx_ir.Model':
-    """The graph without what no output needs."""
-    from onnx_ir.passes.common import RemoveUnusedNodesPass
-
-    return RemoveUnusedNodesPass()(graph).model
-
-
-def _serialized(graph: 'onnx_ir.Model') -> bytes:
-    """The content of a file."""
+def _serialized(graph: 'onnx_ir.Model', notes: Mapping[str, str]) -> bytes:
+    """The content of a file, without what no output needs, and without the paths and lines of the code it is from."""
     import onnx_ir
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
 
+    for tidy in (RemoveUnusedNodesPass(), ClearMetadataAndDocStringPass()):
+        tidy(graph)
+    graph.metadata_props.update(notes)
     return onnx_ir.to_proto(graph).SerializeToString()
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the remarks of the exporter on packages and optimizations that do not matter here."""
-    loggers: list[Any] = [logging.getLogger(name) for name in ('torch.onnx', 'onnxscript', 'onnx_ir')]
+    """Without the remarks of the exporter on packages, coming versions and optimizations."""
+    loggers = [logging.getLogger(name) for name in ('torch.onnx', 'onnxscript', 'onnx_ir')]
     before = [each.level for each in loggers]
     for each in loggers:
         each.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', FutureWarning)
+            yield
     finally:
         for each, level in zip(loggers, before, strict=True):
             each.setLevel(level)

@@ -1,5 +1,6 @@
 """What PyTorch's exporter has no ONNX for, or a wrong one, in operators of ONNX."""
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,12 +21,10 @@ def translations() -> dict[Callable, Callable]:
         count = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]), axis=0)
         return op.TopK(self, count, axis=dim, largest=int(descending), sorted=1)
 
-    def searchsorted(
-        self: Any, values: Any, out_int32: bool = False, right: bool = False, side: str | None = None, sorter: Any = None
-    ) -> Any:
+    def searchsorted(self: Any, values: Any, right: bool = False) -> Any:
         # The place of a value is the number of entries before it.
         entries, values = op.Unsqueeze(self, [-2]), op.Unsqueeze(values, [-1])
-        before = op.LessOrEqual(entries, values) if right or side == 'right' else op.Less(entries, values)
+        before = op.LessOrEqual(entries, values) if right else op.Less(entries, values)
         return op.ReduceSum(op.Cast(before, to=7), [-1], keepdims=0)  # 7 is int64
 
     def remainder(self: Any, other: Any) -> Any:
@@ -39,9 +38,25 @@ def translations() -> dict[Callable, Callable]:
         # The exporter's own rounds towards zero, so that -(-a // b) is not rounded up.
         return op.Div(op.Sub(self, op.Mod(self, other)), other)
 
+    def erfinv(self: Any) -> Any:
+        # Of constants alone, the directions of ProjectionGrouping: the exporter computes it and keeps the result.
+        def number(value: float) -> Any:
+            return op.CastLike(op.Constant(value_float=value), self)
+
+        # Winitzki's approximation, then Newton's method on erf(x) = y.
+        log = op.Log(op.Sub(number(1), op.Mul(self, self)))
+        half = op.Add(number(2 / (math.pi * 0.147)), op.Div(log, number(2)))
+        root = op.Sqrt(op.Sub(op.Mul(half, half), op.Div(log, number(0.147))))
+        x = op.Mul(op.Sign(self), op.Sqrt(op.Sub(root, half)))
+        for _ in range(5):
+            slope = op.Div(op.Exp(op.Mul(x, x)), number(2 / math.sqrt(math.pi)))
+            x = op.Sub(x, op.Mul(op.Sub(op.Erf(x), self), slope))
+        return x
+
     return {
         torch.ops.aten.sort.stable: sort,
         torch.ops.aten.searchsorted.Tensor: searchsorted,
+        torch.ops.prims.erf_inv.default: erfinv,
         torch.ops.aten.remainder.Scalar: remainder,
         operator.floordiv: floordiv,
     }

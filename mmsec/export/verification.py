@@ -81,13 +81,11 @@ def run(content: bytes, images: Tensor) -> list[Tensor]:
 
 def _with_groupings(watched: Watched, images: Tensor, inverses: dict[str, Tensor]) -> Sequence[Tensor]:
     """The model's outputs where its groupings are given."""
-
-    def given(module: nn.Module, inputs: tuple, grouping: Grouping, inverse: Tensor) -> Grouping:
-        return Grouping(inverse.argsort(dim=-1), inverse, grouping.num_clusters)
-
     hooks = [
         watched.methods[layer].register_forward_hook(
-            lambda module, inputs, grouping, inverse=inverse: given(module, inputs, grouping, inverse)
+            lambda module, inputs, grouping, inverse=inverse: Grouping(
+                inverse.argsort(dim=-1), inverse, grouping.num_clusters
+            )
         )
         for layer, inverse in inverses.items()
     ]

@@ -111,7 +111,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def _in_pieces(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention of (n, 1, L, d), as many lists at a time as a grid takes."""
-    if q.shape[0] <= _GRID:
+    if torch.compiler.is_exporting() or q.shape[0] <= _GRID:  # an exported graph cannot choose
         return attention(q, k, v)
     parts = zip(*(x.split(_GRID) for x in (q, k, v)), strict=True)
     return torch.cat([attention(*part) for part in parts])
