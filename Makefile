@@ -25,7 +25,7 @@ help:
 	@echo 'make docs   these pages and the docstrings as a site, in docs/_build'
 	@echo 'make setup  only make the environment that the two need'
 	@echo 'VENV=DIR    where the environment is made (default .venv)'
-	@echo 'PYTHON=EXE  use the environment of this interpreter, which has OpenMMLab and mmsec[dev] already'
+	@echo 'PYTHON=EXE  use the environment of this interpreter, which has OpenMMLab and mmsec[dev,onnx] already'
 
 demo: $(ready)
 	$(python) tools/demo.py
@@ -59,8 +59,8 @@ bench-gpu: $(ready)
 setup: $(ready)
 
 check:
-	@$(python) -c 'import mmcv._ext, mmdet, mmseg, mmsec, mypy, pytest, ruff' || { \
-	  echo "$(python) lacks something; in an environment with OpenMMLab: $(python) -m pip install -e '.[dev]'" >&2; exit 1; }
+	@$(python) -c 'import mmcv._ext, mmdet, mmseg, mmsec, mypy, onnxruntime, onnxscript, pytest, ruff' || { \
+	  echo "$(python) lacks something; in an environment with OpenMMLab: $(python) -m pip install -e '.[dev,onnx]'" >&2; exit 1; }
 
 check-docs: check
 	@$(python) -c 'import furo, myst_parser, sphinx' || { \

@@ -28,7 +28,7 @@ say "2/3 mmengine, mmcv, mmdetection, mmsegmentation (about 7 minutes on 2 cores
 # Build isolation would hide torch, and mmcv would then build without its operators and not say so.
 # -g0 leaves debug symbols out: a third less to compile. ninja must be found on PATH.
 export PATH="$(cd "$venv/bin" && pwd):$PATH" CFLAGS="-g0 ${CFLAGS:-}"
-"${pip[@]}" --no-build-isolation --editable '.[openmmlab,dev]'
+"${pip[@]}" --no-build-isolation --editable '.[openmmlab,dev,onnx]'
 
 if ! "$python" -c 'import mmcv._ext' 2>/dev/null; then
   # pip's wheel cache knows mmcv's version but not the torch it was built against.

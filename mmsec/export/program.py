@@ -183,6 +183,9 @@ def _reason(error: BaseException) -> str:
     missing = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", str(error))
     if missing:
         return f'ONNX has no operator for {missing[1]}'
+    inner = re.search(r"^<class '[\w.]+'>: (.*)", str(error), re.MULTILINE)
+    if inner:
+        return inner[1]
     if lines and lines[0].startswith('Constraints violated'):
         return lines[1].replace("L['images'].size()", 'size')
     return lines[0] if lines else type(error).__name__

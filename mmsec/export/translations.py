@@ -38,6 +38,18 @@ def translations() -> dict[Callable, Callable]:
         # The exporter's own rounds towards zero, so that -(-a // b) is not rounded up.
         return op.Div(op.Sub(self, op.Mod(self, other)), other)
 
+    def tensors(self: Any, other: Any) -> tuple[Any, Any]:
+        # One of the two may be a number.
+        if isinstance(self, int):
+            return op.CastLike(op.Constant(value_int=self), other), other
+        return self, op.CastLike(other, self)
+
+    def floor_divide(self: Any, other: Any) -> Any:
+        return floordiv(*tensors(self, other))
+
+    def modulo(self: Any, other: Any) -> Any:
+        return op.Mod(*tensors(self, other))
+
     def erfinv(self: Any) -> Any:
         # Of constants alone, the directions of ProjectionGrouping: the exporter computes it and keeps the result.
         def number(value: float) -> Any:
@@ -58,5 +70,7 @@ def translations() -> dict[Callable, Callable]:
         torch.ops.aten.searchsorted.Tensor: searchsorted,
         torch.ops.prims.erf_inv.default: erfinv,
         torch.ops.aten.remainder.Scalar: remainder,
+        torch.ops.aten.remainder.Scalar_Tensor: modulo,
+        torch.ops.aten.floor_divide.default: floor_divide,
         operator.floordiv: floordiv,
     }
