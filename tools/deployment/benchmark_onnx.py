@@ -25,6 +25,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', metavar='CONFIG', help='config file of a segmentor; of any host with --backbone')
     parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'), required=True, help='size of the image')
     parser.add_argument('--backbone', action='store_true', help='the backbone alone')
+    parser.add_argument('--against', choices=SIDES[1:], nargs='+', default=SIDES[1:], help='default: both')
     parser.add_argument('--threads', type=int, default=torch.get_num_threads(), help='default: %(default)s')
     parser.add_argument('--repeats', type=int, default=7, help='timed rounds (default: %(default)s)')
     parser.add_argument('--json', type=Path, metavar='OUT', help='write all figures to this file')
@@ -77,10 +78,10 @@ def measure(args: argparse.Namespace) -> dict[str, list[float]]:
     """Seconds of each side in each round."""
     command = [sys.executable, __file__, *sys.argv[1:], '--worker']
     workers = {}
-    for side in SIDES:  # one after the other, so that no side is made ready while another runs
+    for side in (SIDES[0], *args.against):  # one after the other, so that no side is made ready while another runs
         workers[side] = subprocess.Popen([*command, side], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         answer(workers[side])
-    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    seconds: dict[str, list[float]] = {side: [] for side in workers}
     for _ in range(args.repeats):
         for side, worker in workers.items():
             assert worker.stdin is not None
