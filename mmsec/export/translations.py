@@ -14,7 +14,9 @@ def translations() -> dict[Callable, Callable]:
     Returns:
         dict[Callable, Callable]: To each operator of a graph what builds it in ONNX.
     """
-    from onnxscript import opset20 as op
+    from onnxscript import opset20
+
+    op: Any = opset20  # its types are those of numbers, not of a graph that is being built
 
     def sort(self: Any, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Sequence[Any]:
         # TopK of all. Of equals it gives the lower index first (ONNX's specification), so it is a stable sort.

@@ -162,7 +162,12 @@ def summary() -> str:
     for path, model in entries().items():
         key = (model['In Collection'], path.split('/')[1], model['Metadata']['Training Data'])
         rows[key] = rows.get(key, 0) + 1
-    lines = ['| backbone | host | training data | configs |', '|---|---|---|---|']
+    lines = [
+        'What there is to train; [docs/models.md](docs/models.md) lists every config with its parameters and FLOPs:',
+        '',
+        '| backbone | host | training data | configs |',
+        '|---|---|---|---|',
+    ]
     lines += [f'| {" | ".join(key)} | {count} |' for key, count in sorted(rows.items())]
     return '\n'.join(lines)
 
