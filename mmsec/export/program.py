@@ -150,7 +150,7 @@ def _check_operators(program: ExportedProgram, model: nn.Module) -> None:
             where = stack[-1].removeprefix('model.') if stack else ''
             raise InputError(
                 f'{type(model).__name__} cannot be exported: {where or "it"} uses {node.target.namespace}::'
-                f'{node.target._opname}, whose steps depend on the image, and ONNX has no operator for it. '
+                f'{node.target._opname}, an operator of its own that ONNX does not have. '
                 'docs/onnx.md lists what can be exported'
             )
 
