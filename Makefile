@@ -12,7 +12,7 @@ ready := $(VENV)/.ready
 docs_ready := $(VENV)/.docs
 endif
 
-.PHONY: help demo lint test test-slurm test-gpu bench bench-gpu docs setup check check-docs
+.PHONY: help demo lint test test-slurm test-gpu bench bench-gpu docs tables setup check check-docs
 
 help:
 	@echo 'make demo   train and evaluate SecViT on generated data, on the CPU'
@@ -23,9 +23,10 @@ help:
 	@echo 'make bench  measure docs/performance.md again (about 15 minutes)'
 	@echo 'make bench-gpu  measure the table of docs/performance/ for the GPU of this machine (hours; goes on where it stopped)'
 	@echo 'make docs   these pages and the docstrings as a site, in docs/_build'
+	@echo 'make tables  the tables of models in README and docs, from the metafiles beside the configs'
 	@echo 'make setup  only make the environment that the two need'
 	@echo 'VENV=DIR    where the environment is made (default .venv)'
-	@echo 'PYTHON=EXE  use the environment of this interpreter, which has OpenMMLab and mmsec[dev] already'
+	@echo 'PYTHON=EXE  use the environment of this interpreter, which has OpenMMLab and mmsec[dev,onnx] already'
 
 demo: $(ready)
 	$(python) tools/demo.py
@@ -53,14 +54,17 @@ docs: $(docs_ready)
 	$(python) -m sphinx --fail-on-warning --keep-going --quiet --conf-dir docs . docs/_build
 	@echo 'open docs/_build/index.html'
 
+tables: $(ready)
+	$(python) tools/analysis_tools/model_index.py --tables
+
 bench-gpu: $(ready)
 	$(python) tools/analysis_tools/benchmark_gpu.py
 
 setup: $(ready)
 
 check:
-	@$(python) -c 'import mmcv._ext, mmdet, mmseg, mmsec, mypy, pytest, ruff' || { \
-	  echo "$(python) lacks something; in an environment with OpenMMLab: $(python) -m pip install -e '.[dev]'" >&2; exit 1; }
+	@$(python) -c 'import mmcv._ext, mmdet, mmseg, mmsec, mypy, onnxruntime, onnxscript, pytest, ruff' || { \
+	  echo "$(python) lacks something; in an environment with OpenMMLab: $(python) -m pip install -e '.[dev,onnx]'" >&2; exit 1; }
 
 check-docs: check
 	@$(python) -c 'import furo, myst_parser, sphinx' || { \

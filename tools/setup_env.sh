@@ -28,7 +28,7 @@ say "2/3 mmengine, mmcv, mmdetection, mmsegmentation, mmpretrain (about 7 minute
 # Build isolation would hide torch, and mmcv would then build without its operators and not say so.
 # -g0 leaves debug symbols out: a third less to compile. ninja must be found on PATH.
 export PATH="$(cd "$venv/bin" && pwd):$PATH" CFLAGS="-g0 ${CFLAGS:-}"
-"${pip[@]}" --no-build-isolation --editable '.[openmmlab,pretrain,dev]'
+"${pip[@]}" --no-build-isolation --editable '.[openmmlab,pretrain,onnx,dev]'
 # PyPI's torchvision is for CUDA. Beside a CPU build of torch it fails to be imported, and takes mmdet and mmengine with
 # it, which import it where they find it. In a folder of its own only tests/torchvision_apart.py finds it.
 "${pip[@]}" --no-deps --upgrade --target "$venv/torchvision" torchvision

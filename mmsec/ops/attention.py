@@ -65,8 +65,7 @@ def cluster_attention(q: Tensor, k: Tensor, v: Tensor, grouping: Grouping | None
         clusters_q, clusters_k, clusters_v = (x.unflatten(0, (lists * count, 1, length)) for x in part)
         if protected:
             clusters_k, clusters_v = (
-                torch.cat([x.transpose(1, 2).flatten(0, 1).repeat_interleave(count, 0)[:, None], of], dim=2)
-                for x, of in ((front_k, clusters_k), (front_v, clusters_v))
+                torch.cat([_for_each(x, count), of], dim=2) for x, of in ((front_k, clusters_k), (front_v, clusters_v))
             )
         out.append(_in_pieces(clusters_q, clusters_k, clusters_v).flatten(0, 2))
     attended = take_rows(torch.cat(out) if len(out) > 1 else out[0], inverse, index)
@@ -112,10 +111,16 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def _in_pieces(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention of (n, 1, L, d), as many lists at a time as a grid takes."""
-    if q.shape[0] <= _GRID:
+    if torch.compiler.is_exporting() or q.shape[0] <= _GRID:  # an exported graph cannot choose
         return attention(q, k, v)
     parts = zip(*(x.split(_GRID) for x in (q, k, v)), strict=True)
     return torch.cat([attention(*part) for part in parts])
+
+
+def _for_each(x: Tensor, count: int) -> Tensor:
+    """The protected tokens (B, P, h, d) of each list, for each of its ``count`` clusters: (B*h*count, 1, P, d)."""
+    lists = x.transpose(1, 2).flatten(0, 1)[:, None, None]  # (B*h, 1, 1, P, d)
+    return lists.expand(-1, count, -1, -1, -1).flatten(0, 1)
 
 
 def row_indices(grouping: Grouping) -> tuple[Tensor, Tensor]:

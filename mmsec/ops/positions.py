@@ -15,6 +15,8 @@ def resize_positions(x: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         Tensor: (..., H', W') in the type of ``x``; ``x`` itself if it has that size.
     """
+    if torch.compiler.is_exporting():  # one operator of ONNX; a graph for any size cannot look whether it is needed
+        return F.interpolate(x, size=size, mode='bicubic', align_corners=False)
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     rows, columns = (_bicubic(old, new, x) for old, new in zip(x.shape[-2:], size, strict=True))

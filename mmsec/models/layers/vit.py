@@ -109,7 +109,7 @@ class PatchEmbed(nn.Module):
         x = self.proj(F.pad(image, (0, self.patch_size - 1, 0, self.patch_size - 1)))  # (B, C, H', W')
         map_size = (x.shape[2], x.shape[3])
         x = (x + resize_positions(self.pos_embed, map_size)).flatten(2).mT  # (B, H'*W', C)
-        front = [each.expand(len(x), -1, -1) for each in (self.cls_token, self.register_tokens) if each is not None]
+        front = [each.expand(x.shape[0], -1, -1) for each in (self.cls_token, self.register_tokens) if each is not None]
         protected = sum(each.shape[1] for each in front)
         return TokenList(torch.cat([*front, x], dim=1), protected, map_size, grid=map_size)
 

@@ -34,7 +34,11 @@ def products(a: Tensor, b: Tensor) -> Iterator[Tensor]:
     Yields:
         Tensor: (B, rows, m), at most :data:`BLOCK` entries or one row of each image.
     """
-    for part in a.split(max(1, BLOCK // max(1, b.shape[0] * b.shape[1])), dim=1):
+    if torch.compiler.is_exporting():  # blocks would make a graph for one size
+        blocks: tuple[Tensor, ...] = (a,)
+    else:
+        blocks = a.split(max(1, BLOCK // max(1, b.shape[0] * b.shape[1])), dim=1)
+    for part in blocks:
         with torch.autocast(a.device.type, enabled=False):
             block = part @ b.mT
         yield block

@@ -1,0 +1,93 @@
+"""The part of a config's model that can leave torch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import mmcv
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from mmsec.cli.config import revert_sync_bn
+from mmsec.cli.options import naming_misspelt_options
+from mmsec.cli.weights import build_backbone, load_state
+from mmsec.errors import InputError
+from mmsec.models.checkpoints.reading import read_checkpoint
+
+
+class Segmentor(nn.Module):
+    """A segmentor's images -> logits, without what comes before and after in torch.
+
+    Args:
+        model (nn.Module): A segmentor of mmsegmentation.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W), normalised -> (B, classes, H', W') logits, H' and W' as the head gives them."""
+        return self.model(images, mode='tensor')
+
+
+def deployable(cfg: Config, checkpoint: str | None, backbone: bool) -> tuple[nn.Module, list[str]]:
+    """Build what can be exported of a config's model.
+
+    Args:
+        cfg (Config): A config of any host.
+        checkpoint (str, optional): Trained weights, or for the backbone published ones, too; random ones without.
+        backbone (bool): Whether the backbone alone is wanted.
+
+    Returns:
+        tuple[nn.Module, list[str]]: It, in evaluation mode, and the names of its outputs.
+
+    Raises:
+        InputError: If the whole model is wanted and is no segmentor, or the checkpoint does not fit.
+    """
+    if not backbone and cfg.default_scope != 'mmseg':
+        raise InputError(
+            f"'{cfg.filename}' is for {cfg.default_scope}: of its models the backbone alone can be exported, by "
+            '--backbone. A detector chooses boxes in steps that depend on the image, and they have no fixed graph'
+        )
+    revert_sync_bn(cfg, 'none')
+    with naming_misspelt_options(cfg):
+        if backbone:
+            model: Any = build_backbone(cfg, checkpoint)
+            return model, [f'stage{i + 1}' for i in model.out_indices]
+        model = MODELS.build(cfg.model)
+    if checkpoint:
+        load_state(model, read_checkpoint(checkpoint), checkpoint)
+    return Segmentor(model).eval(), ['logits']
+
+
+def preprocessing(cfg: Config) -> dict[str, str]:
+    """What must be done to an image before it comes in, as text: mean, standard deviation and order of channels."""
+    part = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    rgb = part.get('bgr_to_rgb') or part.get('to_rgb')
+    return {
+        'mean': ' '.join(map(str, part.get('mean') or [0, 0, 0])),
+        'std': ' '.join(map(str, part.get('std') or [1, 1, 1])),
+        'channels': 'RGB' if rgb else 'BGR',
+    }
+
+
+def prepared(image: np.ndarray, notes: dict[str, str], shape: Sequence[int] | None) -> Tensor:
+    """Make an image what a model takes.
+
+    Args:
+        image (np.ndarray): (H, W, 3) uint8, BGR.
+        notes (dict[str, str]): From :func:`preprocessing`.
+        shape (Sequence[int], optional): Height and width it is resized to; None leaves it as large as it is.
+
+    Returns:
+        Tensor: (1, 3, H, W) float32.
+    """
+    if shape is not None:
+        image = mmcv.imresize(image, (shape[1], shape[0]))
+    if notes['channels'] == 'RGB':
+        image = image[..., ::-1]
+    mean, std = (np.array(notes[name].split(), np.float32) for name in ('mean', 'std'))
+    return torch.from_numpy((image.astype(np.float32) - mean) / std).permute(2, 0, 1)[None].contiguous()

@@ -1,0 +1,162 @@
+"""Backbones leave torch as files of ONNX's own operators, and onnxruntime computes what torch does."""
+
+import importlib.util
+import subprocess
+import sys
+
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mmsec.errors import InputError
+from mmsec.export import Exported, export, verify
+from mmsec.export.verification import run
+from mmsec.models.backbones.base import Backbone
+from mmsec.ops.grouping import GROUPINGS
+from mmsec.registry import MODELS
+from tests.conftest import ROOT
+from tests.models.backbones.small import SMALL
+
+REFUSED = {
+    'ClusTR': r'stages\.0\.blocks\.0\.attn uses mmsec::density_peaks, an operator of its own',
+    'ClusTR in regions': r'stages\.0\.blocks\.0\.attn uses mmsec::density_peaks, an operator of its own',
+}
+ONE_STAGE = dict(
+    type='SecViT',
+    arch=dict(embed_dims=(16,), depths=(1,), num_heads=(2,), mlp_ratio=1, layer_scale=(False,)),
+    num_clusters=(8,),
+    out_indices=(0,),
+)
+
+
+def build(type: str, **options) -> Backbone:
+    """A backbone with random weights large enough for each of them to matter."""
+    backbone = MODELS.build(dict(type=f'mmsec.{type}', **options)).eval()
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return backbone
+
+
+def exported(backbone: nn.Module, height: int = 64, width: int = 96, dynamic: bool = False) -> Exported:
+    return export(backbone, images(2, height, width), [f'map{i}' for i in backbone.out_indices], dynamic)
+
+
+def images(batch: int, height: int, width: int) -> Tensor:
+    return torch.randn(batch, 3, height, width)
+
+
+def domains(content: bytes) -> set[str]:
+    """Whose operators a file has, also in the functions it defines."""
+    model = onnx.load_model_from_string(content)
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    return {node.domain for node in nodes}
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_a_backbone_is_exported_or_refused_in_one_line(name):
+    backbone = build(SMALL[name].type, **SMALL[name].options)
+    if name in REFUSED:
+        with pytest.raises(InputError, match=REFUSED[name]) as error:
+            exported(backbone)
+        assert '\n' not in str(error.value)
+        return
+    file = exported(backbone)
+    assert domains(file.content) == {''}
+    onnx.checker.check_model(file.content, full_check=True)
+    agreement = verify(backbone, file, images(2, 64, 96))
+    assert agreement.same_order < 1e-5
+    assert agreement.own_order < 1e-5
+    assert agreement.moved == (0 if file.layers else None)
+
+
+@pytest.mark.parametrize('name', sorted(GROUPINGS))
+def test_a_grouping_is_exported_or_refused_in_one_line(name):
+    backbone = build(**ONE_STAGE, grouping=dict(type=name))
+    if name == 'KMeansGrouping':
+        with pytest.raises(InputError, match=r'stages\.0\.blocks\.0\.attn\.grouping uses mmsec::kmeans_order'):
+            exported(backbone)
+        return
+    file = exported(backbone)
+    assert file.layers == ('stages.0.blocks.0.attn.grouping',)
+    agreement = verify(backbone, file, images(2, 64, 96))
+    assert agreement.same_order < 1e-5
+    assert agreement.moved < 0.01
+
+
+def test_a_dynamic_file_takes_any_number_of_images_of_any_size():
+    backbone = build(**ONE_STAGE)
+    file = exported(backbone, dynamic=True)
+    assert domains(file.content) == {''}
+    for shape in ((1, 64, 64), (2, 64, 96), (3, 91, 157), (1, 100, 132)):
+        agreement = verify(backbone, file, images(*shape))
+        assert agreement.same_order < 1e-5, shape
+        assert agreement.moved < 0.01, shape
+
+
+def test_a_dynamic_vit_resizes_its_positions():
+    backbone = build('ViT', arch=dict(embed_dims=16, depth=1, num_heads=2, mlp_ratio=2), patch_size=8, img_size=64)
+    file = exported(backbone, dynamic=True)
+    for shape in ((1, 64, 64), (3, 91, 157)):
+        assert verify(backbone, file, images(*shape)).own_order < 1e-5, shape
+
+
+def test_what_is_right_for_one_size_alone_is_not_exported_for_any():
+    small = SMALL['ViT with PiToMe']
+    with pytest.raises(InputError, match=r'cannot be exported for any size.*leave out --dynamic') as error:
+        exported(build(small.type, **small.options), dynamic=True)
+    assert '\n' not in str(error.value)
+
+
+def test_tokens_of_equal_score_stay_in_the_order_of_the_map():
+    backbone = build(**ONE_STAGE)
+    file = exported(backbone, 64, 64)
+    flat = torch.ones(2, 3, 64, 64)  # but for the edges all tokens are equal
+    assert verify(backbone, file, flat).moved < 0.05
+    inverse = run(file.watched, flat)[-1]
+    assert torch.equal(inverse.sort(dim=-1).values, torch.arange(256).expand_as(inverse))
+
+
+def test_a_wrong_file_and_an_order_of_its_own_are_told_apart():
+    backbone, x = build(**ONE_STAGE), images(2, 64, 96)
+    file = exported(backbone)
+    with torch.no_grad():
+        moving = build(**ONE_STAGE)
+        moving.load_state_dict(backbone.state_dict())
+        moving.stages[0].blocks[0].attn.grouping.register_forward_hook(
+            lambda module, inputs, grouping: grouping._replace(
+                inverse=grouping.inverse.flip(-1), order=grouping.order.flip(-1)
+            )
+        )
+        agreement = verify(backbone, file._replace(**exported(moving)._asdict()), x)
+    assert agreement.moved > 0.5
+    assert agreement.own_order > 1e-3
+    with torch.no_grad():
+        backbone.out_norms['0'].weight.mul_(1.01)
+    assert verify(backbone, file, x).same_order > 1e-3
+
+
+def test_the_file_has_no_path_of_this_machine_and_holds_what_it_is_told():
+    file = export(build(**ONE_STAGE), images(1, 64, 64), ['map'], notes={'channels': 'RGB'})
+    assert b'mmsec/' not in file.content
+    model = onnx.load_model_from_string(file.content)
+    assert {each.key: each.value for each in model.metadata_props} == {'channels': 'RGB'}
+    assert [each.name for each in model.graph.input] == ['images']
+    assert [each.name for each in model.graph.output] == ['map']
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == 'onnxscript' else found(name))
+    with pytest.raises(InputError, match=r"ONNX needs onnxscript, not installed here: pip install -e '\.\[onnx\]'"):
+        export(build(**ONE_STAGE), images(1, 64, 64), ['map'])
+
+
+def test_mmsec_needs_no_package_of_onnx_before_it_exports():
+    code = """
+import sys
+sys.modules.update(dict.fromkeys(['onnx', 'onnxscript', 'onnxruntime', 'onnx_ir']))
+import mmsec.cli.deployment, mmsec.export
+"""
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)

@@ -1,0 +1,206 @@
+"""Bring the model index up to date: an entry for each config, and the tables of README and docs from the entries."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import yaml
+from get_flops import count_kinds, predict
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmsec.cli.config import load_config, revert_sync_bn
+from mmsec.datasets.wrappers import inner_datasets
+from mmsec.engine.processes import run
+from mmsec.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+PAPERS = {  # of each backbone
+    'SecViT': ('https://arxiv.org/abs/2405.13337', 'Semantic Equitable Clustering'),
+    'ClusTR': ('https://arxiv.org/abs/2208.13138', 'ClusTR: Exploring Efficient Self-attention via Clustering'),
+    'ViT': ('https://arxiv.org/abs/2010.11929', 'An Image is Worth 16x16 Words'),
+}
+DATA = {'data/coco': 'COCO 2017', 'data/ade': 'ADE20K', 'data/imagenet': 'ImageNet-1k', 'data/cityscapes': 'Cityscapes'}
+TASKS = {'mmdet': 'Instance Segmentation', 'mmseg': 'Semantic Segmentation', 'mmpretrain': 'Image Classification'}
+SIZES = {'mmdet': (800, 1344), 'mmseg': (512, 512), 'mmpretrain': (224, 224)}
+BEGIN, END = '<!-- models: made by make tables -->', '<!-- /models -->'
+PAGES = ('README.md', 'docs/models.md')
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--tables', action='store_true', help='make the tables alone, of the entries that are there')
+    parser.add_argument('--again', action='store_true', help='count parameters and FLOPs of all entries again')
+    return parser.parse_args()
+
+
+def configs() -> Iterator[Path]:
+    """Every shipped config, from the repository's root."""
+    for path in sorted((ROOT / 'configs').rglob('*.py')):
+        if '_base_' not in path.parts:
+            yield path.relative_to(ROOT)
+
+
+def metafiles() -> dict[Path, dict]:
+    """What stands in each metafile, by its path from the repository's root."""
+    paths = sorted((ROOT / 'configs').rglob('metafile.yml'))
+    return {path.relative_to(ROOT): yaml.safe_load(path.read_text()) for path in paths}
+
+
+def entries() -> dict[str, dict]:
+    """Every entry, by the path of its config."""
+    return {each['Config']: each for content in metafiles().values() for each in content['Models']}
+
+
+def training_data(cfg: Config) -> str:
+    """The name of what a config trains on."""
+    (dataset, *_) = inner_datasets(cfg.train_dataloader.dataset)
+    root = str(dataset.get('data_root') or '').rstrip('/')
+    for folder, name in DATA.items():
+        if root.startswith(folder):
+            return name
+    return 'generated shapes' if 'shapes' in root else root.removeprefix('data/')
+
+
+def built(path: Path) -> tuple[Config, nn.Module]:
+    """A config and its model, on which heads of proposals have work to do, as in get_flops."""
+    cfg = load_config(str(ROOT / path))
+    revert_sync_bn(cfg, 'none')
+    rcnn = (cfg.model.get('test_cfg') or {}).get('rcnn')
+    for stage in rcnn if isinstance(rcnn, list) else [rcnn] if rcnn else []:
+        stage.score_thr = 0.0  # random weights find nothing
+    return cfg, MODELS.build(cfg.model).eval()
+
+
+def entry(path: Path) -> dict:
+    """The entry of a config, but for FLOPs."""
+    cfg, model = built(path)
+    return {
+        'Name': path.stem,
+        'In Collection': cfg.model.backbone.type.removeprefix('mmsec.'),
+        'Config': str(path),
+        'Metadata': {
+            'Training Data': training_data(cfg),
+            'Parameters': sum(each.numel() for each in model.parameters()),
+            'Backbone Parameters': sum(each.numel() for each in model.backbone.parameters()),
+        },
+    }
+
+
+def flops(path: Path) -> dict[str, int | str]:
+    """Multiply-adds of a config's model and the size of the image; nothing where they cannot be counted."""
+    cfg, model = built(path)
+    height, width = (128, 128) if training_data(cfg) == 'generated shapes' else SIZES[cfg.default_scope]
+    try:
+        kinds = count_kinds(model, lambda: predict(model, torch.rand(1, 3, height, width)))
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        print(f'{path}: no FLOPs, {type(error).__name__}: {str(error).splitlines()[0]}', file=sys.stderr)
+        return {}
+    return {'FLOPs': sum(kinds[''].values()), 'Input Size': f'{height}x{width}'}
+
+
+def write(folder: Path, models: list[dict]) -> None:
+    """Write the metafile of a folder, in the order of the configs."""
+    used = sorted({each['In Collection'] for each in models})
+    unknown = set(used) - set(PAPERS)
+    if unknown:
+        raise InputError(f'{folder}: name the paper of {", ".join(unknown)} in PAPERS of {__file__}')
+    collections = [
+        {
+            'Name': name,
+            'Metadata': {'Architecture': [name]},
+            'Paper': dict(zip(('URL', 'Title'), PAPERS[name], strict=True)),
+            'README': str(folder / 'README.md'),
+        }
+        for name in used
+    ]
+    content = {'Collections': collections, 'Models': sorted(models, key=lambda each: each['Config'])}
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+    (ROOT / folder / 'metafile.yml').write_text(text)
+
+
+def update(again: bool) -> None:
+    """Add entries that are missing, then FLOPs that are missing; drop what is no config any more. Results stay."""
+    known = entries()
+    folders: dict[Path, list[dict]] = {}
+    for path in configs():
+        try:
+            new = entry(path) if again or str(path) not in known else {}
+        except InputError as error:  # its host is not installed
+            print(f'{path}: left out, {error}', file=sys.stderr)
+            continue
+        folders.setdefault(path.parent, []).append(known.get(str(path), {}) | new)
+    for folder, models in folders.items():
+        write(folder, models)
+    (ROOT / 'model-index.yml').write_text(yaml.safe_dump({'Import': [str(path) for path in metafiles()]}))
+    for folder, models in folders.items():
+        for model in models:
+            if 'FLOPs' not in model['Metadata']:
+                model['Metadata'] |= flops(Path(model['Config']))
+                write(folder, models)  # each at once, for this takes long
+                print(model['Config'], model['Metadata'], flush=True)
+
+
+def results(model: dict) -> str:
+    """The metrics of an entry, as text."""
+    found = [f'{name} {value}' for each in model.get('Results', []) for name, value in each['Metrics'].items()]
+    return ', '.join(found) or 'not trained yet'
+
+
+def giga(metadata: dict) -> str:
+    """FLOPs in a table."""
+    return f'{metadata["FLOPs"] / 1e9:.1f} at {metadata["Input Size"]}' if 'FLOPs' in metadata else ''
+
+
+def summary() -> str:
+    """Markdown: how many configs of which backbone are there for which data."""
+    rows: dict[tuple[str, str, str], int] = {}
+    for path, model in entries().items():
+        key = (model['In Collection'], path.split('/')[1], model['Metadata']['Training Data'])
+        rows[key] = rows.get(key, 0) + 1
+    lines = [
+        'What there is to train; [docs/models.md](docs/models.md) lists every config with its parameters and FLOPs:',
+        '',
+        '| backbone | host | training data | configs |',
+        '|---|---|---|---|',
+    ]
+    lines += [f'| {" | ".join(key)} | {count} |' for key, count in sorted(rows.items())]
+    return '\n'.join(lines)
+
+
+def table() -> str:
+    """Markdown: all entries."""
+    lines = ['| config | backbone | training data | parameters (M) | FLOPs (G) | result |', '|---|---|---|---|---|---|']
+    for path, model in sorted(entries().items()):
+        metadata = model['Metadata']
+        cells = [f'[{model["Name"]}](../{path})', model['In Collection'], metadata['Training Data']]
+        cells += [f'{metadata["Parameters"] / 1e6:.1f}', giga(metadata), results(model)]
+        lines.append(f'| {" | ".join(cells)} |')
+    return '\n'.join(lines)
+
+
+def page(name: str) -> str:
+    """A page with its table made anew."""
+    text = (ROOT / name).read_text()
+    before, found, rest = text.partition(BEGIN)
+    _, ended, after = rest.partition(END)
+    if not (found and ended):
+        raise InputError(f"{name} has no '{BEGIN}' with '{END}' behind it")
+    return f'{before}{BEGIN}\n\n{summary() if name == "README.md" else table()}\n\n{END}{after}'
+
+
+def main() -> None:
+    """Count what is missing, write."""
+    args = parse_args()
+    if not args.tables:
+        update(args.again)
+    for name in PAGES:
+        (ROOT / name).write_text(page(name))
+
+
+if __name__ == '__main__':
+    run(main)
