@@ -13,6 +13,7 @@ import mmcv
 import torch
 from benchmark_backbone import Worker, machine, peak_of
 from get_flops import count_kinds
+from matplotlib.figure import Figure
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
@@ -36,6 +37,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--image', help='for distances (default: noise)')
     parser.add_argument('--repeats', type=int, default=5, help='timed rounds (default: %(default)s)')
     parser.add_argument('--json', type=Path, metavar='OUT', help='write all figures to this file')
+    parser.add_argument('--plot', type=Path, metavar='OUT', help='draw distance against speed')
     parser.add_argument('--worker', help=argparse.SUPPRESS)
     parser.add_argument('--peak-of', help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -117,6 +119,23 @@ def distances(configs: dict[str, dict], image: Tensor) -> dict[str, float | None
     return result
 
 
+def draw(rows: dict[str, dict], title: str, path: Path) -> None:
+    """Distance from the first backbone against speed, a dot for each backbone that has a distance."""
+    figure = Figure(figsize=(6, 3.6), dpi=120, layout='constrained')
+    axes = figure.subplots()
+    for i, (name, row) in enumerate(rows.items()):
+        if row['distance'] is not None:
+            place = (row['speed'], row['distance'])
+            axes.plot(*place, 'o', color='tab:blue')
+            axes.annotate(name, place, xytext=(-7, -4 if i % 2 else 4), textcoords='offset points', ha='right')
+    axes.set(xlabel='times as fast as the first', ylabel='relative distance of the last map', title=title)
+    axes.margins(x=0.3, y=0.15)
+    axes.grid(alpha=0.3)
+    axes.spines[['top', 'right']].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
 def main() -> None:
     """Measure, print, write."""
     args = parse_args()
@@ -165,6 +184,8 @@ def main() -> None:
         cells += [f'{adds / 1e9:.1f}', f'{adds / all_adds:.2f}']
         cells += ['-' if row['distance'] is None else f'{row["distance"]:.3f}']
         print(f'| {" | ".join(cells)} |')
+    if args.plot:
+        draw(rows, f'1x3x{args.shape[0]}x{args.shape[1]}', args.plot)
     if args.json:
         content = {'machine': machine(), 'shape': args.shape, 'repeats': args.repeats, 'backbones': rows}
         args.json.parent.mkdir(parents=True, exist_ok=True)

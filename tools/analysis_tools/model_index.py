@@ -20,10 +20,20 @@ from mmsec.errors import InputError
 ROOT = Path(__file__).parents[2]
 PAPERS = {  # of each backbone
     'SecViT': ('https://arxiv.org/abs/2405.13337', 'Semantic Equitable Clustering'),
+    'SemanticClusters': ('https://arxiv.org/abs/2405.13337', 'Semantic Equitable Clustering'),
     'ClusTR': ('https://arxiv.org/abs/2208.13138', 'ClusTR: Exploring Efficient Self-attention via Clustering'),
     'ViT': ('https://arxiv.org/abs/2010.11929', 'An Image is Worth 16x16 Words'),
 }
-DATA = {'data/coco': 'COCO 2017', 'data/ade': 'ADE20K', 'data/imagenet': 'ImageNet-1k', 'data/cityscapes': 'Cityscapes'}
+DATA = {
+    'data/coco': 'COCO 2017',
+    'data/ade': 'ADE20K',
+    'data/imagenet': 'ImageNet-1k',
+    'data/cityscapes': 'Cityscapes',
+    'data/VOCdevkit': 'Pascal VOC 2012',
+    'data/nuclei': 'Data Science Bowl 2018',
+    'data/camvid': 'CamVid',
+    'data/mine': 'your own',
+}
 TASKS = {'mmdet': 'Instance Segmentation', 'mmseg': 'Semantic Segmentation', 'mmpretrain': 'Image Classification'}
 SIZES = {'mmdet': (800, 1344), 'mmseg': (512, 512), 'mmpretrain': (224, 224)}
 BEGIN, END = '<!-- models: made by make tables -->', '<!-- /models -->'
