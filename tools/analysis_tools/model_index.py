@@ -173,8 +173,8 @@ def summary() -> str:
         key = (model['In Collection'], path.split('/')[1], model['Metadata']['Training Data'])
         rows[key] = rows.get(key, 0) + 1
     lines = [
-        'What there is to train; [docs/models.md](docs/models.md) lists every config with its parameters and, where they '
-        'were counted, FLOPs:',
+        'What there is to train; [docs/models.md](docs/models.md) lists every config with its parameters and, where '
+        'they were counted, FLOPs:',
         '',
         '| backbone | host | training data | configs |',
         '|---|---|---|---|',
