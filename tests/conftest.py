@@ -225,7 +225,8 @@ def run_tool(tool: str, *args: object, check: bool = True) -> subprocess.Complet
 
 def one_line_error(*command) -> str:
     """Run a tool that must fail with one line on stderr."""
-    result = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
+    env = os.environ | {'PYTHONPATH': _PATH}
+    result = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, env=env)
     assert result.returncode != 0
     lines = [line for line in result.stderr.splitlines() if line and 'Warning' not in line and 'warn' not in line]
     assert len(lines) == 1, result.stderr

@@ -40,7 +40,8 @@ def load_config(path: str, options: dict | None = None, hosts: Sequence[str] = H
     try:
         cfg = Config.fromfile(path)
     except (SyntaxError, FileNotFoundError, KeyError, ImportError) as error:
-        raise InputError(f"config '{path}' cannot be read: {error}") from error
+        reason = ' '.join(str(error).split())  # MMEngine's takes a line for each folder of sys.path
+        raise InputError(f"config '{path}' cannot be read: {reason}") from error
     for key in options or {}:
         _check_option(cfg, key)
     cfg.merge_from_dict(options or {})
