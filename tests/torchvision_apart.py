@@ -3,7 +3,7 @@
 PyPI has one build of it, for CUDA. Beside a CPU build of torch it cannot load its operators, and what describes them to
 torch fails. With their schemas defined by hand the rest of it works, and mmpretrain needs no more. In an environment,
 such a torchvision would break mmdet and MMEngine, too, which import it where they find it. So tools/setup_env.sh
-installs it into a folder of its own, which this module adds to the path. It does nothing where torchvision works.
+installs it into a folder of its own, from which this module imports it. It does nothing where torchvision works.
 """
 
 import sys
@@ -25,3 +25,5 @@ if find_spec('torchvision') is None and APART.is_dir():
         for name in ('nms', 'qnms'):
             SCHEMAS.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
         import torchvision  # noqa: F401
+    # A process that is spawned takes over the path and not the schemas: it shall find no torchvision at all.
+    sys.path.remove(str(APART))

@@ -59,7 +59,7 @@ def test_a_broken_config_is_named(tmp_path, text):
 def test_a_module_that_is_not_there_is_one_line(tmp_path):
     config = tmp_path / 'absent.py'
     config.write_text("default_scope = 'mmdet'\ncustom_imports = dict(imports=['no_such_module'])\n")
-    with pytest.raises(InputError, match='cannot be read: Failed to import .*no_such_module') as error:
+    with pytest.raises(InputError, match=r'cannot be read: Failed to import .*no_such_module') as error:
         load_config(str(config))
     assert '\n' not in str(error.value)
 

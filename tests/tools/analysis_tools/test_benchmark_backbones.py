@@ -20,15 +20,11 @@ def tool(monkeypatch):
 
 
 def test_time_memory_cost_and_distance_of_each(tmp_path):
-    given = [
-        f'plain: {VIT})',
-        f"ToMe: {VIT}, merging=dict(type='ToMe', r=8))",
-        "clusters: dict(type='mmsec.SecViT', arch='tiny')",
-    ]
+    given = [f'plain: {VIT})', f"ToMe: {VIT}, merging=dict(type='ToMe', r=8))"]
     options = ['--shape', 64, 64, '--repeats', 1, '--json', tmp_path / 'out.json']
     printed = run_tool('analysis_tools/benchmark_backbones.py', *given, *options).stdout
     rows = json.loads((tmp_path / 'out.json').read_text())['backbones']
-    assert list(rows) == ['plain', 'ToMe', 'clusters']
+    assert list(rows) == ['plain', 'ToMe']
     for name, row in rows.items():
         assert 0 < row['seconds_min'] <= row['seconds_median'] <= row['seconds_max']
         assert row['peak_bytes'] >= 0
@@ -36,7 +32,13 @@ def test_time_memory_cost_and_distance_of_each(tmp_path):
     assert sum(rows['ToMe']['multiply_adds'].values()) < sum(rows['plain']['multiply_adds'].values())
     assert rows['plain']['distance'] == 0
     assert 0 < rows['ToMe']['distance'] < 1
-    assert rows['clusters']['distance'] is None  # it has other weights
+
+
+def test_a_backbone_with_other_weights_has_no_distance(tool):
+    shallower = VIT.replace('embed_dims=16', 'embed_dims=16, depth=3').replace('depth=4, ', '')
+    configs = dict(tool.read(text) for text in (f'plain: {VIT})', f'again: {VIT})', f'other: {shallower})'))
+    found = tool.distances(configs, torch.randn(1, 3, 64, 64))
+    assert found == {'plain': 0, 'again': 0, 'other': None}
 
 
 def test_a_backbone_may_be_written_as_in_a_config(tool):
