@@ -45,7 +45,8 @@ class ClusteredAttention(nn.Module):
         num_heads (int): Heads h; a divisor of C.
         reduction (int): Side of the square of tokens that a coarse cluster stands for on average.
         region_size (int, optional): Most tokens that are clustered together, see
-            :func:`mmsec.ops.merging.density_peak_merging`; None for the whole map, which is what was published.
+            :func:`mmsec.ops.merging.density_peaks.density_peak_merging`; None for the whole map, which is what was
+            published.
 
     Raises:
         InputError: If regions would be too small for their clusters.
