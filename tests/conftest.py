@@ -34,8 +34,6 @@ SMALL_CLUSTR = dict(
 )
 SMALL_VIT = dict(embed_dims=16, depth=12, num_heads=2, mlp_ratio=2)
 SMALL_SWIN = dict(embed_dims=16, depths=(1, 2, 1, 1), num_heads=(1, 2, 2, 4), mlp_ratio=1)
-# Where tools that run as a user runs them find mmsec and tests.torchvision_apart.
-_PATH = os.pathsep.join(filter(None, (str(ROOT), os.environ.get('PYTHONPATH'))))
 # Sizes of heads and necks, wherever in them a config has them.
 SMALL_HEAD = dict(
     channels=16,
@@ -208,6 +206,12 @@ def small_checkpoint(config: Path) -> Path:
     return path
 
 
+def _environment() -> dict[str, str]:
+    """Where tools that run as a user runs them find mmsec and tests.torchvision_apart, after what the test puts first."""
+    path = os.pathsep.join(filter(None, (os.environ.get('PYTHONPATH'), str(ROOT))))
+    return os.environ | {'PYTHONPATH': path}
+
+
 def run_tool(tool: str, *args: object, check: bool = True) -> subprocess.CompletedProcess:
     """Run ``tools/<tool>`` as a user would; stdout and stderr come back as one text."""
     result = subprocess.run(
@@ -215,7 +219,7 @@ def run_tool(tool: str, *args: object, check: bool = True) -> subprocess.Complet
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, 'OMP_NUM_THREADS': '2', 'PYTHONPATH': _PATH},
+        env=_environment() | {'OMP_NUM_THREADS': '2'},
         timeout=600,
     )
     if check:
@@ -225,8 +229,9 @@ def run_tool(tool: str, *args: object, check: bool = True) -> subprocess.Complet
 
 def one_line_error(*command) -> str:
     """Run a tool that must fail with one line on stderr."""
-    env = os.environ | {'PYTHONPATH': _PATH}
-    result = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, env=env)
+    result = subprocess.run(
+        [sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, env=_environment()
+    )
     assert result.returncode != 0
     lines = [line for line in result.stderr.splitlines() if line and 'Warning' not in line and 'warn' not in line]
     assert len(lines) == 1, result.stderr

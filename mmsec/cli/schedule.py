@@ -25,7 +25,7 @@ def _epoch(cfg: Config) -> int:
 def train_in(cfg: Config, iterations: int) -> None:
     """Make a config train for a number of iterations, with its schedule of learning rates stretched to it.
 
-    It then counts iterations, evaluates at the end and keeps the newest of four checkpoints.
+    It then counts iterations, logs at least ten times, evaluates at the end and keeps the newest of four checkpoints.
 
     Args:
         cfg (Config): Changed in place.
@@ -45,4 +45,5 @@ def train_in(cfg: Config, iterations: int) -> None:
         scheduler.pop('convert_to_iter_based', None)
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=iterations, val_interval=iterations)
     cfg.default_hooks.checkpoint.update(by_epoch=False, interval=-(-iterations // 4), max_keep_ckpts=1, save_best=None)
+    cfg.default_hooks.logger.interval = min(cfg.default_hooks.logger.get('interval', 10), -(-iterations // 10))
     cfg.log_processor = dict(cfg.get('log_processor') or {}, by_epoch=False)

@@ -53,7 +53,7 @@ def merging_sheet(image: np.ndarray, maps: Sequence[MergedMap]) -> np.ndarray:
     panels[0].imshow(image)
     panels[0].set_title('image', fontsize='medium')
     frame(panels[0], image)
-    for axes, each in zip(panels[1:], maps, strict=False):
+    for axes, each in zip(panels[1 : len(maps) + 1], maps, strict=True):
         _draw(axes, image, each)
     for axes in panels[len(maps) + 1 :]:
         axes.set_axis_off()

@@ -211,7 +211,11 @@ class Worker:
 
 def work(side: Side) -> None:
     """Be a :class:`Worker`: a run for each line that comes in."""
-    run = prepare(side)
+    serve(prepare(side))
+
+
+def serve(run: Callable[[], object]) -> None:
+    """Time a run for each line that comes in."""
     for _ in sys.stdin:
         start = time.perf_counter()
         run()

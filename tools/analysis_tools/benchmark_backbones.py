@@ -6,21 +6,25 @@ import json
 import statistics
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
-import mmcv
 import torch
-from benchmark_backbone import Worker, machine, peak_of
+from benchmark_backbone import Worker, machine, peak_of, serve
 from get_flops import count_kinds
 from matplotlib.figure import Figure
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
+from mmsec.cli.deployment import prepared as prepared_image
+from mmsec.cli.images import read_image
 from mmsec.engine.processes import run as run_tool
 from mmsec.errors import InputError
 from mmsec.models import backbones  # noqa: F401
 from mmsec.registry import MODELS
+
+# As all published weights expect it.
+NORMALISED = {'mean': '123.675 116.28 103.53', 'std': '58.395 57.12 57.375', 'channels': 'RGB'}
 
 
 def parse_args() -> argparse.Namespace:
@@ -78,7 +82,7 @@ def build(config: dict) -> torch.nn.Module:
     return model
 
 
-def prepared(task: dict):
+def prepared(task: dict) -> Callable[[], tuple[Tensor, ...]]:
     """A function that runs a backbone once on an image of noise."""
     model = build(task['config'])
     image = torch.randn(1, 3, *task['shape'])
@@ -90,32 +94,22 @@ def prepared(task: dict):
     return run
 
 
-def work(task: dict) -> None:
-    """Be a worker: a run for each line that comes in."""
-    run = prepared(task)
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        run()
-        print(time.perf_counter() - start, flush=True)
-
-
 def distances(configs: dict[str, dict], image: Tensor) -> dict[str, float | None]:
     """Distance of the last map from that of the first backbone, over its length; None for another architecture."""
-    maps: dict[str, Tensor] = {}
-    state = None
     result: dict[str, float | None] = {}
+    state: dict[str, Tensor] = {}
+    first = None
     for name, config in configs.items():
         model = build(config)
-        state = model.state_dict() if state is None else state
-        if model.state_dict().keys() != state.keys():
+        state = state or model.state_dict()
+        if {key: value.shape for key, value in model.state_dict().items()} != {k: v.shape for k, v in state.items()}:
             result[name] = None
             continue
         model.load_state_dict(state)
         with torch.no_grad():
-            maps[name] = model(image)[-1]
-        first = next(iter(maps.values()))
-        same = maps[name].shape == first.shape
-        result[name] = float((maps[name] - first).norm() / first.norm()) if same else None
+            last = model(image)[-1]
+        first = last if first is None else first
+        result[name] = float((last - first).norm() / first.norm()) if last.shape == first.shape else None
     return result
 
 
@@ -140,7 +134,7 @@ def main() -> None:
     """Measure, print, write."""
     args = parse_args()
     if args.worker:
-        return work(json.loads(args.worker))
+        return serve(prepared(json.loads(args.worker)))
     if args.peak_of:
         return print(peak_of(prepared(json.loads(args.peak_of))))
     configs = dict(read(text) for text in args.backbones)
@@ -153,9 +147,10 @@ def main() -> None:
         worker.end()
     image = torch.randn(1, 3, *args.shape)
     if args.image:
-        pixels = mmcv.imresize(mmcv.imread(args.image, channel_order='rgb'), tuple(args.shape[::-1]))
-        mean, std = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
-        image = ((torch.from_numpy(pixels).float() - mean) / std).permute(2, 0, 1)[None]
+        pixels = read_image(Path(args.image))
+        if pixels is None:
+            raise InputError(f"--image '{args.image}' is not an image that can be read")
+        image = prepared_image(pixels, NORMALISED, args.shape)
     far = distances(configs, image)
     rows = {}
     for name, config in configs.items():

@@ -1,6 +1,7 @@
 """Train one config with each way of grouping tokens, same data, seeds and cost, and say what comes out."""
 
 import argparse
+import copy
 import json
 import os
 import re
@@ -60,17 +61,27 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def run_config(args: argparse.Namespace, options: dict, seed: int) -> Config:
-    """The config of one run."""
-    cfg = load_config(args.config, args.cfg_options)
-    check_data(cfg, 'train', 'val', 'test')
-    cfg.model.backbone = dict(cfg.model.backbone, **options)
-    cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
-    with naming_misspelt_options(cfg):
+class RunError(Exception):
+    """A tool of the project failed."""
+
+
+def run_configs(args: argparse.Namespace) -> dict[tuple[str, int], Config]:
+    """The config of each run, by grouping and seed."""
+    base = load_config(args.config, args.cfg_options)
+    check_data(base, 'train', 'val', 'test')
+    with naming_misspelt_options(base):
         if args.iters:
-            train_in(cfg, args.iters)
-        build_backbone(cfg, None)
-    return cfg
+            train_in(base, args.iters)
+    configs = {}
+    for text in args.groupings:
+        cfg = copy.deepcopy(base)
+        cfg.model.backbone = dict(cfg.model.backbone, **backbone_options(text))
+        with naming_misspelt_options(cfg):
+            build_backbone(cfg, None)
+        for seed in range(args.seeds):
+            configs[text, seed] = copy.deepcopy(cfg)
+            configs[text, seed].randomness = dict(cfg.get('randomness') or {}, seed=seed)
+    return configs
 
 
 def scalars(folder: Path) -> list[dict]:
@@ -87,7 +98,7 @@ def call(command: list[object], log: Path, watch: Callable[[], None]) -> int:
         int: Its peak memory in bytes.
 
     Raises:
-        RuntimeError: If it fails; the message is its last line.
+        RunError: If it fails; the message is its last line.
     """
     with log.open('a') as file:
         process = subprocess.Popen([sys.executable, *map(str, command)], stdout=file, stderr=subprocess.STDOUT)
@@ -103,11 +114,11 @@ def call(command: list[object], log: Path, watch: Callable[[], None]) -> int:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         lines = [line for line in log.read_text(errors='replace').splitlines() if line.strip()]
-        raise RuntimeError(f'exit code {process.returncode}: {lines[-1] if lines else "no output"}')
+        raise RunError(f'exit code {process.returncode}: {lines[-1] if lines else "no output"}')
     return usage.ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
 
 
-def train_and_measure(cfg: Config, folder: Path, images: int, watch: Callable[[], None]) -> dict:
+def train_and_measure(folder: Path, images: int, watch: Callable[[], None]) -> dict:
     """Train, evaluate and look at the clusters of one run; what an earlier sitting has done is not done again."""
     config, log = folder.with_suffix('.py'), folder / 'log.txt'
     memory = call([TOOLS / 'train.py', config, '--work-dir', folder, '--resume'], log, watch)
@@ -118,7 +129,7 @@ def train_and_measure(cfg: Config, folder: Path, images: int, watch: Callable[[]
     try:
         call(look, log, watch)
         rows = json.loads((analysis / 'analysis.json').read_text())['rows']
-    except RuntimeError as error:
+    except RunError as error:
         if 'no image with clusters to compare' not in str(error):  # one cluster has nothing to do with labels
             raise
         rows = []
@@ -127,7 +138,7 @@ def train_and_measure(cfg: Config, folder: Path, images: int, watch: Callable[[]
     on_gpu = [row['memory'] * 2**20 for row in logged if 'memory' in row]  # mmengine counts MiB
     return {
         'metrics': json.loads(metrics.read_text()),
-        'seconds_per_iteration': statistics.median(row['time'] for row in logged),
+        'seconds_per_iteration': statistics.median(row['time'] for row in logged) if logged else None,
         'peak_bytes': max(on_gpu, default=memory),
         'nmi': statistics.mean(nmi) if nmi else None,
         'loss': [[row['step'], row['loss']] for row in logged],
@@ -151,13 +162,9 @@ def run_all(args: argparse.Namespace) -> dict[str, dict[int, dict]]:
     Raises:
         InputError: If the folder holds a run of another config.
     """
-    variants = {text: backbone_options(text) for text in args.groupings}
-    configs = {
-        (text, seed): run_config(args, options, seed)
-        for text, options in variants.items()
-        for seed in range(args.seeds)
-    }
-    results: dict[str, dict[int, dict]] = {text: {} for text in variants}
+    configs = run_configs(args)
+    results: dict[str, dict[int, dict]] = {text: {} for text in args.groupings}
+    adds: dict[str, int] = {}
     total = train_iterations(next(iter(configs.values())))
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
@@ -177,10 +184,10 @@ def run_all(args: argparse.Namespace) -> dict[str, dict[int, dict]]:
 
             found = json.loads(result.read_text()) if result.is_file() else {'failed': 'not run yet'}
             if 'failed' in found:
+                adds[text] = adds.get(text) or multiply_adds(cfg)
                 try:
-                    found = train_and_measure(cfg, folder, args.images, watch)
-                    found['multiply_adds'] = multiply_adds(cfg)
-                except RuntimeError as error:
+                    found = train_and_measure(folder, args.images, watch) | {'multiply_adds': adds[text]}
+                except RunError as error:
                     found = {'failed': f'{error} ({folder / "log.txt"})'}
                 write_whole(result, (json.dumps(found) + '\n').encode())
             results[text][seed] = found
@@ -201,13 +208,12 @@ def summary(results: dict[str, dict[int, dict]]) -> tuple[str, dict[str, dict]]:
         finished = [found for found in runs.values() if 'failed' not in found]
         values = [found['metrics'][metric] for found in finished]
         nmi = [found['nmi'] for found in finished if found['nmi'] is not None]
+        seconds = [found['seconds_per_iteration'] for found in finished if found['seconds_per_iteration']]
         rows[text] = {
             'values': values,
             'mean': statistics.mean(values) if values else None,
             'std': statistics.stdev(values) if len(values) > 1 else None,
-            'seconds_per_iteration': statistics.median(each['seconds_per_iteration'] for each in finished)
-            if finished
-            else None,
+            'seconds_per_iteration': statistics.median(seconds) if seconds else None,
             'peak_bytes': max((each['peak_bytes'] for each in finished), default=None),
             'multiply_adds': finished[0]['multiply_adds'] if finished else None,
             'nmi': statistics.mean(nmi) if nmi else None,
@@ -249,7 +255,7 @@ def draw(metric: str, rows: dict[str, dict], path: Path) -> None:
         left.plot(row['values'], [place] * len(row['values']), 'o', color='tab:blue', alpha=0.6)
         if row['values']:
             left.plot([row['mean']] * 2, [place - 0.3, place + 0.3], color='black')
-            right.barh(place, row['seconds_per_iteration'], color='tab:gray', height=0.6)
+            right.barh(place, row['seconds_per_iteration'] or 0, color='tab:gray', height=0.6)
     left.set_yticks(range(len(rows)), rows)
     left.invert_yaxis()
     left.set_xlabel(f'{metric}: a dot for each seed, a bar at the mean')

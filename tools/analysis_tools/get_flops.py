@@ -68,13 +68,16 @@ def count_kinds(model: nn.Module, run: Callable[[], object]) -> dict[str, dict[s
 
 def predict(model: nn.Module, images: Tensor) -> None:
     """Let a detector, segmenter or classifier predict on raw images."""
-    if hasattr(model, 'decode_head') or hasattr(model, 'head'):
+    size = tuple(images.shape[-2:])
+    info = dict(img_shape=size, ori_shape=size, batch_input_shape=size, pad_shape=size, scale_factor=(1.0, 1.0))
+    if hasattr(model, 'decode_head'):
+        model.encode_decode(images, [info])
+        return
+    if hasattr(model, 'head'):
         model(images, mode='tensor')
         return
     from mmdet.structures import DetDataSample
 
-    size = tuple(images.shape[-2:])
-    info = dict(img_shape=size, ori_shape=size, batch_input_shape=size, pad_shape=size, scale_factor=(1.0, 1.0))
     model(images, [DetDataSample(metainfo=info)], mode='predict')
 
 

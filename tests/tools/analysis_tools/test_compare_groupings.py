@@ -54,10 +54,10 @@ def test_two_groupings_are_trained_measured_and_gone_on_with(shapes, tmp_path, t
     failed.write_text(json.dumps({'failed': 'exit code 1: no space left'}))
     started = []
 
-    def train(cfg, folder, images, watch):
+    def train(folder, images, watch):
         started.append('/'.join(folder.parts[-2:]))
         if folder.name == 'seed1':
-            raise RuntimeError('exit code 1: loss is nan')
+            raise tool.RunError('exit code 1: loss is nan')
         return dict(content['runs'][groupings[0]]['0'], metrics={'mIoU': 50.0})
 
     monkeypatch.setattr(tool, 'train_and_measure', train)
@@ -89,7 +89,7 @@ def test_mean_and_spread_are_over_seeds(tool):
 
 def test_a_run_that_fails_says_why(tool, tmp_path):
     log = tmp_path / 'log.txt'
-    with pytest.raises(RuntimeError, match='exit code 3: no such thing'):
+    with pytest.raises(tool.RunError, match='exit code 3: no such thing'):
         tool.call(['-c', 'print("a\\nno such thing"); raise SystemExit(3)'], log, lambda: None)
     assert tool.call(['-c', 'x = bytearray(2**28)'], log, lambda: None) > 2**28
 
