@@ -211,7 +211,7 @@ def small_checkpoint(config: Path) -> Path:
 
 
 def _environment() -> dict[str, str]:
-    """Where tools that run as a user runs them find mmsec and tests.torchvision_apart, after what the test puts first."""
+    """Where tools that run as users run them find mmsec and tests.torchvision_apart, after what the test puts first."""
     path = os.pathsep.join(filter(None, (os.environ.get('PYTHONPATH'), str(ROOT))))
     return os.environ | {'PYTHONPATH': path}
 
