@@ -25,6 +25,7 @@ METRICS = {  # the first of each is drawn
 COSTS = {  # of a row: title, unit, format
     'parameters': ('parameters, M', 1e6, '.1f'),
     'multiply_adds_with_neck': ('multiply-adds, G', 1e9, '.2f'),
+    'threads': ('threads', 1, '.0f'),
     'seconds_per_iteration': ('s an iteration', 1, '.2f'),
     'minutes': ('minutes', 1, '.0f'),
     'peak_bytes': ('peak MiB', 2**20, '.0f'),
@@ -73,13 +74,19 @@ def source(out: Path, file: str, runs: Runs) -> list[str]:
     rows = [row for seeds in runs.values() for row in seeds.values()]
     if not rows:
         return []
-    devices = sorted({row['gpu'] or f'{row["threads"]} threads of {row["cpu"]}' for row in rows})
-    revisions = sorted({row['git'] for row in rows})
+    devices, torch, git, sizes = (
+        ', '.join(sorted({each(row) for row in rows}))
+        for each in (
+            lambda row: row['gpu'] or row['cpu'],
+            lambda row: row['torch'],
+            lambda row: row['git'],
+            lambda row: 'x'.join(map(str, row['image'])),
+        )
+    )
     return [
         '',
-        f'Each run on {" or ".join(devices)}, torch {", ".join(sorted({row["torch"] for row in rows}))}; revisions '
-        f'{", ".join(revisions)}. Log: [{file}]({out.name}/{file}) has of every run its seed, curve, revision and '
-        'versions.',
+        f'Measured on {devices}, torch {torch}, revision {git}; multiply-adds at {sizes}. Log: '
+        f'[{file}]({out.name}/{file}) has of every run its seed, curve, revision and versions.',
     ]
 
 

@@ -148,7 +148,7 @@ def cost(cfg: Config) -> dict:
 
     Returns:
         dict: 'parameters' and 'backbone_parameters'; 'multiply_adds' of the backbone, without what finds the clusters;
-        'multiply_adds_with_neck'.
+        'multiply_adds_with_neck'; 'image', its height and width.
     """
     with DefaultScope.overwrite_default_scope(cfg.default_scope), naming_misspelt_options(cfg):
         image = DATASETS.build(cfg.test_dataloader.dataset)[0]['inputs'][None].float()
@@ -158,6 +158,7 @@ def cost(cfg: Config) -> dict:
         'backbone_parameters': sum(each.numel() for each in model.backbone.parameters()),
         'multiply_adds': count(model.backbone, lambda: model.backbone(image))[''],
         'multiply_adds_with_neck': count(model, lambda: model.extract_feat(image))[''],
+        'image': list(image.shape[2:]),
     }
 
 

@@ -27,6 +27,7 @@ def row(**changes):
         'threads': 2,
         'torch': '2.9',
         'git': 'abc123',
+        'image': [256, 320],
         'parameters': 14e6,
         'multiply_adds': 3e9,
         'multiply_adds_with_neck': 4e9,
@@ -90,12 +91,17 @@ def test_backbones_have_their_seeds_costs_failures_and_curves(tool, tmp_path):
     lines = '\n'.join(tool.backbones(out, tmp_path))
     link = '[SecViT-T](../configs/mmdet/secvit_t_maskrcnn_nuclei.py)'
     assert (
-        f'| {link} | 2 | 0.311 / 0.321 | 0.700 / 0.700 | 0.400 / 0.400 | 14.0 | 4.00 | 1.25 | 42 | 1024 |  |' in lines
+        f'| {link} | 2 | 0.311 / 0.321 | 0.700 / 0.700 | 0.400 / 0.400 | 14.0 | 4.00 | 2 | 1.25 | 42 | 1024 |  |'
+        in lines
     )
-    assert '| 1 | 0.200 | 0.700 | 0.400 | 14.0 | 4.00 | 1.25 | 41 | 1024 | seed 1 failed: exit code 1: a/b |' in lines
+    assert (
+        '| 1 | 0.200 | 0.700 | 0.400 | 14.0 | 4.00 | 2 | 1.25 | 41 | 1024 | seed 1 failed: exit code 1: a/b |' in lines
+    )
     assert '| [ResNet-50](../configs/mmdet/evidence/resnet50_maskrcnn_nuclei.py) | not run yet |' in lines
     assert '| 45.7 | 81.0 |' in lines
-    assert 'Each run on 2 threads of a CPU, torch 2.9; revisions abc123. Log: [backbones.json](evidence/' in lines
+    assert (
+        'Measured on a CPU, torch 2.9, revision abc123; multiply-adds at 256x320. Log: [backbones.json](evid' in lines
+    )
     assert cv2.imread(str(tmp_path / 'evidence_curves.png')).shape[1] == 1320
 
 
