@@ -92,7 +92,7 @@ def runs_of(base: Config, groupings: Sequence[str], seeds: int, images: int) -> 
         cfg = copy.deepcopy(base)
         cfg.model.backbone = dict(cfg.model.backbone, **backbone_options(text))
         with naming_misspelt_options(cfg):
-            build_backbone(cfg, None)
+            build_backbone(copy.deepcopy(cfg), None)
         for seed in range(seeds):
             seeded = copy.deepcopy(cfg)
             seeded.randomness = dict(cfg.get('randomness') or {}, seed=seed)

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import json
 import re
+import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,6 @@ from benchmark_backbone import machine
 from get_flops import count
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, DefaultScope
-from mmengine.utils import get_git_hash
 
 import mmsec
 from mmsec.cli.options import naming_misspelt_options
@@ -166,7 +166,16 @@ def origin(cfg: Config, threads: int) -> dict:
     """Where the figures of a run come from."""
     packages = ('mmengine', 'mmcv', cfg.default_scope)
     versions = {name: importlib.import_module(name).__version__ for name in packages}
-    return machine() | {'threads': threads, 'git': get_git_hash(digits=12), 'mmsec': mmsec.__version__} | versions
+    return machine() | {'threads': threads, 'git': revision(), 'mmsec': mmsec.__version__} | versions
+
+
+def revision() -> str:
+    """The commit that this checkout is at, wherever the tool is called."""
+    command = ['git', '-C', str(Path(__file__).parent), 'rev-parse', '--short=12', 'HEAD']
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # no git, or no repository
+        return 'unknown'
 
 
 def iterations(cfg: Config) -> int:

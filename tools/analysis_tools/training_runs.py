@@ -1,5 +1,6 @@
 """Trainings whose figures are kept: each runs once, several at a time, and is then a row of a JSON file."""
 
+import copy
 import json
 import os
 import signal
@@ -169,11 +170,12 @@ def run_all(todo: Sequence[tuple[Rows, Run]], jobs: int = 1, minutes: float | No
                     while waiting and len(under_way) < jobs:
                         rows, run = waiting.pop(0)
                         rows.make_folder(run)
-                        length, key = iterations(run.cfg), (rows.path, run.name)
-                        counted[key] = counted.get(key) or run.count(run.cfg)
-                        head = {'sha': run.sha, **origin(run.cfg, threads), 'iterations': length, **counted[key]}
+                        cfg, key = copy.deepcopy(run.cfg), (rows.path, run.name)  # what is built of it may change it
+                        head = {'sha': run.sha, **origin(cfg, threads), 'iterations': iterations(cfg)}
+                        counted[key] = counted.get(key) or run.count(cfg)
+                        head |= counted[key]
                         job = pool.submit(train_and_measure, run, rows.folder(run), threads, stop)
-                        under_way[job] = rows, run, head, progress.add_task(run.title, total=length)
+                        under_way[job] = rows, run, head, progress.add_task(run.title, total=head['iterations'])
                     done, _ = wait(under_way, timeout=1, return_when=FIRST_COMPLETED)
                     for rows, run, _, task in under_way.values():
                         logged = scalars(rows.folder(run))

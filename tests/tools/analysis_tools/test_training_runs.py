@@ -36,7 +36,7 @@ def run_of(tool):
 
     def make(name, seed=0, width=1):
         cfg = Config(dict(default_scope='mmseg', model=dict(width=width), randomness=dict(seed=seed)))
-        return Run(name, seed, cfg, lambda cfg: {'parameters': cfg.model.width})
+        return Run(name, seed, cfg, lambda cfg: {'parameters': cfg.model.pop('width')})  # as hosts take parts out
 
     return make
 
@@ -72,6 +72,7 @@ def test_a_finished_run_is_a_row_and_is_not_run_again_and_a_failed_one_is_tried_
 
     train.started.clear()
     train.failing.clear()
+    runs = [run_of(run.name, run.seed) for run in runs]
     tool.run_all([(again, run) for again in [kept()] for run in runs])  # in a later sitting
     assert train.started == ['a, seed 0', 'a, seed 1']
     assert 'failed' not in kept().row(runs[0])
