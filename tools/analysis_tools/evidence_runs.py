@@ -61,7 +61,7 @@ TRANSFER = Path('configs/mmdet/evidence/secvit_t_maskrcnn_nuclei_from_shapes.py'
 REMOVED = {'nuclei': (4, 8, 12, 16), 'camvid': (6, 12, 18, 24)}
 KEPT = (0.975, 0.95, 0.925, 0.9)
 SIZES = (0.85, 0.7, 0.5, 0.35)
-NOT_MERGED = 'none'
+NOT_MERGED = 'nothing'
 HOW_TO = {  # make what is missing
     'data/nuclei': 'python tools/dataset_converters/nuclei.py SOURCE data/nuclei',
     'data/camvid': 'python tools/dataset_converters/camvid.py CamVid data/camvid',

@@ -138,7 +138,7 @@ def test_the_trained_vit_is_tested_with_each_merging(sections, monkeypatch, vit,
     from training_rows import Trained
     from training_runs import call
 
-    settings = {'none': {}, 'PiToMe 0.9': {'type': 'PiToMe', 'ratio': 0.9}}
+    settings = {'nothing': {}, 'PiToMe 0.9': {'type': 'PiToMe', 'ratio': 0.9}}
     monkeypatch.setattr(sections, 'mergings', lambda data: settings)
     calls = []
 
@@ -158,7 +158,7 @@ def test_every_merging_saves_and_more_of_it_saves_more(sections, vit):
     adds = sections.merged_cost(load_config(str(vit)), 'camvid')['merged_multiply_adds']
     assert list(adds) == list(sections.mergings('camvid'))
     for method in ('ToMe', 'PiToMe', 'Expedit'):
-        line = [adds['none'], *(value for name, value in adds.items() if name.split()[0] == method)]
+        line = [adds['nothing'], *(value for name, value in adds.items() if name.split()[0] == method)]
         assert line == sorted(set(line), reverse=True)
 
 

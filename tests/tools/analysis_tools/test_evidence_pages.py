@@ -158,9 +158,9 @@ def test_merging_semantic_and_transfer_come_from_the_runs_of_the_backbones(tool,
     out = tmp_path / 'evidence'
     tested = {
         name: {'metrics': {'coco/segm_mAP': mask}, 'seconds_per_batch': seconds}
-        for name, mask, seconds in (('none', 0.3, 0.2), ('ToMe r=4', 0.29, 0.15), ('ToMe r=8', 0.25, 0.1))
+        for name, mask, seconds in (('nothing', 0.3, 0.2), ('ToMe r=4', 0.29, 0.15), ('ToMe r=8', 0.25, 0.1))
     }
-    adds = {'none': 10e9, 'ToMe r=4': 8e9, 'ToMe r=8': 5e9}
+    adds = {'nothing': 10e9, 'ToMe r=4': 8e9, 'ToMe r=8': 5e9}
     stage = {'stage': 2, 'grouping': 'trained', 'nmi_classes': 0.2, 'nmi_instances': None, 'purity_classes': 0.4,
              'purity_instances': None, 'compactness': 0.1}  # fmt: skip
     runs = {
@@ -173,7 +173,7 @@ def test_merging_semantic_and_transfer_come_from_the_runs_of_the_backbones(tool,
     write(out / 'backbones.json', runs)
     write(out / 'transfer.json', {'secvit_t_maskrcnn_nuclei_from_shapes': {'0': nuclei(0.35)}})
     text = '\n'.join(tool.merging(out, tmp_path))
-    assert '| none | 0.300 | 10.00 | 1.00 | 0.200 | 1.00 |' in text
+    assert '| nothing | 0.300 | 10.00 | 1.00 | 0.200 | 1.00 |' in text
     assert '| ToMe r=8 | 0.250 | 5.00 | 0.50 | 0.100 | 0.50 |' in text
     assert 'CamVid, UperNet, not run yet:' in text
     assert cv2.imread(str(tmp_path / 'evidence_merging.png')) is not None
