@@ -37,8 +37,9 @@ lint: $(ready)
 	$(python) -m ruff check .
 	$(python) -m mypy
 
+# A process for each core, eight at most; each computes with one thread.
 test: lint
-	$(python) -m pytest -rs
+	$(python) -m pytest -rs --numprocesses auto --maxprocesses 8 --dist worksteal
 
 test-slurm: $(ready)
 	$(python) -m pytest -rs tests/slurm --override-ini=norecursedirs=
@@ -67,7 +68,7 @@ evidence: $(ready)
 setup: $(ready)
 
 check:
-	@$(python) -c 'import mmcv._ext, mmdet, mmseg, mmsec, mypy, onnxruntime, onnxscript, pytest, ruff' || { \
+	@$(python) -c 'import mmcv._ext, mmdet, mmseg, mmsec, mypy, onnxruntime, onnxscript, pytest, ruff, xdist' || { \
 	  echo "$(python) lacks something; in an environment with OpenMMLab: $(python) -m pip install -e '.[dev,onnx]'" >&2; exit 1; }
 
 check-docs: check

@@ -16,6 +16,9 @@ from mmsec.cli.config import dicts_of
 from mmsec.ops import Grouping, Tokens, build_grouping
 from mmsec.ops.grouping import GROUPINGS
 
+if 'PYTEST_XDIST_WORKER' in os.environ:  # one of several processes that share the cores
+    torch.set_num_threads(1)
+    os.environ['OMP_NUM_THREADS'] = '1'  # of what the tests start
 ROOT = Path(__file__).parents[1]
 DATA = Path(__file__).parent / 'data'
 SMALL_ARCH = dict(
@@ -211,7 +214,7 @@ def small_checkpoint(config: Path) -> Path:
 
 
 def _environment() -> dict[str, str]:
-    """Where tools that run as users run them find mmsec and tests.torchvision_apart, after what the test puts first."""
+    """Where tools run as a user runs them find mmsec and tests.torchvision_apart, after what the test puts first."""
     path = os.pathsep.join(filter(None, (os.environ.get('PYTHONPATH'), str(ROOT))))
     return os.environ | {'PYTHONPATH': path}
 
@@ -223,7 +226,7 @@ def run_tool(tool: str, *args: object, check: bool = True) -> subprocess.Complet
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=_environment() | {'OMP_NUM_THREADS': '2'},
+        env=_environment(),
         timeout=600,
     )
     if check:

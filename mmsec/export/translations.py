@@ -67,7 +67,28 @@ def translations() -> dict[Callable, Callable]:
             x = op.Sub(x, op.Mul(op.Sub(op.Erf(x), self), slope))
         return x
 
+    def shares(side: Any, count: int, like: Any) -> Any:
+        # (count, side): how much each row counts in each of so many runs, which may overlap by one row.
+        def number(value: int) -> Any:
+            return op.Constant(value_int=value)
+
+        run = op.Unsqueeze(op.Range(number(0), number(count), number(1)), [1])
+        first = op.Div(op.Mul(run, side), number(count))
+        end = op.Div(op.Add(op.Mul(op.Add(run, number(1)), side), number(count - 1)), number(count))
+        row = op.Unsqueeze(op.Range(number(0), side, number(1)), [0])
+        inside = op.CastLike(op.And(op.LessOrEqual(first, row), op.Less(row, end)), like)
+        return op.Div(inside, op.CastLike(op.Sub(end, first), like))
+
+    def adaptive_avg_pool2d(self: Any, output_size: Sequence[int]) -> Any:
+        # The exporter's own is right for the size it was traced with alone.
+        height, width = (op.Squeeze(op.Shape(self, start=i, end=i + 1), [0]) for i in (2, 3))
+        rows, columns = output_size
+        left = op.MatMul(shares(height, rows, self), self)  # (B, C, rows, W)
+        return op.MatMul(left, op.Transpose(shares(width, columns, self), perm=[1, 0]))
+
     return {
+        torch.ops.aten.adaptive_avg_pool2d.default: adaptive_avg_pool2d,
+        torch.ops.aten._adaptive_avg_pool2d.default: adaptive_avg_pool2d,
         torch.ops.aten.sort.stable: sort,
         torch.ops.aten.searchsorted.Tensor: searchsorted,
         torch.ops.prims.erf_inv.default: erfinv,

@@ -7,8 +7,10 @@ import sys
 import onnx
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
+from mmsec.cli.deployment import Segmentor
 from mmsec.errors import InputError
 from mmsec.export import Exported, export, verify
 from mmsec.export.verification import run
@@ -100,6 +102,30 @@ def test_a_dynamic_vit_resizes_its_positions():
     file = exported(backbone, dynamic=True)
     for shape in ((1, 64, 64), (3, 91, 157)):
         assert verify(backbone, file, images(*shape)).own_order < 1e-5, shape
+
+
+@pytest.mark.parametrize(
+    'head',
+    [
+        dict(type='UPerHead', pool_scales=(1, 2, 3, 6)),  # pools to 6x6, whatever the size
+        dict(type='FPNHead', feature_strides=[4]),
+        dict(type='SegformerHead'),
+    ],
+    ids=lambda head: head['type'],
+)
+def test_a_dynamic_segmentor_takes_any_size(head):
+    pytest.importorskip('mmseg')
+    config = dict(
+        type='mmseg.EncoderDecoder',
+        data_preprocessor=dict(type='mmseg.SegDataPreProcessor'),
+        backbone=dict(ONE_STAGE, type='mmsec.SecViT'),
+        decode_head=dict(in_channels=[16], in_index=[0], channels=8, num_classes=3, align_corners=False) | head,
+    )
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        model = Segmentor(MODELS.build(config)).eval()
+    file = export(model, images(2, 64, 96), ['logits'], dynamic=True)
+    for shape in ((2, 64, 96), (1, 91, 157), (3, 400, 65)):
+        assert verify(model, file, images(*shape)).same_order < 1e-5, shape
 
 
 def test_what_is_right_for_one_size_alone_is_not_exported_for_any():

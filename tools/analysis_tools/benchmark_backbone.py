@@ -138,7 +138,7 @@ def prepare(side: Side) -> Callable[[], None]:
     return run
 
 
-def interleaved(sides: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
+def interleaved(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
     """Seconds of each run; after a warm-up each round times every side once."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for run in sides.values():

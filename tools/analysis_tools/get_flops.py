@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 
 import torch
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
@@ -20,7 +21,10 @@ ATTENTION = {  # products of queries, keys and values; projections are matrix pr
     torch.ops.aten.bmm,
     torch.ops.aten.baddbmm,
 }
-PARTS = ('backbone', 'neck', 'rpn_head', 'roi_head', 'decode_head', 'auxiliary_head', 'head')
+PARTS = (
+    *('backbone', 'neck', 'encoder', 'decoder', 'rpn_head', 'roi_head', 'bbox_head', 'panoptic_head'),
+    *('decode_head', 'auxiliary_head', 'head'),
+)
 SHAPES = {'mmdet': (800, 1344), 'mmseg': (512, 512), 'mmpretrain': (224, 224)}
 
 
@@ -66,19 +70,34 @@ def count_kinds(model: nn.Module, run: Callable[[], object]) -> dict[str, dict[s
     return counts
 
 
+def built(path: str) -> tuple[Config, nn.Module]:
+    """A config and its model, in evaluation mode, with work for heads of proposals."""
+    cfg = load_config(path)
+    revert_sync_bn(cfg, 'none')
+    for stage in rcnn_tests(cfg):
+        stage.score_thr = 0.0  # random weights find nothing, and the mask head would have no work
+    with naming_misspelt_options(cfg):
+        return cfg, MODELS.build(cfg.model).eval()
+
+
+def rcnn_tests(cfg: Config) -> list[ConfigDict]:
+    """How each stage of a detector with proposals is tested; none where a model has no proposals."""
+    rcnn = (cfg.model.get('test_cfg') or {}).get('rcnn') or []
+    return rcnn if isinstance(rcnn, list) else [rcnn]
+
+
 def predict(model: nn.Module, images: Tensor) -> None:
     """Let a detector, segmenter or classifier predict on raw images."""
-    size = tuple(images.shape[-2:])
-    info = dict(img_shape=size, ori_shape=size, batch_input_shape=size, pad_shape=size, scale_factor=(1.0, 1.0))
-    if hasattr(model, 'decode_head'):
-        model.encode_decode(images, [info])
-        return
     if hasattr(model, 'head'):
         model(images, mode='tensor')
         return
-    from mmdet.structures import DetDataSample
-
-    model(images, [DetDataSample(metainfo=info)], mode='predict')
+    size = tuple(images.shape[-2:])
+    info = dict(img_shape=size, ori_shape=size, batch_input_shape=size, pad_shape=size, scale_factor=(1.0, 1.0))
+    if hasattr(model, 'decode_head'):
+        from mmseg.structures import SegDataSample as Sample
+    else:
+        from mmdet.structures import DetDataSample as Sample
+    model(images, [Sample(metainfo=info)], mode='predict')
 
 
 def rows(model: nn.Module, counts: dict[str, int]) -> list[tuple[str, int, int]]:
@@ -108,13 +127,8 @@ def rows(model: nn.Module, counts: dict[str, int]) -> list[tuple[str, int, int]]
 def main() -> None:
     """Count and print."""
     args = parse_args()
-    cfg = load_config(args.config)
-    revert_sync_bn(cfg, 'none')
-    if cfg.default_scope == 'mmdet':
-        cfg.model.test_cfg.rcnn.score_thr = 0.0  # random weights find nothing, and the mask head would have no work
+    cfg, model = built(args.config)
     shape = tuple(args.shape or SHAPES[cfg.default_scope])
-    with naming_misspelt_options(cfg):
-        model = MODELS.build(cfg.model).eval()
     images = torch.rand(1, 3, *shape)
     kinds = count_kinds(model, lambda: predict(model, images))
     counts = {name: sum(each.values()) for name, each in kinds.items()}
@@ -130,8 +144,8 @@ def main() -> None:
         'Products of matrices, convolutions, attention and distances between tokens that are clustered are counted, '
         'one multiply-add each; norms and sums are not.'
     )
-    if cfg.default_scope == 'mmdet':
-        proposals, detections = cfg.model.test_cfg.rpn.max_per_img, cfg.model.test_cfg.rcnn.max_per_img
+    for stage in rcnn_tests(cfg)[-1:]:
+        proposals, detections = cfg.model.test_cfg.rpn.max_per_img, stage.max_per_img
         print(f'The heads in roi_head ran on up to {proposals} proposals and {detections} detections.')
 
 

@@ -7,12 +7,9 @@ from pathlib import Path
 
 import torch
 import yaml
-from get_flops import count_kinds, predict
+from get_flops import SHAPES, built, count_kinds, predict
 from mmengine.config import Config
-from mmengine.registry import MODELS
-from torch import nn
 
-from mmsec.cli.config import load_config, revert_sync_bn
 from mmsec.datasets.wrappers import inner_datasets
 from mmsec.engine.processes import run
 from mmsec.errors import InputError
@@ -37,7 +34,6 @@ DATA = {
     'data/mine': 'your own',
 }
 TASKS = {'mmdet': 'Instance Segmentation', 'mmseg': 'Semantic Segmentation', 'mmpretrain': 'Image Classification'}
-SIZES = {'mmdet': (800, 1344), 'mmseg': (512, 512), 'mmpretrain': (224, 224)}
 BEGIN, END = '<!-- models: made by make tables -->', '<!-- /models -->'
 PAGES = ('README.md', 'docs/models.md')
 
@@ -78,19 +74,9 @@ def training_data(cfg: Config) -> str:
     return 'generated shapes' if 'shapes' in root else root.removeprefix('data/')
 
 
-def built(path: Path) -> tuple[Config, nn.Module]:
-    """A config and its model, on which heads of proposals have work to do, as in get_flops."""
-    cfg = load_config(str(ROOT / path))
-    revert_sync_bn(cfg, 'none')
-    rcnn = (cfg.model.get('test_cfg') or {}).get('rcnn')
-    for stage in rcnn if isinstance(rcnn, list) else [rcnn] if rcnn else []:
-        stage.score_thr = 0.0  # random weights find nothing
-    return cfg, MODELS.build(cfg.model).eval()
-
-
 def entry(path: Path) -> dict:
     """The entry of a config, but for FLOPs."""
-    cfg, model = built(path)
+    cfg, model = built(str(ROOT / path))
     return {
         'Name': path.stem,
         'In Collection': cfg.model.backbone.type.removeprefix('mmsec.'),
@@ -105,8 +91,8 @@ def entry(path: Path) -> dict:
 
 def flops(path: Path) -> dict[str, int | str]:
     """Multiply-adds of a config's model, and the size of the image."""
-    cfg, model = built(path)
-    height, width = (128, 128) if training_data(cfg) == 'generated shapes' else SIZES[cfg.default_scope]
+    cfg, model = built(str(ROOT / path))
+    height, width = (128, 128) if training_data(cfg) == 'generated shapes' else SHAPES[cfg.default_scope]
     kinds = count_kinds(model, lambda: predict(model, torch.rand(1, 3, height, width)))
     return {'FLOPs': sum(kinds[''].values()), 'Input Size': f'{height}x{width}'}
 

@@ -132,8 +132,9 @@ def thinned(values: list, most: int = POINTS) -> list:
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    """Threads for all runs together: ``OMP_NUM_THREADS`` where it is set, else one for each core we may use."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    return int(os.environ.get('OMP_NUM_THREADS') or found)
 
 
 def leave(signal_: int, frame: FrameType | None) -> NoReturn:

@@ -11,7 +11,7 @@ from mmsec.cli.images import read_image
 from mmsec.engine.files import write_whole
 from mmsec.engine.processes import run
 from mmsec.errors import InputError
-from mmsec.export import MIN_SIZE, export, require_packages, verify
+from mmsec.export import MIN_SIZE, Agreement, export, require_packages, verify
 
 TOLERANCE = 1e-4
 
@@ -35,7 +35,7 @@ def parse_args() -> argparse.Namespace:
         '--verify',
         type=Path,
         metavar='IMAGE',
-        help='compare onnxruntime with torch on this image, resized to --shape, or with --dynamic as large as it is',
+        help='compare onnxruntime with torch on this image, resized to --shape; with --dynamic in two other sizes',
     )
     args = parser.parse_intermixed_args()
     least = MIN_SIZE if args.dynamic else 32
@@ -44,6 +44,14 @@ def parse_args() -> argparse.Namespace:
     if args.out.suffix != '.onnx':
         parser.error(f"OUT must end in .onnx, got '{args.out}'")
     return args
+
+
+def worst(found: list[Agreement]) -> Agreement:
+    """The largest of each number."""
+    moved = [each.moved for each in found if each.moved is not None]
+    return Agreement(
+        max(each.same_order for each in found), max(each.own_order for each in found), max(moved, default=None)
+    )
 
 
 def main() -> None:
@@ -56,13 +64,16 @@ def main() -> None:
     cfg = load_config(args.config)
     model, names = deployable(cfg, args.checkpoint, args.backbone)
     notes = preprocessing(cfg)
-    if image is not None:
-        compared = prepared(image, notes, None if args.dynamic else args.shape)
-        if args.dynamic and min(compared.shape[2:]) < MIN_SIZE:
-            raise InputError(f"--verify '{args.verify}' has a side of less than {MIN_SIZE} pixels")
+    if image is not None and args.dynamic and min(image.shape[:2]) < MIN_SIZE:
+        raise InputError(f"--verify '{args.verify}' has a side of less than {MIN_SIZE} pixels")
     images = torch.zeros(1 + args.dynamic, 3, *args.shape)
     exported = export(model, images, names, args.dynamic, notes)
-    agreement = verify(model, exported, compared) if image is not None else None
+    agreement = None
+    if image is not None:
+        height, width = image.shape[:2]
+        # Of two sizes one at least is not that of the graph; 7 and 13 leave other remainders, whatever is divided by.
+        sizes = [(height, width), (height + 7, width + 13)] if args.dynamic else [args.shape]
+        agreement = worst([verify(model, exported, prepared(image, notes, size)) for size in sizes])
     write_whole(args.out, exported.content)
     size = 'any size' if args.dynamic else f'1x3x{args.shape[0]}x{args.shape[1]}'
     print(f'{args.out}: {len(exported.content) / 2**20:.1f} MiB, images of {size} -> {", ".join(names)}')

@@ -41,11 +41,15 @@ def test_backbone_agrees_with_the_formula(arch, height, width):
     [
         ('mmdet/secvit_t_maskrcnn.py', ['neck', 'rpn_head', 'roi_head.bbox_head', 'roi_head.mask_head']),
         ('mmdet/secvit_t_cascade_maskrcnn_3x.py', ['neck', 'rpn_head', 'roi_head.bbox_head', 'roi_head.mask_head']),
+        ('mmdet/secvit_t_dino.py', ['neck', 'encoder', 'decoder', 'bbox_head']),
+        ('mmdet/secvit_t_mask2former.py', ['panoptic_head']),
+        ('mmdet/secvit_t_retinanet.py', ['neck', 'bbox_head']),
         ('mmseg/secvit_t_upernet.py', ['decode_head']),
     ],
 )
 def test_tool_prints_every_part(config, parts):
-    out = run_tool('analysis_tools/get_flops.py', ROOT / 'configs' / config, '--shape', 64, 96).stdout
+    shape = (224, 224)  # DINO needs 900 tokens
+    out = run_tool('analysis_tools/get_flops.py', ROOT / 'configs' / config, '--shape', *shape).stdout
     table = {m[1]: (float(m[2]), float(m[3])) for m in re.finditer(r'^ *(\S.*?) +([\d.]+) M +([\d.]+) G$', out, re.M)}
     for part in ['backbone', *(f'backbone.stages.{i}' for i in range(4)), *parts, 'whole model']:
         parameters, multiply_adds = table[part]
