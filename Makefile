@@ -12,7 +12,7 @@ ready := $(VENV)/.ready
 docs_ready := $(VENV)/.docs
 endif
 
-.PHONY: help demo lint test test-slurm test-gpu bench bench-gpu docs tables setup check check-docs
+.PHONY: help demo lint test test-slurm test-gpu bench bench-gpu evidence docs tables setup check check-docs
 
 help:
 	@echo 'make demo   train and evaluate SecViT on generated data, on the CPU'
@@ -22,6 +22,7 @@ help:
 	@echo 'make test-gpu  what needs a GPU; skipped with one line where there is none'
 	@echo 'make bench  measure docs/performance.md again (about 15 minutes)'
 	@echo 'make bench-gpu  measure the table of docs/performance/ for the GPU of this machine (hours; goes on where it stopped)'
+	@echo 'make evidence  train what docs/evidence.md compares on real images (many hours; goes on where it stopped)'
 	@echo 'make docs   these pages and the docstrings as a site, in docs/_build'
 	@echo 'make tables  the tables of models in README and docs, from the metafiles beside the configs'
 	@echo 'make setup  only make the environment that the two need'
@@ -60,6 +61,9 @@ tables: $(ready)
 
 bench-gpu: $(ready)
 	$(python) tools/analysis_tools/benchmark_gpu.py
+
+evidence: $(ready)
+	$(python) tools/analysis_tools/evidence.py
 
 setup: $(ready)
 

@@ -3,36 +3,26 @@
 import argparse
 import copy
 import json
-import os
-import re
 import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark_backbone import machine
-from get_flops import count
 from matplotlib.figure import Figure
 from mmengine.config import Config, DictAction
-from mmengine.registry import DATASETS
-from mmengine.utils import get_git_hash
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from training_rows import Measurement, Rows, Run, Trained, cost
+from training_runs import TOOLS, RunError, run_all
 
-import mmsec
 from mmsec.cli.config import load_config
 from mmsec.cli.data import check_data
 from mmsec.cli.grouping import backbone_options
 from mmsec.cli.options import naming_misspelt_options
-from mmsec.cli.schedule import train_in, train_iterations
+from mmsec.cli.schedule import train_in
 from mmsec.cli.weights import build_backbone
 from mmsec.engine.files import write_whole
 from mmsec.engine.processes import run
 from mmsec.errors import InputError
 from mmsec.evaluation.clusters import BASELINES
 
-TOOLS = Path(__file__).parents[1]
 METRICS = ('mIoU', 'coco/segm_mAP', 'coco/bbox_mAP', 'accuracy/top1')  # the first that there is goes into the table
 
 
@@ -51,158 +41,94 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--seeds', type=int, default=3, metavar='N', help='seeds 0 to N - 1 (default: %(default)s)')
     parser.add_argument('--iters', type=int, metavar='K', help="iterations (default: the config's)")
     parser.add_argument('--images', type=int, default=200, metavar='N', help='for NMI (default: %(default)s)')
+    parser.add_argument('--jobs', type=int, default=1, metavar='N', help='runs at the same time (default: %(default)s)')
     parser.add_argument('--out', type=Path, metavar='DIR', help='default: work_dirs/<config name>/groupings')
+    parser.add_argument(
+        '--work-dir', type=Path, metavar='DIR', help='for checkpoints and logs (default: that of --out)'
+    )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='key=value pairs that override the config')
     args = parser.parse_args()
-    for name in ('seeds', 'iters', 'images'):
+    for name in ('seeds', 'iters', 'images', 'jobs'):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f'--{name} must be at least 1, got {getattr(args, name)}')
     args.out = args.out or Path('work_dirs') / Path(args.config).stem / 'groupings'
+    args.work_dir = args.work_dir or args.out
     return args
 
 
-class RunError(Exception):
-    """A tool of the project failed."""
+class Comparison(Rows):
+    """Runs of groupings, and what is said of them, in ``comparison.json``.
+
+    Args:
+        out (Path): The folder of the file.
+        work_dir (Path): As in :class:`Rows`.
+        settings (dict): What the runs share, for the file.
+    """
+
+    def __init__(self, out: Path, work_dir: Path, settings: dict) -> None:
+        super().__init__(out / 'comparison.json', work_dir)
+        self.settings = settings
+
+    def content(self) -> dict:
+        """With the summary of all runs that are finished."""
+        metric, rows = summary(self.runs)
+        return {'settings': self.settings, 'metric': metric, 'summary': rows} | super().content()
 
 
-def run_configs(args: argparse.Namespace) -> dict[tuple[str, int], Config]:
-    """The config of each run, by grouping and seed."""
-    base = load_config(args.config, args.cfg_options)
-    check_data(base, 'train', 'val', 'test')
-    with naming_misspelt_options(base):
-        if args.iters:
-            train_in(base, args.iters)
-    configs = {}
-    for text in args.groupings:
+def runs_of(base: Config, groupings: Sequence[str], seeds: int, images: int) -> list[Run]:
+    """A run of a config for each grouping and seed.
+
+    Args:
+        base (Config): With a backbone that groups tokens.
+        groupings (Sequence[str]): As :func:`mmsec.cli.grouping.backbone_options` reads them.
+        seeds (int): 0 to seeds - 1.
+        images (int): For the NMI.
+
+    Raises:
+        InputError: If there is no such grouping or option.
+    """
+    runs = []
+    for text in groupings:
         cfg = copy.deepcopy(base)
         cfg.model.backbone = dict(cfg.model.backbone, **backbone_options(text))
         with naming_misspelt_options(cfg):
-            build_backbone(cfg, None)
-        for seed in range(args.seeds):
-            configs[text, seed] = copy.deepcopy(cfg)
-            configs[text, seed].randomness = dict(cfg.get('randomness') or {}, seed=seed)
-    return configs
+            build_backbone(copy.deepcopy(cfg), None)
+        for seed in range(seeds):
+            seeded = copy.deepcopy(cfg)
+            seeded.randomness = dict(cfg.get('randomness') or {}, seed=seed)
+            runs.append(Run(text, seed, seeded, cost, [nmi_with_classes(images)]))
+    return runs
 
 
-def scalars(folder: Path) -> list[dict]:
-    """What a run has logged while it trained, in all its sittings."""
-    lines = [line for path in sorted(folder.glob('*/vis_data/scalars.json')) for line in path.read_text().splitlines()]
-    rows = [json.loads(line) for line in lines if line.endswith('}')]  # the last one may be half written
-    return [row for row in rows if 'loss' in row]
+def nmi_with_classes(images: int) -> Measurement:
+    """The mean NMI of clusters with classes, over stages and heads; None where there is only one cluster."""
+
+    def measure(trained: Trained) -> dict:
+        out = trained.folder / 'clusters'
+        tool = TOOLS / 'analysis_tools/analyze_clusters.py'
+        try:
+            trained.call([tool, trained.config, trained.checkpoint, '--images', images, '--out', out])
+            rows = json.loads((out / 'analysis.json').read_text())['rows']
+        except RunError as error:
+            if 'no image with clusters to compare' not in str(error):  # one cluster has nothing to do with labels
+                raise
+            rows = []
+        nmi = [each['nmi_classes'] for each in rows if each['grouping'] not in BASELINES]
+        known = [value for value in nmi if value is not None]
+        return {'nmi': statistics.mean(known) if known else None}
+
+    return measure
 
 
-def call(command: list[object], log: Path, watch: Callable[[], None]) -> int:
-    """Run a tool of the project, with its output in a file, and call ``watch`` once a second.
+def summary(results: dict[str, dict[str, dict]]) -> tuple[str | None, dict[str, dict]]:
+    """The metric that is compared, None if every run failed, and of each grouping its mean and spread, cost and NMI.
 
-    Returns:
-        int: Its peak memory in bytes.
-
-    Raises:
-        RunError: If it fails; the message is its last line.
+    Args:
+        results (dict[str, dict[str, dict]]): Rows by grouping and seed.
     """
-    with log.open('a') as file:
-        process = subprocess.Popen([sys.executable, *map(str, command)], stdout=file, stderr=subprocess.STDOUT)
-    try:
-        ended = 0
-        while not ended:
-            time.sleep(1)
-            watch()
-            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
-    except BaseException:
-        process.terminate()
-        raise
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        lines = [line for line in log.read_text(errors='replace').splitlines() if line.strip()]
-        raise RunError(f'exit code {process.returncode}: {lines[-1] if lines else "no output"}')
-    return usage.ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
-
-
-def train_and_measure(folder: Path, images: int, watch: Callable[[], None]) -> dict:
-    """Train, evaluate and look at the clusters of one run; what an earlier sitting has done is not done again."""
-    config, log = folder.with_suffix('.py'), folder / 'log.txt'
-    memory = call([TOOLS / 'train.py', config, '--work-dir', folder, '--resume'], log, watch)
-    checkpoint = (folder / 'last_checkpoint').read_text()
-    metrics, analysis = folder / 'metrics.json', folder / 'clusters'
-    call([TOOLS / 'test.py', config, checkpoint, '--work-dir', folder, '--out', metrics], log, watch)
-    look = [TOOLS / 'analysis_tools/analyze_clusters.py', config, checkpoint, '--images', images, '--out', analysis]
-    try:
-        call(look, log, watch)
-        rows = json.loads((analysis / 'analysis.json').read_text())['rows']
-    except RunError as error:
-        if 'no image with clusters to compare' not in str(error):  # one cluster has nothing to do with labels
-            raise
-        rows = []
-    nmi = [row['nmi_classes'] for row in rows if row['grouping'] not in BASELINES and row['nmi_classes'] is not None]
-    logged = scalars(folder)
-    on_gpu = [row['memory'] * 2**20 for row in logged if 'memory' in row]  # mmengine counts MiB
-    return {
-        'metrics': json.loads(metrics.read_text()),
-        'seconds_per_iteration': statistics.median(row['time'] for row in logged) if logged else None,
-        'peak_bytes': max(on_gpu, default=memory),
-        'nmi': statistics.mean(nmi) if nmi else None,
-        'loss': [[row['step'], row['loss']] for row in logged],
-    }
-
-
-def multiply_adds(cfg: Config) -> int:
-    """Multiply-adds of the backbone for an image of the test data; what finds the clusters is not counted."""
-    with naming_misspelt_options(cfg):
-        image = DATASETS.build(cfg.test_dataloader.dataset)[0]['inputs']
-    backbone = build_backbone(cfg, None)
-    return count(backbone, lambda: backbone(image[None].float()))['']
-
-
-def run_all(args: argparse.Namespace) -> dict[str, dict[int, dict]]:
-    """Every grouping with every seed, one after the other.
-
-    Returns:
-        dict[str, dict[int, dict]]: Results by grouping and seed; ``{'failed': REASON}`` for a run that failed.
-
-    Raises:
-        InputError: If the folder holds a run of another config.
-    """
-    configs = run_configs(args)
-    results: dict[str, dict[int, dict]] = {text: {} for text in args.groupings}
-    adds: dict[str, int] = {}
-    total = train_iterations(next(iter(configs.values())))
-    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        task = progress.add_task('', total=total * len(configs))
-        for number, ((text, seed), cfg) in enumerate(configs.items()):
-            folder = args.out / re.sub(r'[^\w.,=-]+', '_', text) / f'seed{seed}'
-            # Beside the work dir, in which MMEngine writes what it has made of the config.
-            config, result = folder.with_suffix('.py'), folder / 'result.json'
-            progress.update(task, description=f'{text}, seed {seed}', completed=number * total)
-            if config.is_file() and config.read_text() != cfg.pretty_text:
-                raise InputError(f"'{folder}' holds a run of another config; name another --out, or delete it")
-            write_whole(config, cfg.pretty_text.encode())
-            folder.mkdir(exist_ok=True)
-
-            def watch(folder: Path = folder, done: int = number * total) -> None:
-                progress.update(task, completed=done + max((row['step'] for row in scalars(folder)), default=0))
-
-            found = json.loads(result.read_text()) if result.is_file() else {'failed': 'not run yet'}
-            if 'failed' in found:
-                adds[text] = adds.get(text) or multiply_adds(cfg)
-                try:
-                    found = train_and_measure(folder, args.images, watch) | {'multiply_adds': adds[text]}
-                except RunError as error:
-                    found = {'failed': f'{error} ({folder / "log.txt"})'}
-                write_whole(result, (json.dumps(found) + '\n').encode())
-            results[text][seed] = found
-        progress.update(task, completed=total * len(configs))
-    return results
-
-
-def summary(results: dict[str, dict[int, dict]]) -> tuple[str, dict[str, dict]]:
-    """The metric that is compared, and of each grouping its mean and spread, cost and NMI."""
     good = [found for runs in results.values() for found in runs.values() if 'failed' not in found]
-    if not good:
-        reasons = [found['failed'] for runs in results.values() for found in runs.values()]
-        raise InputError(f'every run failed; the first: {reasons[0]}')
-    names = good[0]['metrics']
-    metric = next((name for name in METRICS if name in names), next(iter(names)))
+    names = good[0]['metrics'] if good else {}
+    metric = next((name for name in (*METRICS, *names) if name in names), None)
     rows = {}
     for text, runs in results.items():
         finished = [found for found in runs.values() if 'failed' not in found]
@@ -269,18 +195,28 @@ def draw(metric: str, rows: dict[str, dict], path: Path) -> None:
 def main() -> None:
     """Train, measure, print, write."""
     args = parse_args()
-    results = run_all(args)
+    base = load_config(args.config, args.cfg_options)
+    check_data(base, 'train', 'val', 'test')
+    with naming_misspelt_options(base):
+        if args.iters:
+            train_in(base, args.iters)
+    settings = {name: getattr(args, name) for name in ('config', 'seeds', 'iters', 'images', 'cfg_options')}
+    found = Comparison(args.out, args.work_dir, settings)
+    runs = runs_of(base, args.groupings, args.seeds, args.images)
+    run_all([(found, each) for each in runs], args.jobs)
+    results: dict[str, dict[str, dict]] = {}
+    for each in runs:  # the file may have more
+        results.setdefault(each.name, {})[str(each.seed)] = found.runs[each.name][str(each.seed)]
     metric, rows = summary(results)
+    if metric is None:
+        reasons = [each['failed'] for seeds in results.values() for each in seeds.values()]
+        raise InputError(f'every run failed; the first: {reasons[0]}')
     text = table(metric, rows)
     print(text)
     for name, row in rows.items():
         for seed, reason in row['failed'].items():
             print(f'failed: {name}, seed {seed}: {reason}')
-    settings = {name: getattr(args, name) for name in ('config', 'seeds', 'iters', 'images', 'cfg_options')}
-    where = machine() | {'mmsec': mmsec.__version__, 'git': get_git_hash(digits=12)}
-    content = {'settings': settings, 'machine': where, 'metric': metric, 'summary': rows, 'runs': results}
-    write_whole(args.out / 'comparison.json', (json.dumps(content, indent=1) + '\n').encode())
-    (args.out / 'comparison.md').write_text(text + '\n')
+    write_whole(args.out / 'comparison.md', f'{text}\n'.encode())
     draw(metric, rows, args.out / 'comparison.png')
     print(f'table, figures and picture: {args.out / "comparison"}.md, .json, .png')
 

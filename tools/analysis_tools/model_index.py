@@ -20,6 +20,8 @@ PAPERS = {  # of each backbone
     'SemanticClusters': ('https://arxiv.org/abs/2405.13337', 'Semantic Equitable Clustering'),
     'ClusTR': ('https://arxiv.org/abs/2208.13138', 'ClusTR: Exploring Efficient Self-attention via Clustering'),
     'ViT': ('https://arxiv.org/abs/2010.11929', 'An Image is Worth 16x16 Words'),
+    'SwinTransformer': ('https://arxiv.org/abs/2103.14030', 'Swin Transformer'),
+    'ResNet': ('https://arxiv.org/abs/1512.03385', 'Deep Residual Learning for Image Recognition'),
 }
 DATA = {
     'data/coco': 'COCO 2017',

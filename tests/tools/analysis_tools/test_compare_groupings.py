@@ -50,23 +50,28 @@ def test_two_groupings_are_trained_measured_and_gone_on_with(shapes, tmp_path, t
     assert backbones['SemanticGrouping_num_clusters=1,1,1,1'].num_clusters == (1, 1, 1, 1)
 
     # A second sitting does what is left: a failed run and a new seed; nothing else starts again.
-    failed = out / 'WindowGrouping_shift=True/seed0/result.json'
-    failed.write_text(json.dumps({'failed': 'exit code 1: no space left'}))
+    before = content['runs'][groupings[0]].pop('0')
+    content['runs'][groupings[0]]['0'] = {'failed': 'exit code 1: no space left'}
+    (out / 'comparison.json').write_text(json.dumps(content))
     started = []
 
-    def train(folder, images, watch):
+    def train(run, folder, threads, stop):
         started.append('/'.join(folder.parts[-2:]))
         if folder.name == 'seed1':
             raise tool.RunError('exit code 1: loss is nan')
-        return dict(content['runs'][groupings[0]]['0'], metrics={'mIoU': 50.0})
+        return dict(before, metrics={'mIoU': 50.0})
 
-    monkeypatch.setattr(tool, 'train_and_measure', train)
+    monkeypatch.setattr('training_runs.train_and_measure', train)
     compare(tool, monkeypatch, config, '--seeds', 2, *options[2:-2], groupings[0])
     assert started == ['WindowGrouping_shift=True/seed0', 'WindowGrouping_shift=True/seed1']
     printed = capsys.readouterr().out
     assert '| WindowGrouping shift=True | 50 | - | 1, 1 failed |' in printed
     assert 'failed: WindowGrouping shift=True, seed 1: exit code 1: loss is nan' in printed
-    with pytest.raises(InputError, match=r"seed0' holds a run of another config; name another --out, or delete it"):
+    kept = json.loads((out / 'comparison.json').read_text())['runs']
+    assert kept[groupings[1]] == content['runs'][groupings[1]]  # of which this sitting was not asked
+    with pytest.raises(
+        InputError, match=r"has 'WindowGrouping shift=True, seed 0' of another config; name another --out"
+    ):
         compare(tool, monkeypatch, config, *options[:2], '--iters', 3, *options[4:-2], groupings[0])
 
 
@@ -76,22 +81,27 @@ def test_mean_and_spread_are_over_seeds(tool):
             metrics={'coco/segm_mAP': metric}, seconds_per_iteration=1.0, peak_bytes=1, nmi=None, multiply_adds=5
         )
 
-    runs = {'A': {0: result(0.1), 1: result(0.3), 2: {'failed': 'no'}}, 'B': {0: {'failed': 'no'}}}
+    runs = {'A': {'0': result(0.1), '1': result(0.3), '2': {'failed': 'no'}}, 'B': {'0': {'failed': 'no'}}}
     metric, rows = tool.summary(runs)
     assert metric == 'coco/segm_mAP'
     assert rows['A']['mean'] == pytest.approx(0.2)
     assert rows['A']['std'] == pytest.approx(0.1 * 2**0.5)
     assert rows['B']['mean'] is None
     assert '| B | - | - | 0, 1 failed | - | - | - | - |' in tool.table(metric, rows)
-    with pytest.raises(InputError, match='every run failed; the first: no'):
-        tool.summary({'B': runs['B']})
+    assert tool.summary({'B': runs['B']})[0] is None
 
 
-def test_a_run_that_fails_says_why(tool, tmp_path):
-    log = tmp_path / 'log.txt'
-    with pytest.raises(tool.RunError, match='exit code 3: no such thing'):
-        tool.call(['-c', 'print("a\\nno such thing"); raise SystemExit(3)'], log, lambda: None)
-    assert tool.call(['-c', 'x = bytearray(2**28)'], log, lambda: None) > 2**28
+def test_every_run_that_fails_is_a_row_and_one_line_says_so(shapes, tmp_path, tool, monkeypatch):
+    def train(run, folder, threads, stop):
+        raise tool.RunError('exit code 1: loss is nan')
+
+    monkeypatch.setattr('training_runs.train_and_measure', train)
+    config, out, work = small_run(SEGMENTER, shapes, tmp_path), tmp_path / 'out', tmp_path / 'work'
+    with pytest.raises(InputError, match='every run failed; the first: exit code 1: loss is nan'):
+        compare(tool, monkeypatch, config, '--out', out, '--work-dir', work, '--groupings', 'WindowGrouping')
+    assert list(json.loads((out / 'comparison.json').read_text())['runs']['WindowGrouping']) == ['0', '1', '2']
+    assert [path.name for path in out.iterdir()] == ['comparison.json']
+    assert sorted(path.name for path in work.glob('*/*.py')) == ['seed0.py', 'seed1.py', 'seed2.py']
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,4 @@
+# vit_s_upernet_camvid.py, trained with merging: each block keeps 92.5 % of the tokens.
+_base_ = './vit_s_upernet_camvid.py'
+
+model = dict(backbone=dict(merging=dict(type='PiToMe', ratio=0.925)))

@@ -1,0 +1,186 @@
+"""docs/evidence.md is what its JSON files say, tried with figures that are made up."""
+
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+
+from mmsec.errors import InputError
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / 'tools/analysis_tools'))
+    import evidence_pages
+
+    return evidence_pages
+
+
+def row(**changes):
+    """A finished run, made up."""
+    return {
+        'sha': 'x',
+        'cpu': 'a CPU',
+        'gpu': None,
+        'threads': 2,
+        'torch': '2.9',
+        'git': 'abc123',
+        'image': [256, 320],
+        'parameters': 14e6,
+        'multiply_adds': 3e9,
+        'multiply_adds_with_neck': 4e9,
+        'seconds_per_iteration': 1.25,
+        'minutes': 41.0,
+        'peak_bytes': 2**30,
+        'loss': {'step': [50, 100, 150], 'value': [3.0, 2.0, 1.5]},
+        'nmi': 0.1,
+    } | changes
+
+
+def write(path: Path, runs: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({'runs': runs}))
+
+
+def nuclei(mask: float, **changes) -> dict:
+    metrics = {'coco/segm_mAP': mask, 'coco/segm_mAP_50': 0.7, 'coco/bbox_mAP': 0.4}
+    return row(metrics=metrics, **changes)
+
+
+def test_the_committed_page_is_what_the_committed_figures_say(tool, tmp_path):
+    text = tool.PAGE.read_text()
+    images = tmp_path / 'images'
+    assert tool.page(text, ROOT / 'docs/evidence', images) == text, (
+        'docs/evidence.md is out of date: python tools/analysis_tools/evidence.py --pages'
+    )
+    drawn = {path.name for path in images.iterdir()}
+    assert {name for name in drawn if not (ROOT / 'docs/images' / name).is_file()} == set()
+
+
+def test_a_page_of_nothing_says_so_everywhere_and_shows_no_picture(tool, tmp_path):
+    page = tool.write_page(tmp_path / 'evidence')
+    assert page == tmp_path / 'evidence.md'
+    blocks = page.read_text().split('<!-- evidence: ')[1:]
+    assert len(blocks) == 6
+    for block in blocks:
+        table = block.partition('<!-- /evidence -->')[0]
+        assert 'not run yet' in table
+        assert '![' not in table
+    assert list((tmp_path / 'images').iterdir()) == []
+
+
+def test_a_page_without_a_block_is_refused(tool, tmp_path):
+    text = tool.PAGE.read_text().replace('<!-- evidence: merging -->', '<!-- evidence: murging -->')
+    with pytest.raises(InputError, match=r'must have one block for each of backbones, .* got backbones, .*murging'):
+        tool.page(text, tmp_path / 'evidence', tmp_path / 'images')
+
+
+def test_backbones_have_their_seeds_costs_failures_and_curves(tool, tmp_path):
+    out = tmp_path / 'evidence'
+    runs = {
+        'secvit_t_maskrcnn_nuclei': {'0': nuclei(0.3111), '1': nuclei(0.3211, minutes=43.0)},
+        'swin_t_maskrcnn_nuclei': {'0': nuclei(0.2), '1': row(failed='exit code 1: a|b')},
+        'secvit_t_upernet_camvid': {'0': row(metrics={'mIoU': 45.678, 'aAcc': 81.0})},
+    }
+    for seeds in runs.values():
+        for each in seeds.values():
+            each['clusters'] = []
+    write(out / 'backbones.json', runs)
+    lines = '\n'.join(tool.backbones(out, tmp_path))
+    link = '[SecViT-T](../configs/mmdet/secvit_t_maskrcnn_nuclei.py)'
+    assert (
+        f'| {link} | 2 | 0.311 / 0.321 | 0.700 / 0.700 | 0.400 / 0.400 | 14.0 | 4.00 | 2 | 1.25 | 42 | 1024 |  |'
+        in lines
+    )
+    assert (
+        '| 1 | 0.200 | 0.700 | 0.400 | 14.0 | 4.00 | 2 | 1.25 | 41 | 1024 | seed 1 failed: exit code 1: a/b |' in lines
+    )
+    assert '| [ResNet-50](../configs/mmdet/evidence/resnet50_maskrcnn_nuclei.py) | not run yet |' in lines
+    assert '| 45.7 | 81.0 |' in lines
+    assert (
+        'Measured on a CPU, torch 2.9, revision abc123; multiply-adds at 256x320. Log: [backbones.json](evid' in lines
+    )
+    assert cv2.imread(str(tmp_path / 'evidence_curves.png')).shape[1] == 1320
+
+
+def groupings(values: dict[str, list[float]]) -> dict:
+    return {
+        name: {str(seed): row(metrics={'mIoU': value}) for seed, value in enumerate(each)}
+        for name, each in values.items()
+    }
+
+
+def test_a_difference_counts_if_it_exceeds_twice_the_pooled_spread(tool, tmp_path):
+    out = tmp_path / 'evidence'
+    values = {  # the standard deviation in each is 1
+        'SemanticGrouping': [29.0, 30.0, 31.0],
+        'WindowGrouping': [30.9, 31.9, 32.9],
+        'RandomGrouping': [26.9, 27.9, 28.9],
+        'KMeansGrouping': [31.1, 32.1, 33.1],
+        'ProjectionGrouping': [50.0],
+    }
+    runs = groupings(values)
+    runs['SemanticGrouping metric=dot'] = {'0': row(failed='exit code 1: loss is nan')}
+    write(out / 'groupings/comparison.json', runs)
+    text = '\n'.join(tool.groupings(out, tmp_path))
+    assert '| SemanticGrouping | 30.00 | 1.00 | 3 |  | the published one |' in text
+    assert '| WindowGrouping | 31.90 | 1.00 | 3 | +1.90 | within the spread |' in text
+    assert '| RandomGrouping | 27.90 | 1.00 | 3 | -2.10 | exceeds the spread, lower |' in text
+    assert '| KMeansGrouping | 32.10 | 1.00 | 3 | +2.10 | exceeds the spread, higher |' in text
+    assert '| ProjectionGrouping | 50.00 | - | 1 | +20.00 | too few seeds |' in text
+    assert 'seed 0 failed: exit code 1: loss is nan' in text
+    assert 'The spread is 1.00 mIoU.' in text
+    assert 'these exceed 2 times the spread: RandomGrouping (lower), KMeansGrouping (higher).' in text
+    order = [line.split(' | ')[0][2:] for line in text.splitlines() if line.startswith('| ')][1:]
+    assert order[:-1] == list(tool.GROUPINGS[:-1])  # and not by rank
+    assert cv2.imread(str(tmp_path / 'evidence_groupings.png')) is not None
+
+
+def test_numbers_of_clusters_stand_beside_the_published_one_and_global_attention(tool, tmp_path):
+    out = tmp_path / 'evidence'
+    write(
+        out / 'groupings/comparison.json',
+        groupings({tool.PUBLISHED: [30.0, 30.5], tool.GLOBAL: [31.0], 'WindowGrouping': [1.0]}),
+    )
+    write(out / 'clusters/comparison.json', groupings({tool.COUNTS[0]: [30.2, 30.3]}))
+    text = '\n'.join(tool.clusters(out, tmp_path))
+    assert '| 1,1,1,1 | 31.00 |' in text
+    assert '| 32,8,2,1 (published) | 30.25 |' in text
+    assert '| 8,2,1,1 | 30.25 | 0.07 | 2 | +0.00 | within the spread |' in text
+    assert '| 32,8,[4,4,4,2,2,2,1,1,1],1 | not run yet |' in text
+    assert 'Window' not in text
+    assert cv2.imread(str(tmp_path / 'evidence_clusters.png')) is not None
+
+
+def test_merging_semantic_and_transfer_come_from_the_runs_of_the_backbones(tool, tmp_path):
+    out = tmp_path / 'evidence'
+    tested = {
+        name: {'metrics': {'coco/segm_mAP': mask}, 'seconds_per_batch': seconds}
+        for name, mask, seconds in (('nothing', 0.3, 0.2), ('ToMe r=4', 0.29, 0.15), ('ToMe r=8', 0.25, 0.1))
+    }
+    adds = {'nothing': 10e9, 'ToMe r=4': 8e9, 'ToMe r=8': 5e9}
+    stage = {'stage': 2, 'grouping': 'trained', 'nmi_classes': 0.2, 'nmi_instances': None, 'purity_classes': 0.4,
+             'purity_instances': None, 'compactness': 0.1}  # fmt: skip
+    runs = {
+        'vit_s_maskrcnn_nuclei': {'0': nuclei(0.3, merging=tested, merged_multiply_adds=adds)},
+        'secvit_t_maskrcnn_nuclei': {
+            '0': nuclei(0.31, clusters=[stage, stage | {'grouping': 'random'}]),
+            '1': nuclei(0.32, clusters=[stage | {'nmi_classes': 0.4}]),
+        },
+    }
+    write(out / 'backbones.json', runs)
+    write(out / 'transfer.json', {'secvit_t_maskrcnn_nuclei_from_shapes': {'0': nuclei(0.35)}})
+    text = '\n'.join(tool.merging(out, tmp_path))
+    assert '| nothing | 0.300 | 10.00 | 1.00 | 0.200 | 1.00 |' in text
+    assert '| ToMe r=8 | 0.250 | 5.00 | 0.50 | 0.100 | 0.50 |' in text
+    assert 'CamVid, UperNet, not run yet:' in text
+    assert cv2.imread(str(tmp_path / 'evidence_merging.png')) is not None
+    text = '\n'.join(tool.semantic(out, tmp_path))
+    assert '| stage |  | NMI with classes | purity of classes | compactness |' in text
+    assert '| 2 | trained | 0.300 | 0.400 | 0.100 |' in text
+    assert '| 2 | random split | 0.200 | 0.400 | 0.100 |' in text
+    text = '\n'.join(tool.transfer(out, tmp_path))
+    assert '| random | 2 | 0.310 / 0.320 |' in text
+    assert '| of the demo on shapes | 1 | 0.350 |' in text

@@ -1,0 +1,104 @@
+"""Run what docs/evidence.md says of real images: print what is left and how long it takes, do it, make the page.
+
+Finished runs are rows of JSON files, written as they come: a call that is stopped goes on where it was when it is
+started again. What a row needs of its checkpoint is measured right behind the training.
+"""
+
+import argparse
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+
+from evidence_pages import write_page
+from evidence_runs import ROOT, SECTIONS, Section, missing, sections
+from training_rows import Rows, Run
+from training_runs import run_all
+
+from mmsec.engine.processes import run
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--plan', action='store_true', help='say what would run, and stop')
+    parser.add_argument('--pages', action='store_true', help='make the page and its figures alone, of what is there')
+    parser.add_argument('--section', nargs='+', choices=SECTIONS, default=list(SECTIONS), help='default: all')
+    parser.add_argument(
+        '--minutes', type=float, metavar='M', help='start nothing new after so long (default: no limit)'
+    )
+    parser.add_argument('--jobs', type=int, default=1, metavar='N', help='runs at the same time (default: %(default)s)')
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=ROOT / 'docs/evidence',
+        metavar='DIR',
+        help='for figures; the page is DIR.md beside it (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--work-dir',
+        type=Path,
+        default=Path('work_dirs/evidence'),
+        metavar='DIR',
+        help='for checkpoints and logs, which no finished run needs any more (default: %(default)s)',
+    )
+    args = parser.parse_args()
+    if args.jobs < 1:
+        parser.error(f'--jobs must be at least 1, got {args.jobs}')
+    return args
+
+
+def minutes_of(rows: Rows, each: Run) -> float | None:
+    """How long a run takes, by what other seeds of it took; None where nobody knows."""
+    finished = [row for row in rows.runs.get(each.name, {}).values() if 'failed' not in row]
+    found = [row['minutes'] + row['minutes_measuring'] for row in finished]
+    return statistics.mean(found) if found else None
+
+
+def plan(chosen: Mapping[str, Section]) -> list[tuple[Rows, Run]]:
+    """Print what is done and what is left.
+
+    Returns:
+        list[tuple[Rows, Run]]: What is left and can run, each once.
+
+    Raises:
+        InputError: If another config gave a row.
+    """
+    left: dict[tuple[Path, str], tuple[Rows, Run]] = {}
+    lacking: dict[str, int] = {}
+    for name, (rows, runs) in chosen.items():
+        print(f'{name}: {SECTIONS[name]}')
+        for each in runs:
+            row = rows.row(each)
+            if rows.has(each):
+                print(f'  {each.title}: finished')
+                continue
+            before = f'failed before, {row["failed"]}; ' if row else ''
+            reason = missing(each.cfg)
+            if reason:
+                lacking[reason] = lacking.get(reason, 0) + 1
+                print(f'  {each.title}: {before}cannot run')
+                continue
+            left[rows.path, each.title] = rows, each
+            minutes = minutes_of(rows, each)
+            print(f'  {each.title}: {before}to run, minutes: {"unknown" if minutes is None else f"{minutes:.0f}"}')
+    known = [minutes for minutes in (minutes_of(*each) for each in left.values()) if minutes is not None]
+    print(f'to run: {len(left)}, {len(known)} of them in {sum(known):.0f} minutes, the others unknown')
+    for reason in lacking:
+        print(f'cannot run: {lacking[reason]}: {reason}')
+    return list(left.values())
+
+
+def main() -> None:
+    """Say what is left, do it, make the page."""
+    args = parse_args()
+    if not args.pages:
+        left = plan(sections(args.section, args.out, args.work_dir))
+        if args.plan:
+            return
+        run_all(left, args.jobs, args.minutes)
+    page = write_page(args.out)
+    print(f'page: {page}')
+
+
+if __name__ == '__main__':
+    run(main)

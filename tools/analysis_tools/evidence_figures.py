@@ -1,0 +1,91 @@
+"""The figures of docs/evidence.md, from rows of finished runs."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Told apart also by those who do not see all colours (Okabe and Ito).
+COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000', '#999999')
+MARKERS = 'osD^vP*X'
+
+
+def tidy(axes: Axes) -> None:
+    """A light grid and no frame."""
+    axes.grid(alpha=0.3)
+    axes.spines[['top', 'right']].set_visible(False)
+
+
+def draw_curves(panels: Mapping[str, Mapping[str, Sequence[dict]]], path: Path) -> None:
+    """The training loss of every run: a panel for each data set, a colour for each backbone, other seeds dashed.
+
+    Args:
+        panels (Mapping[str, Mapping[str, Sequence[dict]]]): Finished rows by data set and backbone.
+        path (Path): The picture.
+    """
+    figure = Figure(figsize=(11, 4.5), dpi=120, layout='constrained')
+    handles: dict = {}
+    for axes, (title, backbones) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        for (name, rows), colour in zip(backbones.items(), COLOURS, strict=False):
+            for number, row in enumerate(rows):
+                style = ('-', '--', ':')[number % 3]
+                loss = row['loss']
+                (line,) = axes.plot(loss['step'], loss['value'], style, color=colour, linewidth=1.3)
+                handles.setdefault(name, line)
+        axes.set(title=title, xlabel='iteration', ylabel='training loss', yscale='log')
+        axes.yaxis.set_major_formatter('{x:g}')
+        axes.yaxis.set_minor_formatter('{x:g}')
+        tidy(axes)
+    figure.legend(handles.values(), handles, loc='outside right upper', frameon=False)
+    figure.savefig(path)
+
+
+def draw_counts(metric: str, rows: Mapping[str, dict], path: Path) -> None:
+    """Metric against multiply-adds: a dot for each seed, a larger one at the mean.
+
+    Args:
+        metric (str): Its name.
+        rows (Mapping[str, dict]): By number of clusters: 'values', 'mean' and 'multiply_adds'.
+        path (Path): The picture.
+    """
+    figure = Figure(figsize=(9, 4.5), dpi=120, layout='constrained')
+    axes = figure.subplots()
+    for (name, row), colour, marker in zip(rows.items(), COLOURS, MARKERS, strict=False):
+        adds = row['multiply_adds'] / 1e9
+        axes.plot([adds] * len(row['values']), row['values'], '.', color=colour, alpha=0.6)
+        axes.plot(adds, row['mean'], marker, color=colour, markersize=9, linestyle='', label=name)
+    axes.set(xlabel='multiply-adds of the backbone, G', ylabel=f'{metric}: small dots are seeds, large ones their mean')
+    axes.legend(title='clusters of stages 1 to 4', loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
+    tidy(axes)
+    figure.savefig(path)
+
+
+def draw_merging(panels: Mapping[str, tuple[str, Mapping[str, Sequence[dict]]]], path: Path) -> None:
+    """Metric against multiply-adds and against time: a row for each data set, a line for each method.
+
+    Args:
+        panels (Mapping[str, tuple[str, Mapping[str, Sequence[dict]]]]): By data set the metric's name, and by method
+            its points: 'metric', 'multiply_adds' and 'seconds'. A method of one point is the model without merging.
+        path (Path): The picture.
+    """
+    figure = Figure(figsize=(10, 3.8 * len(panels)), dpi=120, layout='constrained')
+    handles: dict = {}
+    for both, (title, (metric, methods)) in zip(
+        figure.subplots(len(panels), 2, squeeze=False), panels.items(), strict=True
+    ):
+        for axes, key, unit, label in zip(
+            both,
+            ('multiply_adds', 'seconds'),
+            (1e9, 1e-3),
+            ('multiply-adds of the backbone, G', 'milliseconds an image, whole model'),
+            strict=True,
+        ):
+            for (name, points), colour, marker in zip(methods.items(), COLOURS, MARKERS, strict=False):
+                x, y = [point[key] / unit for point in points], [point['metric'] for point in points]
+                (line,) = axes.plot(x, y, marker=marker, color=colour, linewidth=1.3)
+                handles.setdefault(name, line)
+            axes.set(title=title, xlabel=label, ylabel=metric)
+            tidy(axes)
+    figure.legend(handles.values(), handles, loc='outside right upper', frameon=False)
+    figure.savefig(path)

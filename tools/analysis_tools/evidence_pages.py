@@ -1,0 +1,279 @@
+"""docs/evidence.md: the tables and figures between its markers, from rows of finished runs."""
+
+import math
+import re
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from compare_groupings import draw, summary
+from evidence_figures import draw_counts, draw_curves, draw_merging
+from evidence_runs import BACKBONES, COUNTS, DATA, GLOBAL, GROUPINGS, NOT_MERGED, PUBLISHED, ROOT, TRANSFER, config_of
+from training_rows import Rows
+
+from mmsec.engine.files import write_whole
+from mmsec.errors import InputError
+from mmsec.evaluation.clusters import MEASURES
+
+PAGE = ROOT / 'docs/evidence.md'
+NOT_RUN = 'not run yet'
+TITLES = {'nuclei': 'Nuclei, Mask R-CNN', 'camvid': 'CamVid, UperNet'}
+METRICS = {  # the first of each is drawn
+    'nuclei': {'coco/segm_mAP': 'mask AP', 'coco/segm_mAP_50': 'mask AP50', 'coco/bbox_mAP': 'box AP'},
+    'camvid': {'mIoU': 'mIoU', 'aAcc': 'pixel accuracy'},
+}
+COSTS = {  # of a row: title, unit, format
+    'parameters': ('parameters, M', 1e6, '.1f'),
+    'multiply_adds_with_neck': ('multiply-adds, G', 1e9, '.2f'),
+    'threads': ('threads', 1, '.0f'),
+    'seconds_per_iteration': ('s an iteration', 1, '.2f'),
+    'minutes': ('minutes', 1, '.0f'),
+    'peak_bytes': ('peak MiB', 2**20, '.0f'),
+}
+FACTOR = 2  # how many times the spread a difference must be
+Runs = Mapping[str, Mapping[str, dict]]
+
+
+def runs_in(out: Path, file: str) -> Runs:
+    """Rows by name and seed; none where the file is not there yet."""
+    return Rows(out / file, out).runs
+
+
+def finished(seeds: Mapping[str, dict]) -> list[dict]:
+    """Rows of runs that did not fail, by seed."""
+    return [row for _, row in sorted(seeds.items()) if 'failed' not in row]
+
+
+def line(cells: Sequence[str]) -> str:
+    """A line of a table."""
+    return f'| {" | ".join(cell.replace("|", "/") for cell in cells)} |'
+
+
+def head(cells: Sequence[str]) -> list[str]:
+    """The first two lines of a table."""
+    return [line(cells), '|' + '---|' * len(cells)]
+
+
+def number(value: float | None, pattern: str, unit: float = 1) -> str:
+    """A number in a table."""
+    return '-' if value is None else format(value / unit, pattern)
+
+
+def each_seed(rows: Sequence[dict], metric: str) -> str:
+    """A metric of all seeds."""
+    return ' / '.join(number(row['metrics'][metric], '.3f' if 'mAP' in metric else '.1f') for row in rows)
+
+
+def failures(seeds: Mapping[str, dict]) -> str:
+    """Which seeds failed, and why."""
+    return '; '.join(f'seed {seed} failed: {row["failed"]}' for seed, row in sorted(seeds.items()) if 'failed' in row)
+
+
+def source(out: Path, file: str, runs: Runs) -> list[str]:
+    """Where figures come from, as the last lines of a block."""
+    rows = [row for seeds in runs.values() for row in seeds.values()]
+    if not rows:
+        return []
+    devices, torch, git, sizes = (
+        ', '.join(sorted({each(row) for row in rows}))
+        for each in (
+            lambda row: row['gpu'] or row['cpu'],
+            lambda row: row['torch'],
+            lambda row: row['git'],
+            lambda row: 'x'.join(map(str, row['image'])),
+        )
+    )
+    return [
+        '',
+        f'Measured on {devices}, torch {torch}, revision {git}; multiply-adds at {sizes}. Log: '
+        f'[{file}]({out.name}/{file}) has of every run its seed, curve, revision and versions.',
+    ]
+
+
+def backbones(out: Path, images: Path) -> list[str]:
+    """All backbones on both sets, and their curves."""
+    runs, lines = runs_in(out, 'backbones.json'), []
+    for data, metrics in METRICS.items():
+        titles = [*metrics.values(), *(title for title, _, _ in COSTS.values())]
+        lines += ['', f'{TITLES[data]}:', '', *head(['backbone', 'seeds', *titles, 'failed'])]
+        for backbone, (name, _) in BACKBONES.items():
+            config = config_of(backbone, data)
+            seeds = runs.get(config.stem, {})
+            rows = finished(seeds)
+            cells = [f'[{name}](../{config})', f'{len(rows)}' if seeds else NOT_RUN]
+            cells += [each_seed(rows, metric) for metric in metrics]
+            for key, (_, unit, pattern) in COSTS.items():
+                known = [row[key] for row in rows if row[key] is not None]
+                cells.append(number(statistics.mean(known), pattern, unit) if known else '')
+            lines.append(line([*cells, failures(seeds)]))
+    panels = {
+        TITLES[data]: {
+            name: finished(runs.get(config_of(backbone, data).stem, {})) for backbone, (name, _) in BACKBONES.items()
+        }
+        for data in DATA
+    }
+    if any(rows for panel in panels.values() for rows in panel.values()):
+        draw_curves(panels, images / 'evidence_curves.png')
+        lines += ['', f'![Training loss of all backbones]({images.name}/evidence_curves.png)']
+    return lines + source(out, 'backbones.json', runs)
+
+
+def semantic(out: Path, images: Path) -> list[str]:
+    """How far the clusters of SecViT-T follow the annotations, mean over the seeds."""
+    runs, lines = runs_in(out, 'backbones.json'), []
+    for data in DATA:
+        rows = finished(runs.get(config_of('secvit_t', data).stem, {}))
+        found: dict[tuple[int, str], list[dict]] = {}
+        for row in rows:
+            for each in row['clusters']:
+                found.setdefault((each['stage'], each['grouping']), []).append(each)
+        shown = [key for key in MEASURES if any(each[key] is not None for values in found.values() for each in values)]
+        lines += ['', f'{TITLES[data]}, {f"seeds: {len(rows)}" if rows else NOT_RUN}:']
+        if rows:
+            lines += ['', *head(['stage', '', *(MEASURES[key] for key in shown)])]
+        for (stage, grouping), values in found.items():
+            known = [[each[key] for each in values if each[key] is not None] for key in shown]
+            means = [number(statistics.mean(each) if each else None, '.3f') for each in known]
+            lines.append(line([str(stage), 'random split' if grouping == 'random' else grouping, *means]))
+    return lines
+
+
+def merging(out: Path, images: Path) -> list[str]:
+    """The trained ViT with mergings."""
+    runs, lines, panels = runs_in(out, 'backbones.json'), [], {}
+    for data, metrics in METRICS.items():
+        metric, title = next(iter(metrics.items()))
+        rows = finished(runs.get(config_of('vit_s', data).stem, {}))
+        lines += ['', f'{TITLES[data]}{"" if rows else f", {NOT_RUN}"}:']
+        if not rows:
+            continue
+        lines += ['', *head(['merging', title, 'multiply-adds, G', 'of the first', 's an image', 'of the first'])]
+        methods: dict[str, list[dict]] = {}
+        for name, tested in rows[0]['merging'].items():
+            adds, seconds = rows[0]['merged_multiply_adds'][name], tested['seconds_per_batch']
+            point = {'metric': tested['metrics'][metric], 'multiply_adds': adds, 'seconds': seconds}
+            methods.setdefault(name.split()[0], []).append(point)
+            (first,) = methods[NOT_MERGED]
+            cells = [name, each_seed([tested], metric), number(adds, '.2f', 1e9)]
+            cells += [number(adds, '.2f', first['multiply_adds']), number(seconds, '.3f')]
+            lines.append(line([*cells, number(seconds, '.2f', first['seconds'])]))
+        panels[TITLES[data]] = title, methods
+    if panels:
+        draw_merging(panels, images / 'evidence_merging.png')
+        lines += ['', f'![Metric against multiply-adds and time]({images.name}/evidence_merging.png)']
+    return lines
+
+
+def transfer(out: Path, images: Path) -> list[str]:
+    """Nuclei from random weights and from those of the demo."""
+    scratch = runs_in(out, 'backbones.json').get(config_of('secvit_t', 'nuclei').stem, {})
+    shapes = runs_in(out, 'transfer.json')
+    lines = ['', *head(['initial weights', 'seeds', *METRICS['nuclei'].values(), 'failed'])]
+    for name, seeds in (('random', scratch), ('of the demo on shapes', shapes.get(TRANSFER.stem, {}))):
+        rows = finished(seeds)
+        cells = [each_seed(rows, metric) for metric in METRICS['nuclei']]
+        lines.append(line([name, f'{len(rows)}' if seeds else NOT_RUN, *cells, failures(seeds)]))
+    return lines + source(out, 'transfer.json', shapes)
+
+
+def pooled_spread(rows: Mapping[str, dict]) -> float | None:
+    """The standard deviation over seeds inside a row, pooled over all rows by their degrees of freedom."""
+    parts = [(len(row['values']) - 1, row['std']) for row in rows.values() if row['std'] is not None]
+    return math.sqrt(sum(n * std**2 for n, std in parts) / sum(n for n, _ in parts)) if parts else None
+
+
+def verdict(row: dict, published: dict | None, spread: float | None) -> tuple[str, str]:
+    """The difference of a row's mean to the published grouping's, and whether it exceeds the spread."""
+    if published is None or published is row or not row['values'] or not published['values']:
+        return '', 'the published one' if published is row else ''
+    difference = row['mean'] - published['mean']
+    if spread is None or min(len(row['values']), len(published['values'])) < 2:
+        return f'{difference:+.2f}', 'too few seeds'
+    if abs(difference) <= FACTOR * spread:
+        return f'{difference:+.2f}', 'within the spread'
+    return f'{difference:+.2f}', f'exceeds the spread, {"higher" if difference > 0 else "lower"}'
+
+
+def compared(runs: Runs, names: Mapping[str, str], first: str) -> tuple[list[str], str, dict[str, dict]]:
+    """A table of groupings, in the order of ``names`` and not by rank; the metric; rows that have values, by name."""
+    metric, rows = summary({text: runs[text] for text in names if text in runs})
+    spread, published = pooled_spread(rows), rows.get(PUBLISHED)
+    lines = ['', *head([first, f'{metric or "metric"}, mean', 'std', 'seeds', 'difference', 'to the published one',
+                        's an iteration', 'multiply-adds, G', 'NMI', 'failed'])]  # fmt: skip
+    said: list[str] = []
+    for text, name in names.items():
+        row = rows.get(text)
+        if row is None:
+            lines.append(line([name, NOT_RUN, *[''] * 8]))
+            continue
+        difference, judged = verdict(row, published, spread)
+        if judged.startswith('exceeds'):
+            said.append(f'{name} ({judged.rpartition(", ")[2]})')
+        numbers = [number(row['mean'], '.2f'), number(row['std'], '.2f'), f'{len(row["values"])}', difference, judged]
+        numbers += [number(row['seconds_per_iteration'], '.2f'), number(row['multiply_adds'], '.2f', 1e9)]
+        lines.append(line([name, *numbers, number(row['nmi'], '.3f'), failures(runs[text])]))
+    if spread is not None:
+        lines += ['', f'The spread is {spread:.2f} {metric}. Of the differences to the published grouping, '
+                  f'{"these exceed" if said else "none exceeds"} {FACTOR} times the spread'
+                  f'{": " + ", ".join(said) if said else ""}.']  # fmt: skip
+    return lines, metric or '', {names[text]: row for text, row in rows.items() if row['values']}
+
+
+def groupings(out: Path, images: Path) -> list[str]:
+    """Ways of grouping."""
+    file = 'groupings/comparison.json'
+    runs = runs_in(out, file)
+    names = {text: 'one cluster (global attention)' if text == GLOBAL else text for text in GROUPINGS}
+    lines, metric, rows = compared(runs, names, 'grouping')
+    if rows:
+        draw(metric, rows, images / 'evidence_groupings.png')
+        lines += ['', f'![Groupings: each seed and the mean, and time]({images.name}/evidence_groupings.png)']
+    return lines + source(out, file, runs)
+
+
+def clusters(out: Path, images: Path) -> list[str]:
+    """Numbers of clusters."""
+    file = 'clusters/comparison.json'
+    runs, others = runs_in(out, file), runs_in(out, 'groupings/comparison.json')
+    both = {**{text: others[text] for text in (GLOBAL, PUBLISHED) if text in others}, **runs}
+    fewest, *more = COUNTS
+    names = {text: text.rpartition('=')[2] for text in (GLOBAL, fewest, PUBLISHED, *more)}
+    names[PUBLISHED] = '32,8,2,1 (published)'
+    lines, metric, rows = compared(both, names, 'clusters of stages 1 to 4')
+    if rows:
+        draw_counts(metric, rows, images / 'evidence_clusters.png')
+        lines += ['', f'![Metric against multiply-adds]({images.name}/evidence_clusters.png)']
+    return lines + source(out, file, runs)
+
+
+BLOCKS: dict[str, Callable[[Path, Path], list[str]]] = {
+    each.__name__: each for each in (backbones, semantic, merging, transfer, groupings, clusters)
+}
+
+
+def page(text: str, out: Path, images: Path) -> str:
+    """A page with all blocks made anew; their figures are drawn.
+
+    Args:
+        text (str): With ``<!-- evidence: NAME -->`` and ``<!-- /evidence -->`` around each block.
+        out (Path): The folder of the JSON files, beside the page.
+        images (Path): The folder of the figures, beside the page.
+
+    Raises:
+        InputError: If the page lacks a block, or has one that is not known.
+    """
+    pattern = re.compile(r'(<!-- evidence: (\w+) -->\n).*?(<!-- /evidence -->)', re.DOTALL)
+    found = [name for _, name, _ in pattern.findall(text)]
+    if sorted(found) != sorted(BLOCKS):
+        raise InputError(f'the page must have one block for each of {", ".join(BLOCKS)}, got {", ".join(found)}')
+    images.mkdir(parents=True, exist_ok=True)
+    blocks = {name: '\n'.join(make(out, images)) for name, make in BLOCKS.items()}
+    return pattern.sub(lambda match: f'{match[1]}{blocks[match[2]]}\n\n{match[3]}', text)
+
+
+def write_page(out: Path) -> Path:
+    """Make the page beside the folder of the JSON files, from what is there; words are those of docs/evidence.md."""
+    target = out.with_suffix('.md')
+    text = (target if target.is_file() else PAGE).read_text()
+    write_whole(target, page(text, out, out.parent / 'images').encode())
+    return target

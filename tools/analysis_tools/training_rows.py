@@ -1,0 +1,184 @@
+"""A training whose figures are kept, and the JSON file that keeps them: a row for each."""
+
+import hashlib
+import importlib
+import json
+import re
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmark_backbone import machine
+from get_flops import count
+from mmengine.config import Config
+from mmengine.registry import DATASETS, MODELS, DefaultScope
+
+import mmsec
+from mmsec.cli.options import naming_misspelt_options
+from mmsec.cli.schedule import train_iterations
+from mmsec.engine.files import write_whole
+from mmsec.errors import InputError
+
+
+class Trained(NamedTuple):
+    """A run that is trained, for what is measured of it.
+
+    Attributes:
+        config (Path): The config that it was trained with.
+        checkpoint (str): The last one.
+        folder (Path): Its work dir.
+        call (Callable): Runs a tool of the project, given as a command; see :func:`call`.
+    """
+
+    config: Path
+    checkpoint: str
+    folder: Path
+    call: Callable[[list[object]], int]
+
+
+Measurement = Callable[[Trained], dict]  # what it returns goes into the row
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training, and what is measured right behind it, while its checkpoint is there.
+
+    Attributes:
+        name (str): What the rows of all its seeds stand under.
+        seed (int): Also in the config.
+        cfg (Config): As it trains.
+        count (Callable): Figures of the untrained model for the row, from its config, such as :func:`cost`.
+        measurements (Sequence[Measurement]): Called one after the other. Default: none.
+    """
+
+    name: str
+    seed: int
+    cfg: Config
+    count: Callable[[Config], dict]
+    measurements: Sequence[Measurement] = ()
+
+    @property
+    def title(self) -> str:
+        """Name and seed."""
+        return f'{self.name}, seed {self.seed}'
+
+    @property
+    def sha(self) -> str:
+        """Of what the config holds, however it is laid out."""
+        return hashlib.sha256(json.dumps(self.cfg.to_dict(), sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+class Rows:
+    """What runs have given, by name and seed, in a file that is written whole after each of them.
+
+    A run that failed is a row ``{'failed': REASON}``. Work dirs may be lost; nothing that has a row needs them.
+
+    Args:
+        path (Path): The JSON file. It may be missing.
+        work_dir (Path): Where the runs train, each in a folder of its own.
+
+    Raises:
+        InputError: If the file is not JSON.
+    """
+
+    def __init__(self, path: Path, work_dir: Path) -> None:
+        self.path, self.work_dir = path, work_dir
+        try:
+            self.runs: dict[str, dict[str, dict]] = json.loads(path.read_text())['runs'] if path.is_file() else {}
+        except json.JSONDecodeError as error:
+            raise InputError(f"'{path}' is not JSON: {error}; repair it, or name another --out") from error
+
+    def row(self, run: Run) -> dict | None:
+        """The row of a run."""
+        return self.runs.get(run.name, {}).get(str(run.seed))
+
+    def has(self, run: Run) -> bool:
+        """Whether a run is finished.
+
+        Raises:
+            InputError: If another config gave its row.
+        """
+        row = self.row(run)
+        if row is None or 'failed' in row:
+            return False
+        if row.get('sha') != run.sha:
+            raise InputError(
+                f"'{self.path}' has '{run.title}' of another config; name another --out, or delete this row to run "
+                'it again'
+            )
+        return True
+
+    def add(self, run: Run, row: dict) -> None:
+        """Keep the row of a run."""
+        self.runs.setdefault(run.name, {})[str(run.seed)] = row
+        text = json.dumps(self.content(), indent=1)
+        text = re.sub(r'\[[^][{}"]+\]', lambda found: ' '.join(found[0].split()), text)  # numbers on one line
+        write_whole(self.path, (text + '\n').encode())
+
+    def content(self) -> dict:
+        """What is written."""
+        return {'runs': self.runs}
+
+    def folder(self, run: Run) -> Path:
+        """The work dir of a run."""
+        return self.work_dir / re.sub(r'[^\w.,=-]+', '_', run.name) / f'seed{run.seed}'
+
+    def check_folder(self, run: Run) -> None:
+        """Check that the work dir of a run is its own.
+
+        Raises:
+            InputError: If it holds a run of another config.
+        """
+        folder = self.folder(run)
+        config = folder.with_suffix('.py')
+        if config.is_file() and config.read_text().splitlines()[0] != f'# {run.sha}':
+            raise InputError(f"'{folder}' holds a run of another config; name another --work-dir, or delete it")
+
+    def make_folder(self, run: Run) -> None:
+        """Make the work dir of a run, and its config beside it: inside, MMEngine writes what it has made of it."""
+        folder = self.folder(run)
+        write_whole(folder.with_suffix('.py'), f'# {run.sha}\n{run.cfg.pretty_text}'.encode())
+        folder.mkdir(exist_ok=True)
+
+
+def cost(cfg: Config) -> dict:
+    """Parameters of a model, and multiply-adds for the first image of its test data.
+
+    Returns:
+        dict: 'parameters' and 'backbone_parameters'; 'multiply_adds' of the backbone, without what finds the clusters;
+        'multiply_adds_with_neck'; 'image', its height and width.
+    """
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), naming_misspelt_options(cfg):
+        image = DATASETS.build(cfg.test_dataloader.dataset)[0]['inputs'][None].float()
+        model = MODELS.build(cfg.model).eval()
+    return {
+        'parameters': sum(each.numel() for each in model.parameters()),
+        'backbone_parameters': sum(each.numel() for each in model.backbone.parameters()),
+        'multiply_adds': count(model.backbone, lambda: model.backbone(image))[''],
+        'multiply_adds_with_neck': count(model, lambda: model.extract_feat(image))[''],
+        'image': list(image.shape[2:]),
+    }
+
+
+def origin(cfg: Config, threads: int) -> dict:
+    """Where the figures of a run come from."""
+    packages = ('mmengine', 'mmcv', cfg.default_scope)
+    versions = {name: importlib.import_module(name).__version__ for name in packages}
+    return machine() | {'threads': threads, 'git': revision(), 'mmsec': mmsec.__version__} | versions
+
+
+def revision() -> str:
+    """The commit that this checkout is at, wherever the tool is called."""
+    command = ['git', '-C', str(Path(__file__).parent), 'rev-parse', '--short=12', 'HEAD']
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # no git, or no repository
+        return 'unknown'
+
+
+def iterations(cfg: Config) -> int:
+    """Iterations that a config trains for, in its host's scope."""
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        return train_iterations(cfg)
