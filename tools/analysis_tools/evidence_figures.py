@@ -1,6 +1,6 @@
 """The figures of docs/evidence.md, from rows of finished runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -9,6 +9,18 @@ from matplotlib.figure import Figure
 # Told apart also by those who do not see all colours (Okabe and Ito).
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000', '#999999')
 MARKERS = 'osD^vP*X'
+
+
+def styles(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """A colour and a marker for each name, the same wherever the name is drawn.
+
+    Raises:
+        ValueError: If there are more names than colours.
+    """
+    unique = list(dict.fromkeys(names))
+    if len(unique) > len(COLOURS):
+        raise ValueError(f'{len(unique)} names are more than the {len(COLOURS)} colours: {", ".join(unique)}')
+    return {name: (COLOURS[i], MARKERS[i]) for i, name in enumerate(unique)}
 
 
 def tidy(axes: Axes) -> None:
@@ -26,8 +38,10 @@ def draw_curves(panels: Mapping[str, Mapping[str, Sequence[dict]]], path: Path) 
     """
     figure = Figure(figsize=(11, 4.5), dpi=120, layout='constrained')
     handles: dict = {}
+    style_of = styles(name for backbones in panels.values() for name in backbones)
     for axes, (title, backbones) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        for (name, rows), colour in zip(backbones.items(), COLOURS, strict=False):
+        for name, rows in backbones.items():
+            colour, _ = style_of[name]
             for number, row in enumerate(rows):
                 style = ('-', '--', ':')[number % 3]
                 loss = row['loss']
@@ -51,7 +65,9 @@ def draw_counts(metric: str, rows: Mapping[str, dict], path: Path) -> None:
     """
     figure = Figure(figsize=(9, 4.5), dpi=120, layout='constrained')
     axes = figure.subplots()
-    for (name, row), colour, marker in zip(rows.items(), COLOURS, MARKERS, strict=False):
+    style_of = styles(rows)
+    for name, row in rows.items():
+        colour, marker = style_of[name]
         adds = row['multiply_adds'] / 1e9
         axes.plot([adds] * len(row['values']), row['values'], '.', color=colour, alpha=0.6)
         axes.plot(adds, row['mean'], marker, color=colour, markersize=9, linestyle='', label=name)
@@ -71,6 +87,7 @@ def draw_merging(panels: Mapping[str, tuple[str, Mapping[str, Sequence[dict]]]],
     """
     figure = Figure(figsize=(10, 3.8 * len(panels)), dpi=120, layout='constrained')
     handles: dict = {}
+    style_of = styles(name for _, methods in panels.values() for name in methods)
     for both, (title, (metric, methods)) in zip(
         figure.subplots(len(panels), 2, squeeze=False), panels.items(), strict=True
     ):
@@ -81,7 +98,8 @@ def draw_merging(panels: Mapping[str, tuple[str, Mapping[str, Sequence[dict]]]],
             ('multiply-adds of the backbone, G', 'milliseconds an image, whole model'),
             strict=True,
         ):
-            for (name, points), colour, marker in zip(methods.items(), COLOURS, MARKERS, strict=False):
+            for name, points in methods.items():
+                colour, marker = style_of[name]
                 x, y = [point[key] / unit for point in points], [point['metric'] for point in points]
                 (line,) = axes.plot(x, y, marker=marker, color=colour, linewidth=1.3)
                 handles.setdefault(name, line)
