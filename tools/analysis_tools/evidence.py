@@ -48,14 +48,21 @@ def parse_args() -> argparse.Namespace:
 
 
 def minutes_of(rows: Rows, each: Run) -> float | None:
-    """How long a run takes, by what other seeds of it took; None where nobody knows."""
-    finished = [row for row in rows.runs.get(each.name, {}).values() if 'failed' not in row]
-    found = [row['minutes'] + row['minutes_measuring'] for row in finished]
-    return statistics.mean(found) if found else None
+    """About how long a run takes: the mean of its other seeds, else of all runs beside it; None before the first."""
+    seeds = rows.runs.get(each.name, {})
+    for found in (seeds.values(), [row for runs in rows.runs.values() for row in runs.values()]):
+        minutes = [row['minutes'] + row['minutes_measuring'] for row in found if 'failed' not in row]
+        if minutes:
+            return statistics.mean(minutes)
+    return None
 
 
-def plan(chosen: Mapping[str, Section]) -> list[tuple[Rows, Run]]:
+def plan(chosen: Mapping[str, Section], jobs: int) -> list[tuple[Rows, Run]]:
     """Print what is done and what is left.
+
+    Args:
+        chosen (Mapping[str, Section]): The sections.
+        jobs (int): Runs at the same time.
 
     Returns:
         list[tuple[Rows, Run]]: What is left and can run, each once.
@@ -80,9 +87,11 @@ def plan(chosen: Mapping[str, Section]) -> list[tuple[Rows, Run]]:
                 continue
             left[rows.path, each.title] = rows, each
             minutes = minutes_of(rows, each)
-            print(f'  {each.title}: {before}to run, minutes: {"unknown" if minutes is None else f"{minutes:.0f}"}')
+            print(f'  {each.title}: {before}to run, about {"?" if minutes is None else f"{minutes:.0f}"} minutes')
     known = [minutes for minutes in (minutes_of(*each) for each in left.values()) if minutes is not None]
-    print(f'to run: {len(left)}, {len(known)} of them in {sum(known):.0f} minutes, the others unknown')
+    unknown = len(left) - len(known)
+    print(f'to run: {len(left)}, {jobs} at the same time, in about {sum(known) / jobs / 60:.1f} hours', end='')
+    print(f' and what {unknown} need of which no run is known' if unknown else '')
     for reason in lacking:
         print(f'cannot run: {lacking[reason]}: {reason}')
     return list(left.values())
@@ -92,7 +101,7 @@ def main() -> None:
     """Say what is left, do it, make the page."""
     args = parse_args()
     if not args.pages:
-        left = plan(sections(args.section, args.out, args.work_dir))
+        left = plan(sections(args.section, args.out, args.work_dir), args.jobs)
         if args.plan:
             return
         run_all(left, args.jobs, args.minutes)

@@ -9,7 +9,6 @@ model = dict(
         img_size=192,
         merging=dict(),  # nothing; for a trained model, too: --cfg-options model.backbone.merging.type=...
         drop_path_rate=0.0,
-        init_cfg=_base_.model.backbone.init_cfg,
     ),
     neck=dict(_delete_=True, type='mmsec.SimpleFeaturePyramid', in_channels=384, out_channels=64, num_outs=5),
 )

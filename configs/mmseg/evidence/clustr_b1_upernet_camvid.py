@@ -8,6 +8,5 @@ model = dict(
         arch='b1',
         region_size=3136,
         drop_path_rate=0.0,
-        init_cfg=_base_.model.backbone.init_cfg,
     ),
 )

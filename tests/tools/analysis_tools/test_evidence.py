@@ -107,12 +107,18 @@ def test_the_plan_knows_what_is_finished_what_failed_and_how_long_a_run_took(
     found.rows.add(finished, row(sha=finished.sha))
     found.rows.add(failed, row(failed='exit code 1: loss is nan'))
     monkeypatch.setattr(tool, 'missing', lambda cfg: None)
-    call(tool, monkeypatch, '--plan', '--section', 'backbones', 'semantic', '--out', tmp_path)
+    call(tool, monkeypatch, '--plan', '--section', 'backbones', 'semantic', '--jobs', 2, '--out', tmp_path)
     printed = capsys.readouterr().out
     assert f'  {finished.title}: finished\n' in printed
-    assert f'  {failed.title}: failed before, exit code 1: loss is nan; to run, minutes: unknown\n' in printed
-    assert f'  {finished.name}, seed 1: to run, minutes: 40\n' in printed
-    assert 'to run: 17, 1 of them in 40 minutes, the others unknown\n' in printed  # those of semantic are no others
+    assert f'  {failed.title}: failed before, exit code 1: loss is nan; to run, about 40 minutes\n' in printed
+    assert 'to run: 17, 2 at the same time, in about 5.7 hours\n' in printed  # those of semantic are no others
+    found.rows.add(found.runs[2], row(sha=found.runs[2].sha, minutes=50.0))
+    call(tool, monkeypatch, '--plan', '--section', 'backbones', 'groupings', '--out', tmp_path)
+    printed = capsys.readouterr().out
+    assert f'  {finished.name}, seed 1: to run, about 40 minutes\n' in printed  # as its other seed
+    assert f'  {failed.title}: failed before, exit code 1: loss is nan; to run, about 50 minutes\n' in printed
+    assert 'SemanticGrouping, seed 0: to run, about ? minutes\n' in printed  # of another file
+    assert 'and what 36 need of which no run is known\n' in printed
 
 
 def test_what_is_left_runs_and_the_page_is_made(tool, sections, monkeypatch, tmp_path):
