@@ -9,6 +9,7 @@ model = dict(
     data_preprocessor=dict(size=crop_size),
     backbone=dict(
         init_cfg=dict(
+            _delete_=True,
             type='Kaiming',
             layer=['Conv2d', 'Linear'],
             mode='fan_in',
