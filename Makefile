@@ -64,6 +64,7 @@ bench-gpu: $(ready)
 
 evidence: $(ready)
 	$(python) tools/analysis_tools/evidence.py
+	$(python) tools/analysis_tools/model_index.py --tables
 
 setup: $(ready)
 

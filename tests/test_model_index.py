@@ -1,5 +1,6 @@
 """The model index names every config and nothing else, and the tables are those of its entries."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -56,9 +57,51 @@ def test_parameters_are_those_of_the_model(name):
     assert model['In Collection'] == type(built.backbone).__name__
 
 
-def test_the_tables_are_those_of_the_index(monkeypatch):
+@pytest.fixture
+def tool(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / 'tools/analysis_tools'))
-    from tools.analysis_tools.model_index import PAGES, page
+    import model_index
 
-    for name in PAGES:
-        assert (ROOT / name).read_text() == page(name), f'{name} is out of date: make tables'
+    return model_index
+
+
+def test_the_tables_are_those_of_the_index(tool):
+    for name in tool.PAGES:
+        assert (ROOT / name).read_text() == tool.page(name), f'{name} is out of date: make tables'
+
+
+def test_results_are_those_of_the_evidence(tool):
+    rows = tool.trained()
+    assert {name for name, each in MODELS_OF.items() if 'Results' in each} == set(rows), 'out of date: make tables'
+    for name, found in rows.items():
+        config = Path(MODELS_OF[name]['Config'])
+        assert MODELS_OF[name]['Results'] == tool.results_of(config, found), f'{name} is out of date: make tables'
+
+
+def test_a_result_is_the_mean_over_finished_seeds_in_percent(tool, monkeypatch, tmp_path):
+    monkeypatch.setattr(tool, 'EVIDENCE', tmp_path)
+    names = ('coco/segm_mAP', 'coco/segm_mAP_50', 'coco/bbox_mAP')
+    seeds = {'0': {'metrics': dict.fromkeys(names, 0.25)}, '1': {'metrics': dict.fromkeys(names, 0.35)}}
+    runs = {
+        'swin_t_maskrcnn_nuclei': seeds | {'2': {'failed': 'nan'}},
+        'vit_s_maskrcnn_nuclei': {'0': {'failed': 'nan'}},
+    }
+    (tmp_path / 'backbones.json').write_text(json.dumps({'runs': runs}))
+    comparison = tmp_path / 'groupings/comparison.json'
+    comparison.parent.mkdir()
+    small = {'metrics': {'mIoU': 31.26, 'aAcc': 70.0}}
+    comparison.write_text(json.dumps({'runs': {'SemanticGrouping': {'0': small}, 'RandomGrouping': {'0': small}}}))
+    rows = tool.trained()
+    assert {name: len(each) for name, each in rows.items()} == {
+        'swin_t_maskrcnn_nuclei': 2,
+        'secvit_t_upernet_camvid_small': 1,
+    }
+    (swin,) = tool.results_of(Path('configs/mmdet/evidence/swin_t_maskrcnn_nuclei.py'), rows['swin_t_maskrcnn_nuclei'])
+    assert swin == {
+        'Task': 'Instance Segmentation',
+        'Dataset': 'Data Science Bowl 2018',
+        'Metrics': {'mask AP': 30.0, 'mask AP50': 30.0, 'box AP': 30.0},
+    }
+    path = Path(MODELS_OF['secvit_t_upernet_camvid_small']['Config'])
+    (small,) = tool.results_of(path, rows['secvit_t_upernet_camvid_small'])
+    assert small['Metrics'] == {'mIoU': 31.3, 'pixel accuracy': 70.0}

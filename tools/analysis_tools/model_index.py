@@ -1,12 +1,18 @@
-"""Bring the model index up to date: an entry for each config, and the tables of README and docs from the entries."""
+"""Bring the model index up to date: an entry for each config, and the tables of README and docs from the entries.
+
+Results are those of docs/evidence; nothing else is trained here.
+"""
 
 import argparse
+import statistics
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import yaml
+from evidence_pages import METRICS, finished, runs_in
+from evidence_runs import PUBLISHED, SMALL
 from get_flops import SHAPES, built, count_kinds, predict
 from mmengine.config import Config
 
@@ -33,7 +39,9 @@ DATA = {
     'data/camvid': 'CamVid',
     'data/mine': 'your own',
 }
-TASKS = {'mmdet': 'Instance Segmentation', 'mmseg': 'Semantic Segmentation', 'mmpretrain': 'Image Classification'}
+EVIDENCE = ROOT / 'docs/evidence'
+TASKS = {'mmdet': 'Instance Segmentation', 'mmseg': 'Semantic Segmentation'}
+METRICS_OF = {'mmdet': METRICS['nuclei'], 'mmseg': METRICS['camvid']}
 BEGIN, END = '<!-- models: made by make tables -->', '<!-- /models -->'
 PAGES = ('README.md', 'docs/models.md')
 
@@ -41,7 +49,9 @@ PAGES = ('README.md', 'docs/models.md')
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--tables', action='store_true', help='make the tables alone, of the entries that are there')
+    parser.add_argument(
+        '--tables', action='store_true', help='make results and tables alone, of the entries that are there'
+    )
     parser.add_argument('--again', action='store_true', help='count parameters and FLOPs of all entries again')
     return parser.parse_args()
 
@@ -118,7 +128,7 @@ def write(folder: Path, models: list[dict]) -> None:
 
 
 def update(again: bool) -> None:
-    """Add entries that are missing, then FLOPs that are missing; drop what is no config any more. Results stay."""
+    """Add entries that are missing, then FLOPs that are missing; drop what is no config any more."""
     known = entries()
     folders: dict[Path, list[dict]] = {}
     for path in configs():
@@ -137,6 +147,38 @@ def update(again: bool) -> None:
                 model['Metadata'] |= flops(Path(model['Config']))
                 write(folder, models)  # each at once, for this takes long
                 print(model['Config'], model['Metadata'], flush=True)
+
+
+def trained() -> dict[str, list[dict]]:
+    """Rows of finished runs in docs/evidence, one for each seed, by the name of their config."""
+    found = {
+        name: finished(seeds)
+        for file in ('backbones', 'transfer')
+        for name, seeds in runs_in(EVIDENCE, f'{file}.json').items()
+    }
+    small = runs_in(EVIDENCE, 'groupings/comparison.json').get(PUBLISHED, {})
+    return {name: rows for name, rows in {**found, SMALL.stem: finished(small)}.items() if rows}
+
+
+def results_of(path: Path, rows: list[dict]) -> list[dict]:
+    """What an entry says of a trained config: metrics in percent, the mean over the seeds."""
+    host = path.parts[1]
+    metrics = {}
+    for key, title in METRICS_OF[host].items():
+        unit = 100 if 'mAP' in key else 1
+        metrics[title] = round(unit * statistics.mean(row['metrics'][key] for row in rows), 1)
+    return [{'Task': TASKS[host], 'Dataset': entries()[str(path)]['Metadata']['Training Data'], 'Metrics': metrics}]
+
+
+def add_results() -> None:
+    """Bring the results of all entries up to date."""
+    rows = trained()
+    for path, content in metafiles().items():
+        for model in content['Models']:
+            model.pop('Results', None)
+            if model['Name'] in rows:
+                model['Results'] = results_of(Path(model['Config']), rows[model['Name']])
+        write(path.parent, content['Models'])
 
 
 def results(model: dict) -> str:
@@ -193,6 +235,7 @@ def main() -> None:
     args = parse_args()
     if not args.tables:
         update(args.again)
+    add_results()
     for name in PAGES:
         (ROOT / name).write_text(page(name))
 
