@@ -55,6 +55,29 @@ def draw_curves(panels: Mapping[str, Mapping[str, Sequence[dict]]], path: Path) 
     figure.savefig(path)
 
 
+def draw_semantic(panels: Mapping[str, Mapping[str, Mapping[int, float]]], path: Path) -> None:
+    """NMI of clusters with classes by stage: a panel for each data set, a line for each way of clustering.
+
+    Args:
+        panels (Mapping[str, Mapping[str, Mapping[int, float]]]): By data set, name of the clusters and stage.
+        path (Path): The picture.
+    """
+    figure = Figure(figsize=(5 * len(panels) + 1.5, 3.8), dpi=120, layout='constrained')
+    handles: dict = {}
+    style_of = styles(name for lines in panels.values() for name in lines)
+    subplots = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, lines) in zip(subplots, panels.items(), strict=True):
+        for name, stages in lines.items():
+            colour, marker = style_of[name]
+            (line,) = axes.plot(list(stages), list(stages.values()), marker=marker, color=colour, linewidth=1.3)
+            handles.setdefault(name, line)
+        axes.set(title=title, xlabel='stage', xticks=sorted({stage for stages in lines.values() for stage in stages}))
+        tidy(axes)
+    subplots[0].set_ylabel('NMI with classes, 0 is chance')
+    figure.legend(handles.values(), handles, loc='outside right upper', frameon=False)
+    figure.savefig(path)
+
+
 def draw_counts(metric: str, rows: Mapping[str, dict], path: Path) -> None:
     """Metric against multiply-adds: a dot for each seed, a larger one at the mean.
 

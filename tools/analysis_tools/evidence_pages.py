@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from compare_groupings import draw, summary
-from evidence_figures import draw_counts, draw_curves, draw_merging
+from evidence_figures import draw_counts, draw_curves, draw_merging, draw_semantic
 from evidence_runs import BACKBONES, COUNTS, DATA, GLOBAL, GROUPINGS, NOT_MERGED, PUBLISHED, ROOT, TRANSFER, config_of
 from training_rows import Rows
 
@@ -112,15 +112,21 @@ def backbones(out: Path, images: Path) -> list[str]:
         }
         for data in DATA
     }
+    shapes = runs_in(out, 'transfer.json').get(TRANSFER.stem, {})
+    panels[TITLES['nuclei']]['SecViT-T from shapes'] = finished(shapes)
     if any(rows for panel in panels.values() for rows in panel.values()):
         draw_curves(panels, images / 'evidence_curves.png')
-        lines += ['', f'![Training loss of all backbones]({images.name}/evidence_curves.png)']
+        lines += [
+            '',
+            f'![Training loss of all runs above and of the one from shapes below]({images.name}/evidence_curves.png)',
+        ]
     return lines + source(out, 'backbones.json', runs)
 
 
 def semantic(out: Path, images: Path) -> list[str]:
     """How far the clusters of SecViT-T follow the annotations, mean over the seeds."""
     runs, lines = runs_in(out, 'backbones.json'), []
+    panels: dict[str, dict[str, dict[int, float]]] = {}
     for data in DATA:
         rows = finished(runs.get(config_of('secvit_t', data).stem, {}))
         found: dict[tuple[int, str], list[dict]] = {}
@@ -132,9 +138,15 @@ def semantic(out: Path, images: Path) -> list[str]:
         if rows:
             lines += ['', *head(['stage', '', *(MEASURES[key] for key in shown)])]
         for (stage, grouping), values in found.items():
-            known = [[each[key] for each in values if each[key] is not None] for key in shown]
-            means = [number(statistics.mean(each) if each else None, '.3f') for each in known]
-            lines.append(line([str(stage), 'random split' if grouping == 'random' else grouping, *means]))
+            known = {key: [each[key] for each in values if each[key] is not None] for key in shown}
+            means = {key: statistics.mean(each) for key, each in known.items() if each}
+            name = 'random split' if grouping == 'random' else grouping
+            lines.append(line([str(stage), name, *(number(means.get(key), '.3f') for key in shown)]))
+            if 'nmi_classes' in means:
+                panels.setdefault(TITLES[data], {}).setdefault(name, {})[stage] = means['nmi_classes']
+    if panels:
+        draw_semantic(panels, images / 'evidence_semantic.png')
+        lines += ['', f'![NMI of clusters with classes]({images.name}/evidence_semantic.png)']
     return lines
 
 

@@ -77,7 +77,7 @@ def test_a_page_without_a_block_is_refused(tool, tmp_path):
         tool.page(text, tmp_path / 'evidence', tmp_path / 'images')
 
 
-def test_backbones_have_their_seeds_costs_failures_and_curves(tool, tmp_path):
+def test_backbones_have_their_seeds_costs_failures_and_curves(tool, tmp_path, monkeypatch):
     out = tmp_path / 'evidence'
     runs = {
         'secvit_t_maskrcnn_nuclei': {'0': nuclei(0.3111), '1': nuclei(0.3211, minutes=43.0)},
@@ -88,6 +88,9 @@ def test_backbones_have_their_seeds_costs_failures_and_curves(tool, tmp_path):
         for each in seeds.values():
             each['clusters'] = []
     write(out / 'backbones.json', runs)
+    write(out / 'transfer.json', {'secvit_t_maskrcnn_nuclei_from_shapes': {'0': nuclei(0.35)}})
+    curves, draw = {}, tool.draw_curves
+    monkeypatch.setattr(tool, 'draw_curves', lambda panels, path: curves.update(panels) or draw(panels, path))
     lines = '\n'.join(tool.backbones(out, tmp_path))
     link = '[SecViT-T](../configs/mmdet/secvit_t_maskrcnn_nuclei.py)'
     assert (
@@ -103,6 +106,11 @@ def test_backbones_have_their_seeds_costs_failures_and_curves(tool, tmp_path):
         'Measured on a CPU, torch 2.9, revision abc123; multiply-adds at 256x320. Log: [backbones.json](evid' in lines
     )
     assert cv2.imread(str(tmp_path / 'evidence_curves.png')).shape[1] == 1320
+    drawn = {title: {name: len(rows) for name, rows in panel.items() if rows} for title, panel in curves.items()}
+    assert drawn == {
+        'Nuclei, Mask R-CNN': {'SecViT-T': 2, 'Swin-T': 1, 'SecViT-T from shapes': 1},
+        'CamVid, UperNet': {'SecViT-T': 1},
+    }
 
 
 def groupings(values: dict[str, list[float]]) -> dict:
@@ -154,7 +162,7 @@ def test_numbers_of_clusters_stand_beside_the_published_one_and_global_attention
     assert cv2.imread(str(tmp_path / 'evidence_clusters.png')) is not None
 
 
-def test_merging_semantic_and_transfer_come_from_the_runs_of_the_backbones(tool, tmp_path):
+def test_merging_semantic_and_transfer_come_from_the_runs_of_the_backbones(tool, tmp_path, monkeypatch):
     out = tmp_path / 'evidence'
     tested = {
         name: {'metrics': {'coco/segm_mAP': mask}, 'seconds_per_batch': seconds}
@@ -177,7 +185,11 @@ def test_merging_semantic_and_transfer_come_from_the_runs_of_the_backbones(tool,
     assert '| ToMe r=8 | 0.250 | 5.00 | 0.50 | 0.100 | 0.50 |' in text
     assert 'CamVid, UperNet, not run yet:' in text
     assert cv2.imread(str(tmp_path / 'evidence_merging.png')) is not None
+    drawn, draw = {}, tool.draw_semantic
+    monkeypatch.setattr(tool, 'draw_semantic', lambda panels, path: drawn.update(panels) or draw(panels, path))
     text = '\n'.join(tool.semantic(out, tmp_path))
+    assert drawn == {'Nuclei, Mask R-CNN': {'trained': {2: pytest.approx(0.3)}, 'random split': {2: 0.2}}}
+    assert cv2.imread(str(tmp_path / 'evidence_semantic.png')) is not None
     assert '| stage |  | NMI with classes | purity of classes | compactness |' in text
     assert '| 2 | trained | 0.300 | 0.400 | 0.100 |' in text
     assert '| 2 | random split | 0.200 | 0.400 | 0.100 |' in text
