@@ -46,9 +46,10 @@ def call(command: list[object], log: Path, threads: int, stop: threading.Event) 
         int: Its peak memory in bytes.
 
     Raises:
-        RunError: If it fails; the message is its last line. If it is stopped.
+        RunError: If it fails; the message is the first line of its error, or else its last line. If it is stopped.
     """
     environment = os.environ | {'OMP_NUM_THREADS': str(threads)}
+    before = log.stat().st_size if log.is_file() else 0
     with log.open('a') as file:
         process = subprocess.Popen(
             [sys.executable, *map(str, command)], stdout=file, stderr=subprocess.STDOUT, env=environment
@@ -62,8 +63,10 @@ def call(command: list[object], log: Path, threads: int, stop: threading.Event) 
         ended, status, usage = os.wait4(process.pid, os.WNOHANG)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        lines = [line for line in log.read_text(errors='replace').splitlines() if line.strip()]
-        raise RunError(f'exit code {process.returncode}: {lines[-1] if lines else "no output"}')
+        printed = log.read_bytes()[before:].decode(errors='replace')
+        lines = [line for line in printed.splitlines() if line.strip()] or ['no output']
+        reasons = [line for line in lines if line.startswith('error: ')] or lines
+        raise RunError(f'exit code {process.returncode}: {reasons[-1]}')
     return usage.ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
 
 
