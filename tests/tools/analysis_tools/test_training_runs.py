@@ -158,9 +158,9 @@ def test_a_tool_that_fails_says_why(tool, tmp_path):
     with pytest.raises(tool.RunError, match='exit code 3: no such thing'):
         tool.call(['-c', 'print("a\\nno such thing"); raise SystemExit(3)'], log, 1, stop)
     ours = 'print("error: two\\nlines, and a difference:\\n+ 1"); raise SystemExit(1)'
-    with pytest.raises(tool.RunError, match='^exit code 1: error: two$'):
+    with pytest.raises(tool.RunError, match=r'^exit code 1: error: two$'):
         tool.call(['-c', ours], log, 1, stop)
-    with pytest.raises(tool.RunError, match='^exit code 4: no output$'):  # what an earlier tool said is not its reason
+    with pytest.raises(tool.RunError, match=r'^exit code 4: no output$'):  # what an earlier tool said is not its reason
         tool.call(['-c', 'raise SystemExit(4)'], log, 1, stop)
     assert tool.call(['-c', 'x = bytearray(2**28)'], log, 1, stop) > 2**28
     tool.call(['-c', 'import os; print("threads", os.environ["OMP_NUM_THREADS"])'], log, 3, stop)
