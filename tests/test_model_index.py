@@ -74,8 +74,8 @@ def test_results_are_those_of_the_evidence(tool):
     rows = tool.trained()
     assert {name for name, each in MODELS_OF.items() if 'Results' in each} == set(rows), 'out of date: make tables'
     for name, found in rows.items():
-        config = Path(MODELS_OF[name]['Config'])
-        assert MODELS_OF[name]['Results'] == tool.results_of(config, found), f'{name} is out of date: make tables'
+        model = MODELS_OF[name]
+        assert model['Results'] == tool.results_of(model, found), f'{name} is out of date: make tables'
 
 
 def test_a_result_is_the_mean_over_finished_seeds_in_percent(tool, monkeypatch, tmp_path):
@@ -96,12 +96,12 @@ def test_a_result_is_the_mean_over_finished_seeds_in_percent(tool, monkeypatch, 
         'swin_t_maskrcnn_nuclei': 2,
         'secvit_t_upernet_camvid_small': 1,
     }
-    (swin,) = tool.results_of(Path('configs/mmdet/evidence/swin_t_maskrcnn_nuclei.py'), rows['swin_t_maskrcnn_nuclei'])
+    (swin,) = tool.results_of(MODELS_OF['swin_t_maskrcnn_nuclei'], rows['swin_t_maskrcnn_nuclei'])
     assert swin == {
         'Task': 'Instance Segmentation',
         'Dataset': 'Data Science Bowl 2018',
         'Metrics': {'mask AP': 30.0, 'mask AP50': 30.0, 'box AP': 30.0},
     }
-    path = Path(MODELS_OF['secvit_t_upernet_camvid_small']['Config'])
-    (small,) = tool.results_of(path, rows['secvit_t_upernet_camvid_small'])
+    name = 'secvit_t_upernet_camvid_small'
+    (small,) = tool.results_of(MODELS_OF[name], rows[name])
     assert small['Metrics'] == {'mIoU': 31.3, 'pixel accuracy': 70.0}

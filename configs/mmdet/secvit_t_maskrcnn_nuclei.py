@@ -8,7 +8,7 @@ metainfo = dict(classes=('nucleus',), palette=[(220, 20, 60)])
 
 # Half of the nuclei are smaller than 17x17 pixels, hence anchors of 8 to 181. An image has up to 375 of them. Initial
 # weights are the backbone's own, so that any backbone can take SecViT's place. Nothing is padded in the test, because
-# no crop in training is: SecViT took the padding of a quarter of the images for nuclei.
+# no crop in training is: SecViT took padding for nuclei.
 model = dict(
     data_preprocessor=dict(pad_size_divisor=1),
     backbone=dict(init_cfg=None),

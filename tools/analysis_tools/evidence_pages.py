@@ -252,7 +252,7 @@ def clusters(out: Path, images: Path) -> list[str]:
     names = {text: text.rpartition('=')[2] for text in (GLOBAL, fewest, PUBLISHED, *more)}
     names[PUBLISHED] = '32,8,2,1 (published)'
     lines, metric, rows = compared(both, names, 'clusters of stages 1 to 4')
-    if rows:
+    if len(rows) > 1:  # the published numbers alone are no curve
         draw_counts(metric, rows, images / 'evidence_clusters.png')
         lines += ['', f'![Metric against multiply-adds]({images.name}/evidence_clusters.png)']
     return lines + source(out, file, runs)

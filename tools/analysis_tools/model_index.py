@@ -160,14 +160,14 @@ def trained() -> dict[str, list[dict]]:
     return {name: rows for name, rows in {**found, SMALL.stem: finished(small)}.items() if rows}
 
 
-def results_of(path: Path, rows: list[dict]) -> list[dict]:
+def results_of(model: dict, rows: list[dict]) -> list[dict]:
     """What an entry says of a trained config: metrics in percent, the mean over the seeds."""
-    host = path.parts[1]
+    host = Path(model['Config']).parts[1]
     metrics = {}
     for key, title in METRICS_OF[host].items():
         unit = 100 if 'mAP' in key else 1
         metrics[title] = round(unit * statistics.mean(row['metrics'][key] for row in rows), 1)
-    return [{'Task': TASKS[host], 'Dataset': entries()[str(path)]['Metadata']['Training Data'], 'Metrics': metrics}]
+    return [{'Task': TASKS[host], 'Dataset': model['Metadata']['Training Data'], 'Metrics': metrics}]
 
 
 def add_results() -> None:
@@ -177,7 +177,7 @@ def add_results() -> None:
         for model in content['Models']:
             model.pop('Results', None)
             if model['Name'] in rows:
-                model['Results'] = results_of(Path(model['Config']), rows[model['Name']])
+                model['Results'] = results_of(model, rows[model['Name']])
         write(path.parent, content['Models'])
 
 
