@@ -74,18 +74,18 @@ def source(out: Path, file: str, runs: Runs) -> list[str]:
     rows = [row for seeds in runs.values() for row in seeds.values()]
     if not rows:
         return []
-    devices, torch, git, sizes = (
-        ', '.join(sorted({each(row) for row in rows}))
+    devices, threads, torch, git = (
+        ', '.join(sorted({value for row in rows for value in each(row)}))
         for each in (
-            lambda row: row['gpu'] or row['cpu'],
-            lambda row: row['torch'],
-            lambda row: row['git'],
-            lambda row: 'x'.join(map(str, row['image'])),
+            lambda row: [row['gpu'] or row['cpu']],
+            lambda row: [str(row['threads'])],
+            lambda row: [row['torch']],
+            lambda row: row['git'].split(', '),
         )
     )
     return [
         '',
-        f'Measured on {devices}, torch {torch}, revision {git}; multiply-adds at {sizes}. Log: '
+        f'Measured on {devices}, threads of each run: {threads}, torch {torch}, revision {git}. Log: '
         f'[{file}]({out.name}/{file}) has of every run its seed, curve, revision and versions.',
     ]
 

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from compare_groupings import Comparison, runs_of
-from get_flops import count
 from mmengine.config import Config
-from mmengine.registry import DATASETS, DefaultScope
-from training_rows import Measurement, Rows, Run, Trained, cost
+from mmengine.registry import DefaultScope
+from training_rows import Measurement, Rows, Run, Trained, cost, images_by_size, mean_multiply_adds
 from training_runs import TOOLS, evaluate
 
 from mmsec.cli.config import load_config
@@ -62,6 +61,7 @@ REMOVED = {'nuclei': (4, 8, 12, 16), 'camvid': (6, 12, 18, 24)}
 KEPT = (0.975, 0.95, 0.925, 0.9)
 SIZES = (0.85, 0.7, 0.5, 0.35)
 NOT_MERGED = 'nothing'
+AGAIN = f'{NOT_MERGED}, again'  # last of all: how far times differ that should be the same
 HOW_TO = {  # make what is missing
     'data/nuclei': 'python tools/dataset_converters/nuclei.py SOURCE data/nuclei',
     'data/camvid': 'python tools/dataset_converters/camvid.py CamVid data/camvid',
@@ -106,6 +106,7 @@ def mergings(data: str) -> dict[str, dict]:
         **{f'ToMe r={r}': {'type': 'ToMe', 'r': r} for r in REMOVED[data]},
         **{f'PiToMe {ratio:g}': {'type': 'PiToMe', 'ratio': ratio} for ratio in KEPT},
         **{f'Expedit {size:g}': {'type': 'Expedit', 'after_block': 6, 'size': size} for size in SIZES},
+        AGAIN: {},
     }
 
 
@@ -160,14 +161,14 @@ def with_mergings(data: str) -> Measurement:
 
 
 def merged_cost(cfg: Config, data: str) -> dict:
-    """Multiply-adds of the backbone with each merging, for the first image of the test data."""
+    """Multiply-adds of the backbone with each merging, the mean over images of the test data."""
+    adds = {}
     with DefaultScope.overwrite_default_scope(cfg.default_scope), naming_misspelt_options(cfg):
-        image = DATASETS.build(cfg.test_dataloader.dataset)[0]['inputs'][None].float()
-        adds = {}
+        images = images_by_size(cfg)
         for name, options in mergings(data).items():
             merging = Config(dict(model=dict(backbone=dict(cfg.model.backbone, merging=options))))
             backbone = build_backbone(merging, None)
-            adds[name] = count(backbone, lambda backbone=backbone: backbone(image))['']
+            adds[name] = mean_multiply_adds(images, backbone, backbone)
     return {'merged_multiply_adds': adds}
 
 

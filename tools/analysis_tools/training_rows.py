@@ -3,8 +3,10 @@
 import hashlib
 import importlib
 import json
+import math
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from benchmark_backbone import machine
 from get_flops import count
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, DefaultScope
+from torch import Tensor, nn
 
 import mmsec
 from mmsec.cli.options import naming_misspelt_options
@@ -38,6 +41,7 @@ class Trained(NamedTuple):
     call: Callable[[list[object]], int]
 
 
+COUNTED = 200  # images that multiply-adds are the mean of, at most
 Measurement = Callable[[Trained], dict]  # what it returns goes into the row
 
 
@@ -85,10 +89,18 @@ class Rows:
 
     def __init__(self, path: Path, work_dir: Path) -> None:
         self.path, self.work_dir = path, work_dir
+        self.runs = self.read()
+
+    def read(self) -> dict[str, dict[str, dict]]:
+        """What the file has, by name and seed; nothing where it is not there yet.
+
+        Raises:
+            InputError: If it is not JSON.
+        """
         try:
-            self.runs: dict[str, dict[str, dict]] = json.loads(path.read_text())['runs'] if path.is_file() else {}
+            return json.loads(self.path.read_text())['runs'] if self.path.is_file() else {}
         except json.JSONDecodeError as error:
-            raise InputError(f"'{path}' is not JSON: {error}; repair it, or name another --out") from error
+            raise InputError(f"'{self.path}' is not JSON: {error}; repair it, or name another --out") from error
 
     def row(self, run: Run) -> dict | None:
         """The row of a run."""
@@ -111,7 +123,8 @@ class Rows:
         return True
 
     def add(self, run: Run, row: dict) -> None:
-        """Keep the row of a run."""
+        """Keep the row of a run, beside those that another process has written since."""
+        self.runs = self.read()
         self.runs.setdefault(run.name, {})[str(run.seed)] = row
         text = json.dumps(self.content(), indent=1)
         text = re.sub(r'\[[^][{}"]+\]', lambda found: ' '.join(found[0].split()), text)  # numbers on one line
@@ -143,22 +156,53 @@ class Rows:
         folder.mkdir(exist_ok=True)
 
 
-def cost(cfg: Config) -> dict:
-    """Parameters of a model, and multiply-adds for the first image of its test data.
+def images_by_size(cfg: Config) -> list[tuple[Tensor, int]]:
+    """An image of each size among the test data, and how many of them have it.
+
+    Args:
+        cfg (Config): Of data sets with more than :data:`COUNTED` images, that many or fewer are looked at, evenly spaced.
 
     Returns:
-        dict: 'parameters' and 'backbone_parameters'; 'multiply_adds' of the backbone, without what finds the clusters;
-        'multiply_adds_with_neck'; 'image', its height and width.
+        list[tuple[Tensor, int]]: Images of shape (1, 3, H, W), the most frequent size first.
+    """
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    found: dict[tuple[int, ...], Tensor] = {}
+    sizes: Counter[tuple[int, ...]] = Counter()
+    for index in range(0, len(dataset), math.ceil(len(dataset) / COUNTED)):
+        image = dataset[index]['inputs'][None].float()
+        sizes[image.shape] += 1
+        found.setdefault(image.shape, image)
+    return [(found[size], number) for size, number in sizes.most_common()]
+
+
+def mean_multiply_adds(images: Sequence[tuple[Tensor, int]], model: nn.Module, call: Callable[[Tensor], object]) -> int:
+    """Multiply-adds of a model for an image, the mean over images of these sizes.
+
+    Args:
+        images (Sequence[tuple[Tensor, int]]): As :func:`images_by_size` returns them.
+        model (nn.Module): In evaluation mode.
+        call (Callable): Runs the model, or the part of it that is counted, on an image.
+    """
+    adds = [count(model, lambda image=image: call(image))[''] * number for image, number in images]
+    return round(sum(adds) / sum(number for _, number in images))
+
+
+def cost(cfg: Config) -> dict:
+    """Parameters of a model, and multiply-adds for an image of its test data, the mean over them.
+
+    Returns:
+        dict: 'parameters' and 'backbone_parameters'; 'multiply_adds' of the backbone, and 'multiply_adds_with_neck',
+        as :func:`get_flops.count` counts them; 'images', how many have which height and width.
     """
     with DefaultScope.overwrite_default_scope(cfg.default_scope), naming_misspelt_options(cfg):
-        image = DATASETS.build(cfg.test_dataloader.dataset)[0]['inputs'][None].float()
+        images = images_by_size(cfg)
         model = MODELS.build(cfg.model).eval()
     return {
         'parameters': sum(each.numel() for each in model.parameters()),
         'backbone_parameters': sum(each.numel() for each in model.backbone.parameters()),
-        'multiply_adds': count(model.backbone, lambda: model.backbone(image))[''],
-        'multiply_adds_with_neck': count(model, lambda: model.extract_feat(image))[''],
-        'image': list(image.shape[2:]),
+        'multiply_adds': mean_multiply_adds(images, model.backbone, model.backbone),
+        'multiply_adds_with_neck': mean_multiply_adds(images, model, model.extract_feat),
+        'images': {'x'.join(map(str, image.shape[2:])): number for image, number in images},
     }
 
 

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import NoReturn
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from training_rows import Rows, Run, Trained, iterations, origin
+from training_rows import Rows, Run, Trained, iterations, origin, revision
 
 TOOLS = Path(__file__).parents[1]
 POINTS = 50  # of a loss curve that a row keeps
@@ -100,6 +100,9 @@ def train_and_measure(run: Run, folder: Path, threads: int, stop: threading.Even
     def tool(command: list[object]) -> int:
         return call(command, log, threads, stop)
 
+    sittings = folder / 'revisions'
+    with sittings.open('a') as file:
+        file.write(f'{revision()}\n')
     used = tool([TOOLS / 'train.py', config, '--work-dir', folder, '--resume'])
     used = max(used, int(peak.read_text()) if peak.is_file() else 0)  # a later sitting may have had little left to do
     peak.write_text(str(used))
@@ -118,6 +121,7 @@ def train_and_measure(run: Run, folder: Path, threads: int, stop: threading.Even
     on_gpu = [row['memory'] * 2**20 for row in logged if 'memory' in row]  # mmengine counts MiB
     return {
         **tested,
+        'git': ', '.join(dict.fromkeys(sittings.read_text().split())),  # of all sittings, the first one first
         'seconds_per_iteration': statistics.median(seconds) if seconds else None,
         'minutes': (trained_in + tested_in) / 60,
         'minutes_measuring': (time.monotonic() - start - tested_in) / 60,
