@@ -80,7 +80,7 @@ def test_results_are_those_of_the_evidence(tool):
 
 def test_a_result_is_the_mean_over_finished_seeds_in_percent(tool, monkeypatch, tmp_path):
     monkeypatch.setattr(tool, 'EVIDENCE', tmp_path)
-    names = ('coco/segm_mAP', 'coco/segm_mAP_50', 'coco/bbox_mAP')
+    names = ('coco/segm_mAP', 'coco/segm_mAP_50', 'coco/bbox_mAP')  # AP75 is missing
     seeds = {'0': {'metrics': dict.fromkeys(names, 0.25)}, '1': {'metrics': dict.fromkeys(names, 0.35)}}
     runs = {
         'swin_t_maskrcnn_nuclei': seeds | {'2': {'failed': 'nan'}},

@@ -30,16 +30,17 @@ def tidy(axes: Axes) -> None:
 
 
 def draw_curves(panels: Mapping[str, Mapping[str, Sequence[dict]]], path: Path) -> None:
-    """The training loss of every run: a panel for each data set, a colour for each backbone, other seeds dashed.
+    """The training loss of every run: a panel for each data set, a colour for each name, other seeds dashed.
 
     Args:
-        panels (Mapping[str, Mapping[str, Sequence[dict]]]): Finished rows by data set and backbone.
+        panels (Mapping[str, Mapping[str, Sequence[dict]]]): Finished rows by data set and name.
         path (Path): The picture.
     """
-    figure = Figure(figsize=(11, 4.5), dpi=120, layout='constrained')
+    figure = Figure(figsize=(5 * len(panels) + 2, 4.5), dpi=120, layout='constrained')
     handles: dict = {}
     style_of = styles(name for backbones in panels.values() for name in backbones)
-    for axes, (title, backbones) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+    subplots = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, backbones) in zip(subplots, panels.items(), strict=True):
         for name, rows in backbones.items():
             colour, _ = style_of[name]
             for number, row in enumerate(rows):

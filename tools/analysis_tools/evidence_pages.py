@@ -8,7 +8,19 @@ from pathlib import Path
 
 from compare_groupings import draw, summary
 from evidence_figures import draw_counts, draw_curves, draw_merging, draw_semantic
-from evidence_runs import BACKBONES, COUNTS, DATA, GLOBAL, GROUPINGS, NOT_MERGED, PUBLISHED, ROOT, TRANSFER, config_of
+from evidence_runs import (
+    BACKBONES,
+    COUNTS,
+    DATA,
+    GLOBAL,
+    GROUPINGS,
+    NOT_MERGED,
+    PUBLISHED,
+    ROOT,
+    SEEDS,
+    TRANSFER,
+    config_of,
+)
 from training_rows import Rows
 
 from mmsec.engine.files import write_whole
@@ -19,7 +31,12 @@ PAGE = ROOT / 'docs/evidence.md'
 NOT_RUN = 'not run yet'
 TITLES = {'nuclei': 'Nuclei, Mask R-CNN', 'camvid': 'CamVid, UperNet'}
 METRICS = {  # the first of each is drawn
-    'nuclei': {'coco/segm_mAP': 'mask AP', 'coco/segm_mAP_50': 'mask AP50', 'coco/bbox_mAP': 'box AP'},
+    'nuclei': {
+        'coco/segm_mAP': 'mask AP',
+        'coco/segm_mAP_50': 'mask AP50',
+        'coco/segm_mAP_75': 'mask AP75',
+        'coco/bbox_mAP': 'box AP',
+    },
     'camvid': {'mIoU': 'mIoU', 'aAcc': 'pixel accuracy'},
 }
 COSTS = {  # of a row: title, unit, format
@@ -30,7 +47,7 @@ COSTS = {  # of a row: title, unit, format
     'minutes': ('minutes', 1, '.0f'),
     'peak_bytes': ('peak MiB', 2**20, '.0f'),
 }
-FACTOR = 2  # how many times the spread a difference must be
+FACTOR = 2  # noise is what is up to so many times the spread
 Runs = Mapping[str, Mapping[str, dict]]
 
 
@@ -60,8 +77,8 @@ def number(value: float | None, pattern: str, unit: float = 1) -> str:
 
 
 def each_seed(rows: Sequence[dict], metric: str) -> str:
-    """A metric of all seeds."""
-    return ' / '.join(number(row['metrics'][metric], '.3f' if 'mAP' in metric else '.1f') for row in rows)
+    """A metric of all seeds; a detector that finds nothing at all has none."""
+    return ' / '.join(number(row['metrics'].get(metric), '.3f' if 'mAP' in metric else '.1f') for row in rows)
 
 
 def failures(seeds: Mapping[str, dict]) -> str:
@@ -112,14 +129,9 @@ def backbones(out: Path, images: Path) -> list[str]:
         }
         for data in DATA
     }
-    shapes = runs_in(out, 'transfer.json').get(TRANSFER.stem, {})
-    panels[TITLES['nuclei']]['SecViT-T from shapes'] = finished(shapes)
     if any(rows for panel in panels.values() for rows in panel.values()):
         draw_curves(panels, images / 'evidence_curves.png')
-        lines += [
-            '',
-            f'![Training loss of all runs above and of the one from shapes below]({images.name}/evidence_curves.png)',
-        ]
+        lines += ['', f'![Training loss of all runs]({images.name}/evidence_curves.png)']
     return lines + source(out, 'backbones.json', runs)
 
 
@@ -163,7 +175,7 @@ def merging(out: Path, images: Path) -> list[str]:
         methods: dict[str, list[dict]] = {}
         for name, tested in rows[0]['merging'].items():
             adds, seconds = rows[0]['merged_multiply_adds'][name], tested['seconds_per_batch']
-            point = {'metric': tested['metrics'][metric], 'multiply_adds': adds, 'seconds': seconds}
+            point = {'metric': tested['metrics'].get(metric, math.nan), 'multiply_adds': adds, 'seconds': seconds}
             methods.setdefault(name.split()[0], []).append(point)
             (first,) = methods[NOT_MERGED]
             cells = [name, each_seed([tested], metric), number(adds, '.2f', 1e9)]
@@ -177,15 +189,20 @@ def merging(out: Path, images: Path) -> list[str]:
 
 
 def transfer(out: Path, images: Path) -> list[str]:
-    """Nuclei from random weights and from those of the demo."""
-    scratch = runs_in(out, 'backbones.json').get(config_of('secvit_t', 'nuclei').stem, {})
-    shapes = runs_in(out, 'transfer.json')
+    """Nuclei from weights of the demo, and from two kinds of random ones."""
+    learnt = runs_in(out, 'transfer.json')
+    weights = {'random, the default': runs_in(out, 'backbones.json').get(config_of('secvit_t', 'nuclei').stem, {})}
+    weights |= {name: learnt.get(path.stem, {}) for path, name in TRANSFER.items()}
     lines = ['', *head(['initial weights', 'seeds', *METRICS['nuclei'].values(), 'failed'])]
-    for name, seeds in (('random', scratch), ('of the demo on shapes', shapes.get(TRANSFER.stem, {}))):
+    for name, seeds in weights.items():
         rows = finished(seeds)
         cells = [each_seed(rows, metric) for metric in METRICS['nuclei']]
         lines.append(line([name, f'{len(rows)}' if seeds else NOT_RUN, *cells, failures(seeds)]))
-    return lines + source(out, 'transfer.json', shapes)
+    if learnt:
+        panel = {name: finished(seeds) for name, seeds in weights.items()}
+        draw_curves({TITLES['nuclei']: panel}, images / 'evidence_transfer.png')
+        lines += ['', f'![Training loss from each]({images.name}/evidence_transfer.png)']
+    return lines + source(out, 'transfer.json', learnt)
 
 
 def pooled_spread(rows: Mapping[str, dict]) -> float | None:
@@ -195,67 +212,81 @@ def pooled_spread(rows: Mapping[str, dict]) -> float | None:
 
 
 def verdict(row: dict, published: dict | None, spread: float | None) -> tuple[str, str]:
-    """The difference of a row's mean to the published grouping's, and whether it exceeds the spread."""
+    """The difference of a row's mean to the published grouping's, and whether it is more than noise."""
     if published is None or published is row or not row['values'] or not published['values']:
         return '', 'the published one' if published is row else ''
     difference = row['mean'] - published['mean']
-    if spread is None or min(len(row['values']), len(published['values'])) < 2:
+    if spread is None or min(len(row['values']), len(published['values'])) < SEEDS:
         return f'{difference:+.2f}', 'too few seeds'
     if abs(difference) <= FACTOR * spread:
-        return f'{difference:+.2f}', 'within the spread'
-    return f'{difference:+.2f}', f'exceeds the spread, {"higher" if difference > 0 else "lower"}'
+        return f'{difference:+.2f}', 'within noise'
+    return f'{difference:+.2f}', f'{"higher" if difference > 0 else "lower"}, beyond noise'
 
 
-def compared(runs: Runs, names: Mapping[str, str], first: str) -> tuple[list[str], str, dict[str, dict]]:
-    """A table of groupings, in the order of ``names`` and not by rank; the metric; rows that have values, by name."""
-    metric, rows = summary({text: runs[text] for text in names if text in runs})
+def compared(
+    every: Runs, names: Mapping[str, str], first: str, with_nmi: bool
+) -> tuple[list[str], str, dict[str, dict]]:
+    """A table of groupings, in the order of ``names`` and not by rank; the metric; rows that have values, by name.
+
+    Args:
+        every (Runs): All runs of the small model, those of other tables, too: the spread is theirs.
+        names (Mapping[str, str]): What is in the table, and what it is called there.
+        first (str): Title of the first column.
+        with_nmi (bool): Whether there is a column of NMI. It needs clusters in the same stages in all rows.
+    """
+    metric, rows = summary(dict(every))
     spread, published = pooled_spread(rows), rows.get(PUBLISHED)
-    lines = ['', *head([first, f'{metric or "metric"}, mean', 'std', 'seeds', 'difference', 'to the published one',
-                        's an iteration', 'multiply-adds, G', 'NMI', 'failed'])]  # fmt: skip
+    titles = [f'{metric or "metric"}, mean', 'std', 'seeds', 'difference', 'to the published one', 's an iteration',
+              'multiply-adds, G', *(['NMI'] if with_nmi else []), 'failed']  # fmt: skip
+    lines = ['', *head([first, *titles])]
     said: list[str] = []
     for text, name in names.items():
         row = rows.get(text)
         if row is None:
-            lines.append(line([name, NOT_RUN, *[''] * 8]))
+            lines.append(line([name, NOT_RUN, *[''] * (len(titles) - 1)]))
             continue
         difference, judged = verdict(row, published, spread)
-        if judged.startswith('exceeds'):
-            said.append(f'{name} ({judged.rpartition(", ")[2]})')
+        if judged.endswith('beyond noise'):
+            said.append(f'{name} ({judged.partition(", ")[0]})')
         numbers = [number(row['mean'], '.2f'), number(row['std'], '.2f'), f'{len(row["values"])}', difference, judged]
         numbers += [number(row['seconds_per_iteration'], '.2f'), number(row['multiply_adds'], '.2f', 1e9)]
-        lines.append(line([name, *numbers, number(row['nmi'], '.3f'), failures(runs[text])]))
+        numbers += [number(row['nmi'], '.3f')] if with_nmi else []
+        lines.append(line([name, *numbers, failures(every[text])]))
     if spread is not None:
-        lines += ['', f'The spread is {spread:.2f} {metric}. Of the differences to the published grouping, '
-                  f'{"these exceed" if said else "none exceeds"} {FACTOR} times the spread'
-                  f'{": " + ", ".join(said) if said else ""}.']  # fmt: skip
-    return lines, metric or '', {names[text]: row for text, row in rows.items() if row['values']}
+        lines += ['', f'The spread is {spread:.2f} {metric}, so noise is up to {FACTOR * spread:.2f}. Beyond it: '
+                  f'{", ".join(said) if said else "none"}.']  # fmt: skip
+    return (
+        lines,
+        metric or '',
+        {name: rows[text] for text, name in names.items() if text in rows and rows[text]['values']},
+    )
+
+
+def small_runs(out: Path) -> dict[str, Mapping[str, dict]]:
+    """Rows of groupings and of numbers of clusters, which are runs of one model."""
+    return {**runs_in(out, 'groupings/comparison.json'), **runs_in(out, 'clusters/comparison.json')}
 
 
 def groupings(out: Path, images: Path) -> list[str]:
     """Ways of grouping."""
-    file = 'groupings/comparison.json'
-    runs = runs_in(out, file)
     names = {text: 'one cluster (global attention)' if text == GLOBAL else text for text in GROUPINGS}
-    lines, metric, rows = compared(runs, names, 'grouping')
+    lines, metric, rows = compared(small_runs(out), names, 'grouping', with_nmi=True)
     if rows:
         draw(metric, rows, images / 'evidence_groupings.png')
         lines += ['', f'![Groupings: each seed and the mean, and time]({images.name}/evidence_groupings.png)']
-    return lines + source(out, file, runs)
+    return lines + source(out, 'groupings/comparison.json', runs_in(out, 'groupings/comparison.json'))
 
 
 def clusters(out: Path, images: Path) -> list[str]:
     """Numbers of clusters."""
-    file = 'clusters/comparison.json'
-    runs, others = runs_in(out, file), runs_in(out, 'groupings/comparison.json')
-    both = {**{text: others[text] for text in (GLOBAL, PUBLISHED) if text in others}, **runs}
     fewest, *more = COUNTS
     names = {text: text.rpartition('=')[2] for text in (GLOBAL, fewest, PUBLISHED, *more)}
     names[PUBLISHED] = '32,8,2,1 (published)'
-    lines, metric, rows = compared(both, names, 'clusters of stages 1 to 4')
+    lines, metric, rows = compared(small_runs(out), names, 'clusters of stages 1 to 4', with_nmi=False)
     if len(rows) > 1:  # the published numbers alone are no curve
         draw_counts(metric, rows, images / 'evidence_clusters.png')
         lines += ['', f'![Metric against multiply-adds]({images.name}/evidence_clusters.png)']
-    return lines + source(out, file, runs)
+    return lines + source(out, 'clusters/comparison.json', runs_in(out, 'clusters/comparison.json'))
 
 
 BLOCKS: dict[str, Callable[[Path, Path], list[str]]] = {

@@ -55,7 +55,10 @@ COUNTS = (
 )
 SEEDS = 3  # of groupings and numbers of clusters
 IMAGES = 200  # for NMI
-TRANSFER = Path('configs/mmdet/evidence/secvit_t_maskrcnn_nuclei_from_shapes.py')
+TRANSFER = {  # config: its initial weights
+    Path('configs/mmdet/evidence/secvit_t_maskrcnn_nuclei_kaiming.py'): 'random, as the demo starts',
+    Path('configs/mmdet/evidence/secvit_t_maskrcnn_nuclei_from_shapes.py'): 'learnt by the demo on shapes',
+}
 # The grid has 16 x 16 tokens in most images of nuclei, and 23 x 17 in those of CamVid.
 REMOVED = {'nuclei': (4, 8, 12, 16), 'camvid': (6, 12, 18, 24)}
 KEPT = (0.975, 0.95, 0.925, 0.9)
@@ -74,7 +77,7 @@ SECTIONS = {  # in this order
     'backbones': 'all backbones on both sets, with what semantic and merging measure of them',
     'semantic': 'SecViT-T of both sets, and how far its clusters follow the annotations',
     'merging': 'ViT-S of both sets, tested with merging',
-    'transfer': "nuclei from the demo's weights",
+    'transfer': "nuclei from the demo's weights, and from the random ones that it starts from",
     'groupings': 'ways of grouping on small images of CamVid',
     'clusters': 'numbers of clusters on the same',
 }
@@ -117,7 +120,7 @@ def run_of(path: Path, seed: int) -> Run:
     if path.stem.startswith('vit_s_') and 'pitome' not in path.stem:
         data = path.stem.split('_')[-1]
         return Run(path.stem, seed, cfg, lambda cfg: cost(cfg) | merged_cost(cfg, data), [with_mergings(data)])
-    measurements = [clusters_and_labels] if path.stem.startswith('secvit_t_') and path != TRANSFER else []
+    measurements = [clusters_and_labels] if path.stem.startswith('secvit_t_') and path not in TRANSFER else []
     return Run(path.stem, seed, cfg, cost, measurements)
 
 
@@ -202,7 +205,7 @@ def sections(names: Sequence[str], out: Path, work_dir: Path) -> dict[str, Secti
             ]
             found[name] = Section(backbones, sorted(runs, key=lambda run: run.seed))  # each backbone once, first
         elif name == 'transfer':
-            found[name] = Section(Rows(out / 'transfer.json', work_dir), [run_of(TRANSFER, 0)])
+            found[name] = Section(Rows(out / 'transfer.json', work_dir), [run_of(path, 0) for path in TRANSFER])
         else:
             texts = GROUPINGS if name == 'groupings' else COUNTS
             settings = {'config': str(SMALL), 'seeds': SEEDS, 'iters': None, 'images': IMAGES, 'cfg_options': None}

@@ -166,7 +166,9 @@ def results_of(model: dict, rows: list[dict]) -> list[dict]:
     metrics = {}
     for key, title in METRICS_OF[host].items():
         unit = 100 if 'mAP' in key else 1
-        metrics[title] = round(unit * statistics.mean(row['metrics'][key] for row in rows), 1)
+        known = [row['metrics'][key] for row in rows if key in row['metrics']]  # a detector may find nothing
+        if known:
+            metrics[title] = round(unit * statistics.mean(known), 1)
     return [{'Task': TASKS[host], 'Dataset': model['Metadata']['Training Data'], 'Metrics': metrics}]
 
 

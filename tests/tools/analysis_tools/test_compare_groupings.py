@@ -27,9 +27,14 @@ def compare(tool, monkeypatch, config, *arguments):
 
 
 def test_two_groupings_are_trained_measured_and_gone_on_with(shapes, tmp_path, tool, monkeypatch, capsys):
+    import training_rows
+
     config, out = small_run(SEGMENTER, shapes, tmp_path), tmp_path / 'out'
     groupings = ['WindowGrouping shift=True', 'SemanticGrouping num_clusters=1,1,1,1']
     options = ['--seeds', 1, '--iters', 2, '--images', 2, '--out', out, '--groupings', *groupings]
+    folder = out / 'WindowGrouping_shift=True/seed0'  # of a sitting at another revision
+    folder.mkdir(parents=True)
+    (folder / 'revisions').write_text('0123456789ab\n')
     printed = run_tool(TOOL, config, *options).stdout
     content = json.loads((out / 'comparison.json').read_text())
     assert content['metric'] == 'mIoU'
@@ -43,6 +48,8 @@ def test_two_groupings_are_trained_measured_and_gone_on_with(shapes, tmp_path, t
     windows, one = content['summary'].values()
     assert windows['nmi'] is not None
     assert one['nmi'] is None  # one cluster says nothing of labels
+    now = training_rows.revision()
+    assert [content['runs'][text]['0']['git'] for text in groupings] == [f'0123456789ab, {now}', now]
     assert windows['multiply_adds'] < one['multiply_adds']  # attention to all tokens costs more
     assert cv2.imread(str(out / 'comparison.png')).shape[1] == 1200
     backbones = {path.parts[-2]: Config.fromfile(path).model.backbone for path in out.glob('*/seed0.py')}

@@ -27,7 +27,7 @@ def row(**changes):
         'threads': 2,
         'torch': '2.9',
         'git': 'abc123',
-        'image': [256, 320],
+        'images': {'256x320': 2},
         'parameters': 14e6,
         'multiply_adds': 3e9,
         'multiply_adds_with_neck': 4e9,
@@ -45,7 +45,7 @@ def write(path: Path, runs: dict) -> None:
 
 
 def nuclei(mask: float, **changes) -> dict:
-    metrics = {'coco/segm_mAP': mask, 'coco/segm_mAP_50': 0.7, 'coco/bbox_mAP': 0.4}
+    metrics = {'coco/segm_mAP': mask, 'coco/segm_mAP_50': 0.7, 'coco/segm_mAP_75': 0.5, 'coco/bbox_mAP': 0.4}
     return row(metrics=metrics, **changes)
 
 
@@ -80,7 +80,7 @@ def test_a_page_without_a_block_is_refused(tool, tmp_path):
 def test_backbones_have_their_seeds_costs_failures_and_curves(tool, tmp_path, monkeypatch):
     out = tmp_path / 'evidence'
     runs = {
-        'secvit_t_maskrcnn_nuclei': {'0': nuclei(0.3111), '1': nuclei(0.3211, minutes=43.0)},
+        'secvit_t_maskrcnn_nuclei': {'0': nuclei(0.3111), '1': nuclei(0.3211, minutes=43.0, git='abc123, 0ff')},
         'swin_t_maskrcnn_nuclei': {'0': nuclei(0.2), '1': row(failed='exit code 1: a|b')},
         'secvit_t_upernet_camvid': {'0': row(metrics={'mIoU': 45.678, 'aAcc': 81.0})},
     }
@@ -88,27 +88,26 @@ def test_backbones_have_their_seeds_costs_failures_and_curves(tool, tmp_path, mo
         for each in seeds.values():
             each['clusters'] = []
     write(out / 'backbones.json', runs)
-    write(out / 'transfer.json', {'secvit_t_maskrcnn_nuclei_from_shapes': {'0': nuclei(0.35)}})
     curves, draw = {}, tool.draw_curves
     monkeypatch.setattr(tool, 'draw_curves', lambda panels, path: curves.update(panels) or draw(panels, path))
     lines = '\n'.join(tool.backbones(out, tmp_path))
     link = '[SecViT-T](../configs/mmdet/secvit_t_maskrcnn_nuclei.py)'
     assert (
-        f'| {link} | 2 | 0.311 / 0.321 | 0.700 / 0.700 | 0.400 / 0.400 | 14.0 | 4.00 | 2 | 1.25 | 42 | 1024 |  |'
+        f'| {link} | 2 | 0.311 / 0.321 | 0.700 / 0.700 | 0.500 / 0.500 | 0.400 / 0.400 | 14.0 | 4.00 | 2 | 1.25 | 42 | 1024 |  |'
         in lines
     )
     assert (
-        '| 1 | 0.200 | 0.700 | 0.400 | 14.0 | 4.00 | 2 | 1.25 | 41 | 1024 | seed 1 failed: exit code 1: a/b |' in lines
+        '| 1 | 0.200 | 0.700 | 0.500 | 0.400 | 14.0 | 4.00 | 2 | 1.25 | 41 | 1024 | seed 1 failed: exit code 1: a/b |'
+        in lines
     )
     assert '| [ResNet-50](../configs/mmdet/evidence/resnet50_maskrcnn_nuclei.py) | not run yet |' in lines
     assert '| 45.7 | 81.0 |' in lines
-    assert (
-        'Measured on a CPU, torch 2.9, revision abc123; multiply-adds at 256x320. Log: [backbones.json](evid' in lines
-    )
-    assert cv2.imread(str(tmp_path / 'evidence_curves.png')).shape[1] == 1320
+    footer = 'Measured on a CPU, threads of each run: 2, torch 2.9, revision 0ff, abc123. Log: [backbones.json](evid'
+    assert footer in lines
+    assert cv2.imread(str(tmp_path / 'evidence_curves.png')).shape[1] == 1440
     drawn = {title: {name: len(rows) for name, rows in panel.items() if rows} for title, panel in curves.items()}
     assert drawn == {
-        'Nuclei, Mask R-CNN': {'SecViT-T': 2, 'Swin-T': 1, 'SecViT-T from shapes': 1},
+        'Nuclei, Mask R-CNN': {'SecViT-T': 2, 'Swin-T': 1},
         'CamVid, UperNet': {'SecViT-T': 1},
     }
 
@@ -120,27 +119,27 @@ def groupings(values: dict[str, list[float]]) -> dict:
     }
 
 
-def test_a_difference_counts_if_it_exceeds_twice_the_pooled_spread(tool, tmp_path):
+def test_what_is_up_to_twice_the_pooled_spread_is_noise(tool, tmp_path):
     out = tmp_path / 'evidence'
     values = {  # the standard deviation in each is 1
         'SemanticGrouping': [29.0, 30.0, 31.0],
         'WindowGrouping': [30.9, 31.9, 32.9],
         'RandomGrouping': [26.9, 27.9, 28.9],
         'KMeansGrouping': [31.1, 32.1, 33.1],
-        'ProjectionGrouping': [50.0],
+        'ProjectionGrouping': [50.0, 50.0 + 2**0.5],
     }
     runs = groupings(values)
     runs['SemanticGrouping metric=dot'] = {'0': row(failed='exit code 1: loss is nan')}
     write(out / 'groupings/comparison.json', runs)
     text = '\n'.join(tool.groupings(out, tmp_path))
     assert '| SemanticGrouping | 30.00 | 1.00 | 3 |  | the published one |' in text
-    assert '| WindowGrouping | 31.90 | 1.00 | 3 | +1.90 | within the spread |' in text
-    assert '| RandomGrouping | 27.90 | 1.00 | 3 | -2.10 | exceeds the spread, lower |' in text
-    assert '| KMeansGrouping | 32.10 | 1.00 | 3 | +2.10 | exceeds the spread, higher |' in text
-    assert '| ProjectionGrouping | 50.00 | - | 1 | +20.00 | too few seeds |' in text
+    assert '| WindowGrouping | 31.90 | 1.00 | 3 | +1.90 | within noise |' in text
+    assert '| RandomGrouping | 27.90 | 1.00 | 3 | -2.10 | lower, beyond noise |' in text
+    assert '| KMeansGrouping | 32.10 | 1.00 | 3 | +2.10 | higher, beyond noise |' in text
+    assert '| ProjectionGrouping | 50.71 | 1.00 | 2 | +20.71 | too few seeds |' in text
     assert 'seed 0 failed: exit code 1: loss is nan' in text
-    assert 'The spread is 1.00 mIoU.' in text
-    assert 'these exceed 2 times the spread: RandomGrouping (lower), KMeansGrouping (higher).' in text
+    beyond = 'Beyond it: RandomGrouping (lower), KMeansGrouping (higher).'
+    assert f'The spread is 1.00 mIoU, so noise is up to 2.00. {beyond}' in text
     order = [line.split(' | ')[0][2:] for line in text.splitlines() if line.startswith('| ')][1:]
     assert order[:-1] == list(tool.GROUPINGS[:-1])  # and not by rank
     assert cv2.imread(str(tmp_path / 'evidence_groupings.png')) is not None
@@ -148,18 +147,30 @@ def test_a_difference_counts_if_it_exceeds_twice_the_pooled_spread(tool, tmp_pat
 
 def test_numbers_of_clusters_stand_beside_the_published_one_and_global_attention(tool, tmp_path):
     out = tmp_path / 'evidence'
-    write(
-        out / 'groupings/comparison.json',
-        groupings({tool.PUBLISHED: [30.0, 30.5], tool.GLOBAL: [31.0], 'WindowGrouping': [1.0]}),
-    )
-    write(out / 'clusters/comparison.json', groupings({tool.COUNTS[0]: [30.2, 30.3]}))
+    others = {tool.PUBLISHED: [29.0, 30.0, 31.0], tool.GLOBAL: [31.0], 'WindowGrouping': [1.0, 9.0]}
+    write(out / 'groupings/comparison.json', groupings(others))
+    write(out / 'clusters/comparison.json', groupings({tool.COUNTS[0]: [30.2, 30.3, 30.4]}))
     text = '\n'.join(tool.clusters(out, tmp_path))
     assert '| 1,1,1,1 | 31.00 |' in text
-    assert '| 32,8,2,1 (published) | 30.25 |' in text
-    assert '| 8,2,1,1 | 30.25 | 0.07 | 2 | +0.00 | within the spread |' in text
+    assert '| 32,8,2,1 (published) | 30.00 |' in text
+    assert '| 8,2,1,1 | 30.30 | 0.10 | 3 | +0.30 | within noise | 1.25 | 3.00 |  |' in text
     assert '| 32,8,[4,4,4,2,2,2,1,1,1],1 | not run yet |' in text
+    assert 'NMI' not in text  # of other stages in each row
     assert 'Window' not in text
+    spread = 'The spread is 2.61 mIoU'  # sqrt((2 * 1 + 1 * 32 + 2 * 0.01) / 5), all runs of the model
+    assert spread in text
+    assert spread in '\n'.join(tool.groupings(out, tmp_path))
     assert cv2.imread(str(tmp_path / 'evidence_clusters.png')) is not None
+
+
+def test_a_detector_that_finds_nothing_has_a_row(tool, tmp_path):
+    out = tmp_path / 'evidence'
+    tested = {name: {'metrics': found, 'seconds_per_batch': 0.1}
+              for name, found in (('nothing', {'coco/segm_mAP': 0.3}), ('ToMe r=64', {}))}  # fmt: skip
+    found = row(metrics={}, merging=tested, merged_multiply_adds={'nothing': 2e9, 'ToMe r=64': 1e9})
+    write(out / 'backbones.json', {'vit_s_maskrcnn_nuclei': {'0': found}})
+    assert '| 1 | - | - | - | - | 14.0 |' in '\n'.join(tool.backbones(out, tmp_path))
+    assert '| ToMe r=64 | - | 1.00 | 0.50 |' in '\n'.join(tool.merging(out, tmp_path))
 
 
 def test_merging_semantic_and_transfer_come_from_the_runs_of_the_backbones(tool, tmp_path, monkeypatch):
@@ -179,7 +190,8 @@ def test_merging_semantic_and_transfer_come_from_the_runs_of_the_backbones(tool,
         },
     }
     write(out / 'backbones.json', runs)
-    write(out / 'transfer.json', {'secvit_t_maskrcnn_nuclei_from_shapes': {'0': nuclei(0.35)}})
+    learnt = {'secvit_t_maskrcnn_nuclei_from_shapes': nuclei(0.35), 'secvit_t_maskrcnn_nuclei_kaiming': nuclei(0.33)}
+    write(out / 'transfer.json', {name: {'0': found} for name, found in learnt.items()})
     text = '\n'.join(tool.merging(out, tmp_path))
     assert '| nothing | 0.300 | 10.00 | 1.00 | 0.200 | 1.00 |' in text
     assert '| ToMe r=8 | 0.250 | 5.00 | 0.50 | 0.100 | 0.50 |' in text
@@ -194,5 +206,7 @@ def test_merging_semantic_and_transfer_come_from_the_runs_of_the_backbones(tool,
     assert '| 2 | trained | 0.300 | 0.400 | 0.100 |' in text
     assert '| 2 | random split | 0.200 | 0.400 | 0.100 |' in text
     text = '\n'.join(tool.transfer(out, tmp_path))
-    assert '| random | 2 | 0.310 / 0.320 |' in text
-    assert '| of the demo on shapes | 1 | 0.350 |' in text
+    assert '| random, the default | 2 | 0.310 / 0.320 |' in text
+    assert '| random, as the demo starts | 1 | 0.330 |' in text
+    assert '| learnt by the demo on shapes | 1 | 0.350 |' in text
+    assert cv2.imread(str(tmp_path / 'evidence_transfer.png')) is not None

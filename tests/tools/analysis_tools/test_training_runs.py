@@ -6,6 +6,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from mmsec.errors import InputError
@@ -79,6 +80,13 @@ def test_a_finished_run_is_a_row_and_is_not_run_again_and_a_failed_one_is_tried_
     train.started.clear()
     tool.run_all([(again, run) for again in [kept()] for run in runs])
     assert train.started == []
+
+
+def test_two_processes_keep_each_others_rows(kept, run_of, tool, train):
+    one, other = kept(), kept()
+    tool.run_all([(other, run_of('b'))])
+    tool.run_all([(one, run_of('a'))])
+    assert sorted(kept().runs) == sorted(one.runs) == ['a', 'b']
 
 
 def test_rows_do_not_need_work_dirs(tool, kept, run_of, train, tmp_path):
@@ -203,3 +211,22 @@ def test_a_long_curve_keeps_its_ends(tool):
     assert tool.thinned([1, 2, 3]) == [1, 2, 3]
     thin = tool.thinned(list(range(1000)))
     assert (len(thin), thin[0], thin[-1]) == (50, 0, 999)
+
+
+def test_multiply_adds_are_the_mean_over_images_of_all_sizes(tool, monkeypatch):
+    import training_rows
+
+    widths = [8, 4, 8, 4, 8, 4, 8, 4]
+    data = [{'inputs': torch.zeros(3, 2, width, dtype=torch.uint8)} for width in widths]
+    monkeypatch.setattr(training_rows.DATASETS, 'build', lambda cfg: data)
+    cfg = Config(dict(test_dataloader=dict(dataset=dict())))
+
+    def sizes(images):
+        return [(tuple(image.shape), number) for image, number in images]
+
+    images = training_rows.images_by_size(cfg)
+    assert sizes(images) == [((1, 3, 2, 8), 4), ((1, 3, 2, 4), 4)]
+    model = torch.nn.Conv2d(3, 5, 1)
+    assert training_rows.mean_multiply_adds(images, model, model) == 2 * 6 * 3 * 5
+    monkeypatch.setattr(training_rows, 'COUNTED', 3)  # every third of eight
+    assert sizes(training_rows.images_by_size(cfg)) == [((1, 3, 2, 8), 2), ((1, 3, 2, 4), 1)]
