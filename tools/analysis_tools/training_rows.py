@@ -160,7 +160,7 @@ def images_by_size(cfg: Config) -> list[tuple[Tensor, int]]:
     """An image of each size among the test data, and how many of them have it.
 
     Args:
-        cfg (Config): Of data sets with more than :data:`COUNTED` images, that many or fewer are looked at, evenly spaced.
+        cfg (Config): Of a data set with more than :data:`COUNTED` images, so many at most are looked at, evenly spaced.
 
     Returns:
         list[tuple[Tensor, int]]: Images of shape (1, 3, H, W), the most frequent size first.

@@ -92,10 +92,8 @@ def test_backbones_have_their_seeds_costs_failures_and_curves(tool, tmp_path, mo
     monkeypatch.setattr(tool, 'draw_curves', lambda panels, path: curves.update(panels) or draw(panels, path))
     lines = '\n'.join(tool.backbones(out, tmp_path))
     link = '[SecViT-T](../configs/mmdet/secvit_t_maskrcnn_nuclei.py)'
-    assert (
-        f'| {link} | 2 | 0.311 / 0.321 | 0.700 / 0.700 | 0.500 / 0.500 | 0.400 / 0.400 | 14.0 | 4.00 | 2 | 1.25 | 42 | 1024 |  |'
-        in lines
-    )
+    metrics = '0.311 / 0.321 | 0.700 / 0.700 | 0.500 / 0.500 | 0.400 / 0.400'
+    assert f'| {link} | 2 | {metrics} | 14.0 | 4.00 | 2 | 1.25 | 42 | 1024 |  |' in lines
     assert (
         '| 1 | 0.200 | 0.700 | 0.500 | 0.400 | 14.0 | 4.00 | 2 | 1.25 | 41 | 1024 | seed 1 failed: exit code 1: a/b |'
         in lines
