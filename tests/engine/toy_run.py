@@ -11,6 +11,7 @@ It goes on as ``tools/train.py --resume auto`` does and prints what a test wants
     stale=PATH          the second process goes on from this file, as if it still saw it under the other's name
     dies_at_exit        the second process is killed when it leaves
     waits               for a signal before training
+    stops_at=N          sends itself a signal in iteration N
     SEED
 """
 
@@ -94,6 +95,8 @@ class Report(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         print('iteration', runner.iter + 1, 'samples', *data_batch['data_samples'], flush=True)
+        if f'stops_at={runner.iter + 1}' in sys.argv:
+            os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.02)
 
 

@@ -129,6 +129,8 @@ class PreemptionHook(Hook):
         iteration = runner.iter + 1
         saved = from_first(lambda: checkpoints.save_now(runner, runner.epoch, iteration))
         if told:
+            if self._evaluation_is_next(runner):
+                self._leave_word(runner, 'evaluation_due', str(iteration))
             self._exit(runner, saved, f'saved iteration {iteration}')
         if saved:
             runner.logger.info(f'saved iteration {iteration}, {self.save_minutes:g} minutes after the last checkpoint')
@@ -172,6 +174,17 @@ class PreemptionHook(Hook):
             self._leave_word(runner, 'evaluation_due', str(runner.iter))
             newest = self._checkpoint_hook(runner).last_ckpt
             self._exit(runner, self._val_saved, f'evaluation left; the newest checkpoint is {newest}')
+
+    @staticmethod
+    def _evaluation_is_next(runner: Runner) -> bool:
+        """Whether an iteration-based run evaluates after this iteration; resumed, MMEngine would train on first.
+
+        A run that counts epochs comes to the end of the epoch again, and evaluates there.
+        """
+        loop, iteration = runner.train_loop, runner.iter + 1
+        if runner.val_loop is None or isinstance(loop, EpochBasedTrainLoop) or iteration < loop.val_begin:
+            return False
+        return iteration % loop.val_interval == 0 or iteration == loop.max_iters
 
     def _receive(self, number: int, frame: Any) -> None:
         self.received = signal.Signals(number)

@@ -1,8 +1,10 @@
 """What two processes have in common and what they do not."""
 
+import random
 import types
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed
 from mmcv.cnn.bricks import DropPath
@@ -71,7 +73,7 @@ def test_a_batch_that_is_bad_on_one_process_is_left_out_on_all_and_stops_all(tmp
 
 
 class DropModel(BaseModel):
-    """A layer, random weights, and drop path over 64 samples."""
+    """A layer, random weights, drop path over 64 samples, and what mixes images draws."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,6 +82,7 @@ class DropModel(BaseModel):
 
     def forward(self, inputs, data_samples=None, mode='loss') -> dict:
         self.mask = self.drop_path(torch.ones(64, 1)).flatten().tolist()
+        self.mixture = [np.random.rand(), random.random()]
         return {'loss': self.layer(torch.stack(inputs)).square().mean()}
 
 
@@ -98,15 +101,16 @@ class Record(Hook):
 
     def before_train(self, runner) -> None:
         self.weight = runner.model.layer.weight.item()
-        self.masks, self.samples = {}, {}
+        self.masks, self.mixtures, self.samples = {}, {}, {}
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         self.masks[runner.iter] = runner.model.mask
+        self.mixtures[runner.iter] = runner.model.mixture
         self.samples[runner.iter] = data_batch['data_samples']
 
 
 def drawn(rank: int, folder: Path) -> dict:
-    """Masks, samples and first weight of a run with the hook, of its continuation from the middle, and without it."""
+    """Masks, mixtures, samples and first weight of a run with the hook, of its continuation from the middle, and without it."""
     found = {}
     for name, hooks, iterations, resume in (
         ('with', ['mmsec.IterationSeedHook'], 6, None),
@@ -135,19 +139,24 @@ def drawn(rank: int, folder: Path) -> dict:
         record = Record()
         runner.register_hook(record)
         runner.train()
-        found[name] = {'weight': record.weight, 'masks': record.masks, 'samples': record.samples}
+        found[name] = {
+            'weight': record.weight, 'masks': record.masks, 'mixtures': record.mixtures, 'samples': record.samples
+        }  # fmt: skip
     return found
 
 
-def test_drop_path_differs_by_process_and_goes_on_when_a_run_does(tmp_path):
+def test_what_an_iteration_draws_differs_by_process_and_goes_on_when_a_run_does(tmp_path):
     first, second = in_two_processes(drawn, tmp_path)
-    assert first['without']['masks'] == second['without']['masks']  # what the hook is for
+    for what in ('masks', 'mixtures'):
+        assert first['without'][what] == second['without'][what]  # what the hook is for
     masks = [tuple(mask) for each in (first, second) for mask in each['with']['masks'].values()]
     assert len(set(masks)) == len(masks) == 12
+    mixtures = [value for each in (first, second) for values in each['with']['mixtures'].values() for value in values]
+    assert len(set(mixtures)) == len(mixtures) == 24
     assert first['with']['weight'] == second['with']['weight'] == first['without']['weight']
     for each in (first, second):
         assert each['with']['samples'] == each['without']['samples']
         assert sorted(each['resumed']['masks']) == [3, 4, 5]
-        for what in ('masks', 'samples'):
+        for what in ('masks', 'mixtures', 'samples'):
             assert each['resumed'][what] == {i: each['with'][what][i] for i in (3, 4, 5)}
     assert first['with']['samples'] != second['with']['samples']

@@ -222,6 +222,19 @@ def test_an_evaluation_that_a_signal_ended_is_made_up_for(tmp_path, epochs):
     assert not (tmp_path / 'evaluation_due').exists()
 
 
+@pytest.mark.parametrize(('iters', 'evaluations'), [(40, 1), (60, 2)])
+def test_a_signal_right_before_an_evaluation_does_not_skip_it(tmp_path, iters, evaluations):
+    process = start(tmp_path, iters, 'val', 'stops_at=40')
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == RESUME_ME, output
+    assert 'evaluates' not in output
+    resumed = start(tmp_path, iters, 'val').communicate(timeout=60)[0]
+    assert resumed.count('evaluated 40') == evaluations  # samples
+    if iters > 40:
+        assert resumed.index('evaluated 40') < resumed.index('iteration 41 ')
+    assert f'finished {iters}' in resumed
+
+
 def test_an_epoch_of_another_length_starts_again(tmp_path):
     loader = torch.utils.data.DataLoader(range(10), batch_size=2)
     said = []
