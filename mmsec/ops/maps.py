@@ -64,12 +64,13 @@ def linear_chunks(x: Tensor, weight: Tensor, bias: Tensor, chunks: int) -> tuple
 
 
 @front(memory.SUM_IN_PLACE)
-def add(x: Tensor, branch: Tensor) -> Tensor:
+def add(x: Tensor, branch: Tensor, mine: bool = True) -> Tensor:
     """The sum of a map and what a branch made of it.
 
     Args:
         x (Tensor): (B, H, W, C).
-        branch (Tensor): (B, H, W, C), which nobody else reads: its memory may be used for the sum.
+        branch (Tensor): (B, H, W, C).
+        mine (bool): Nobody else reads ``branch``: its memory may be used for the sum. Default: True.
 
     Returns:
         Tensor: (B, H, W, C), of the wider type where the two differ.
@@ -83,13 +84,14 @@ def _mix(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 @front(*memory.gelu_before(_mix))
-def gelu_and_mix(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def gelu_and_mix(x: Tensor, weight: Tensor, bias: Tensor, mine: bool = True) -> Tensor:
     """GELU, and a residual depthwise convolution of its result: ``t = GELU(x)``, ``t + depthwise(t)``.
 
     Args:
-        x (Tensor): (B, H, W, C), which nobody else reads: its memory may be used for the result.
+        x (Tensor): (B, H, W, C).
         weight (Tensor): (C, 1, K, K), K odd.
         bias (Tensor): (C,).
+        mine (bool): Nobody else reads ``x``: its memory may be used for the result. Default: True.
 
     Returns:
         Tensor: (B, H, W, C).

@@ -13,7 +13,7 @@ from mmsec.cli.config import load_config, revert_sync_bn
 from mmsec.cli.options import naming_misspelt_options
 from mmsec.engine.processes import run
 
-CLUSTERING = {torch.ops.mmsec.density_peaks}
+CLUSTERING = {torch.ops.mmsec.density_peaks, torch.ops.mmsec.kmeans_order}
 ATTENTION = {  # products of queries, keys and values; projections are matrix products as all others
     torch.ops.aten._scaled_dot_product_efficient_attention,
     torch.ops.aten._scaled_dot_product_flash_attention,

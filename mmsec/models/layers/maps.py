@@ -7,6 +7,12 @@ from mmsec import ops
 from mmsec.registry import MODELS
 
 
+def hooked(*modules: nn.Module) -> bool:
+    """Whether anybody has put a hook on one of these modules, and so may keep or change what goes in and out."""
+    kinds = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
+    return any(getattr(module, kind) for module in modules for kind in kinds)
+
+
 class Conv2d(nn.Conv2d):
     """Convolution of a square kernel whose result is in channels-last memory."""
 

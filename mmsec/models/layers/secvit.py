@@ -4,6 +4,7 @@ Maps travel between layers as NCHW tensors in channels-last memory, so that the 
 norms work on costs nothing.
 """
 
+import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from mmsec import ops
 from mmsec.models.inspection import TokenClusters, grouped_clusters
 from mmsec.models.layers.cluster_counts import ClusterCount
-from mmsec.models.layers.maps import Conv2d, DepthwiseConv, LayerScale, Linear
+from mmsec.models.layers.maps import Conv2d, DepthwiseConv, LayerScale, Linear, hooked
 from mmsec.ops import Tokens, build_grouping
 
 
@@ -109,7 +110,10 @@ class ClusterAttention(nn.Module):
         Returns:
             Tokens: Queries and keys rotated.
         """
-        parts = ops.linear_chunks(x, self.qkv.weight, self.qkv.bias, 3)  # (B, H, W, C) each
+        if type(self.qkv) is Linear and not hooked(self.qkv):
+            parts = ops.linear_chunks(x, self.qkv.weight, self.qkv.bias, 3)  # (B, H, W, C) each
+        else:  # something took its place, such as a low-rank adapter, or looks at it
+            parts = self.qkv(x).chunk(3, dim=-1)
         q, k, v, x_heads = (t.flatten(1, 2).unflatten(-1, (self.num_heads, -1)) for t in (*parts, x))  # (B, N, h, d)
         return Tokens(ops.apply_rotary(q, rotary), ops.apply_rotary(k, rotary), v, x_heads, (x.shape[1], x.shape[2]))
 
@@ -134,7 +138,12 @@ class FFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        x = ops.gelu_and_mix(self.fc1(x), self.dwconv.weight, self.dwconv.bias)
+        x = self.fc1(x)
+        if type(self.dwconv) is DepthwiseConv and not hooked(self.dwconv):
+            x = ops.gelu_and_mix(x, self.dwconv.weight, self.dwconv.bias, not hooked(self.fc1))
+        else:  # as ClusterAttention.tokens
+            x = F.gelu(x)
+            x = self.dwconv(x, plus=x)
         return self.fc2(x)
 
 
@@ -176,5 +185,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor, rotary: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C); see :meth:`ClusterAttention.forward`."""
         x = self.pos(x, plus=x)
-        x = ops.add(x, self.drop_path(self.scale1(self.attn(self.norm1(x), rotary))))
-        return ops.add(x, self.drop_path(self.scale2(self.ffn(self.norm2(x)))))
+        attn, ffn = self.attn, self.ffn
+        # A branch ends in modules that may hand on the memory they were given.
+        mine = not hooked(attn, attn.out_proj, self.scale1, self.drop_path)
+        x = ops.add(x, self.drop_path(self.scale1(attn(self.norm1(x), rotary))), mine)
+        mine = not hooked(ffn, ffn.fc2, self.scale2, self.drop_path)
+        return ops.add(x, self.drop_path(self.scale2(ffn(self.norm2(x)))), mine)

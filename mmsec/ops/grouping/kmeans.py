@@ -1,8 +1,11 @@
 """K-means on keys: clusters around centres, made equal in size."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from mmsec.ops.grouping.grouping import Grouping, grouping_from_order, run_of, run_start
 from mmsec.ops.grouping.method import GroupingMethod, Tokens, register_grouping
@@ -111,7 +114,7 @@ def kmeans_order(key: Tensor, num_clusters: int, num_iters: int) -> Tensor:
     hundreds.
 
     Args:
-        key (Tensor): (B, N, h, d) keys without gradient.
+        key (Tensor): (B, N, h, d) keys without gradient. One that is not finite counts as zero.
         num_clusters (int): Clusters M, 1 <= M <= N.
         num_iters (int): Iterations of :func:`lloyd` on each level.
 
@@ -122,7 +125,8 @@ def kmeans_order(key: Tensor, num_clusters: int, num_iters: int) -> Tensor:
     device = key.device
     lists = batch * heads
     with torch.autocast(device.type, enabled=False):
-        x = F.normalize(in_float(key), dim=-1).transpose(1, 2).flatten(0, 1)  # (B*h, N, d)
+        # Numbers that are not finite have no order, and without one the places below would be no permutation.
+        x = F.normalize(in_float(key), dim=-1).nan_to_num().transpose(1, 2).flatten(0, 1)  # (B*h, N, d)
         num_groups = num_clusters if num_clusters <= _GROUP else -(-num_clusters // _GROUP)  # G
         cluster = run_start(torch.arange(num_groups + 1, device=device), num_clusters, num_groups)  # the first of each
         start = run_start(cluster, num_tokens, num_clusters)  # (G + 1,), the first place of each group
@@ -150,6 +154,32 @@ def kmeans_order(key: Tensor, num_clusters: int, num_iters: int) -> Tensor:
 def _(key: Tensor, num_clusters: int, num_iters: int) -> Tensor:
     batch, num_tokens, heads, _ = key.shape
     return key.new_empty(batch, heads, num_tokens, dtype=torch.int64)
+
+
+@register_flop_formula(torch.ops.mmsec.kmeans_order)
+def _flops(key_shape: Sequence[int], num_clusters: int, num_iters: int, *, out_shape: Sequence[int]) -> int:
+    """Floating point operations of the products in :func:`kmeans_order`, two for each multiply-add.
+
+    On each level every token has a cosine with every centre, and in each iteration the tokens that a centre learns from
+    have one, and are summed up.
+
+    Args:
+        key_shape (Sequence[int]): B, N, h and d of the keys.
+        num_clusters (int): Clusters M.
+        num_iters (int): Iterations on each level.
+        out_shape (Sequence[int]): Not used; PyTorch's counter hands it in.
+
+    Returns:
+        int: The operations.
+    """
+    batch, num_tokens, heads, channels = key_shape
+    num_groups = num_clusters if num_clusters <= _GROUP else -(-num_clusters // _GROUP)
+    levels = [(1, num_tokens, num_groups)]  # lists of an image and head, tokens and centres of each
+    if num_groups < num_clusters:
+        group_size = -(-num_clusters // num_groups)
+        levels.append((num_groups, group_size * -(-num_tokens // num_clusters), group_size))
+    pairs = sum(lists * centers * (length + 2 * num_iters * _SAMPLES * centers) for lists, length, centers in levels)
+    return 2 * batch * heads * channels * pairs
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:

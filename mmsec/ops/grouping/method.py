@@ -41,6 +41,9 @@ class GroupingMethod(nn.Module):
     block: int = 0
     score_name: str = ''
 
+    def __init__(self) -> None:  # no options, where a subclass has none: nn.Module's would take any
+        super().__init__()
+
     def forward(self, tokens: Tokens, num_clusters: int) -> Grouping:
         """Group the tokens.
 

@@ -10,15 +10,18 @@ from torch.utils.checkpoint import checkpoint
 from mmsec.ops.kernels.front import Kernel
 
 _COMPILED = 'not under torch.compile, which plans memory by itself'
+_READ = 'others may read what would be overwritten, such as a forward hook'
 
 
 def _wants_gradient(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
-def _against_sum_in_place(x: Tensor, branch: Tensor) -> str | None:
+def _against_sum_in_place(x: Tensor, branch: Tensor, mine: bool = True) -> str | None:
     if torch.compiler.is_compiling():
         return _COMPILED
+    if not mine:
+        return _READ
     if _wants_gradient(branch):
         return 'a gradient is wanted, and autograd copies a view before it lets it be overwritten'
     return None if x.dtype == branch.dtype else f'the sum of {x.dtype} and {branch.dtype} is the wider of the two'
@@ -44,15 +47,17 @@ def _convolution_in_place(
     return out.add_(plus.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
-def _against_recomputing(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
+def _against_recomputing(x: Tensor, weight: Tensor, bias: Tensor, mine: bool = True) -> str | None:
     if torch.compiler.is_compiling():
         return _COMPILED
     return None if _wants_gradient(x, weight, bias) else 'no gradient is wanted'
 
 
-def _against_gelu_in_place(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
+def _against_gelu_in_place(x: Tensor, weight: Tensor, bias: Tensor, mine: bool = True) -> str | None:
     if torch.compiler.is_compiling():
         return _COMPILED
+    if not mine:
+        return _READ
     return 'a gradient is wanted' if _wants_gradient(x, weight, bias) else None
 
 
@@ -66,14 +71,14 @@ def gelu_before(mix: Callable[[Tensor, Tensor, Tensor], Tensor]) -> tuple[Kernel
         tuple[Kernel, Kernel]: For training and for inference.
     """
 
-    def recomputed(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def recomputed(x: Tensor, weight: Tensor, bias: Tensor, mine: bool = True) -> Tensor:
         # The backward computes GELU again instead of keeping its result, a seventh of what a block would keep.
         def run(x: Tensor) -> Tensor:
             return mix(F.gelu(x), weight, bias)
 
         return checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
 
-    def in_place(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def in_place(x: Tensor, weight: Tensor, bias: Tensor, mine: bool = True) -> Tensor:
         return mix(torch.ops.aten.gelu_(x), weight, bias)
 
     return (
@@ -112,5 +117,5 @@ def _rotation_as_complex(x: Tensor, table: Tensor) -> Tensor:
 
 
 ROTATION_AS_COMPLEX = Kernel('complex product', _against_complex, _rotation_as_complex)
-SUM_IN_PLACE = Kernel('in place', _against_sum_in_place, lambda x, branch: branch.add_(x))
+SUM_IN_PLACE = Kernel('in place', _against_sum_in_place, lambda x, branch, mine=True: branch.add_(x))
 CONVOLUTION_IN_PLACE = Kernel('sum in place', _against_convolution_in_place, _convolution_in_place)

@@ -1,10 +1,13 @@
 """Convolutions as operators that neither the compiler nor autograd looks into."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from mmsec.ops.kernels.front import Kernel
 
@@ -48,6 +51,12 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, groups
     # One rounded division, not a division plus 1: products of these stay products, which Inductor can divide.
     height, width = ((size + 2 * padding - weight.shape[-1] + stride) // stride for size in x.shape[1:3])
     return x.new_empty(x.shape[0], height, width, weight.shape[0])
+
+
+@register_flop_formula(torch.ops.mmsec.conv2d_nhwc)
+def _flops(x_shape: Sequence[int], weight_shape: Sequence[int], *_: object, out_shape: Sequence[int]) -> int:
+    """Floating point operations of the forward pass, two for each multiply-add."""
+    return 2 * math.prod(out_shape) * math.prod(weight_shape[1:])
 
 
 @torch.library.custom_op('mmsec::conv2d_nhwc_backward', mutates_args=())

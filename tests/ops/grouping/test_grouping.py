@@ -91,6 +91,8 @@ def test_a_grouping_of_an_order_has_its_inverse():
         (dict(type='SemanticGruping'), "one of .*SemanticGrouping.*, got 'SemanticGruping'"),
         (dict(), 'grouping must have a type, .* got None'),
         (dict(type='WindowGrouping', shfit=True), "grouping WindowGrouping has no option 'shfit'"),
+        (dict(type='RandomGrouping', seed=0), "grouping RandomGrouping has no option 'seed'; it has none"),
+        (dict(type='ProjectionGrouping', kwargs=3), "grouping ProjectionGrouping has no option 'kwargs'; it has none"),
         ('WindowGrouping', "grouping must be a dict with a type, .* got 'WindowGrouping'"),
         (dict(type='WindowGrouping', shift='yes'), r"shift must be one of \(True, False\), got 'yes'"),
         (dict(type='SemanticGrouping', feature='kay'), "feature must be one of .*'key', .* got 'kay'"),
@@ -115,6 +117,17 @@ def test_equal_tokens_give_a_grouping(grouping):
     for value in (0.0, 3.0):
         order = build_grouping(grouping).eval()(tokens_of(torch.full((2, 40, 2, 8), value), (5, 8)), 7).order
         assert torch.equal(order.sort(-1).values, torch.arange(40).expand_as(order))
+
+
+@each_grouping
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_numbers_that_are_not_finite_give_a_grouping(grouping, value):
+    tokens = tokens_of(torch.randn(2, 200, 2, 8), (10, 20))
+    for each in tokens[:4]:
+        each[0, 7, 1, 3] = each[1, 9] = value
+    for num_clusters in (7, 50):  # k-means has two levels beyond 32
+        order = build_grouping(grouping).eval()(tokens, num_clusters).order
+        assert torch.equal(order.sort(-1).values, torch.arange(200).expand_as(order))
 
 
 @each_grouping

@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmsec.ops import build_grouping, cluster_ids, cluster_sizes
 from mmsec.ops.grouping import kmeans
@@ -108,3 +109,14 @@ def test_how_unequal_plain_kmeans_is():
     torch.testing.assert_close(kmeans.largest_over_mean(key, 4), torch.full((2, 3), 70 / 25))
     torch.testing.assert_close(kmeans.largest_over_mean(torch.ones(1, 12, 1, 4), 3), torch.tensor([[3.0]]))
     torch.testing.assert_close(kmeans.largest_over_mean(torch.eye(4)[None, :, None], 4), torch.tensor([[1.0]]))
+
+
+@pytest.mark.parametrize(('num_tokens', 'num_clusters', 'num_iters'), [(90, 4, 1), (200, 33, 3), (131, 65, 2)])
+def test_multiply_adds_are_those_of_its_products(num_tokens, num_clusters, num_iters):
+    key = torch.randn(2, num_tokens, 3, 4)
+    with FlopCounterMode(display=False) as counter:
+        kmeans.kmeans_order(key, num_clusters, num_iters)
+    counted = counter.get_total_flops()
+    with FlopCounterMode(display=False) as counter:
+        kmeans.kmeans_order._init_fn(key, num_clusters, num_iters)
+    assert counted == counter.get_total_flops() > 0
