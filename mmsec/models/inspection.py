@@ -64,7 +64,7 @@ def token_clusters(backbone: Backbone, x: Tensor, stages: Sequence[int], block: 
     layers: list[Any] = [attention_layer(backbone, stage, block) for stage in stages]
     seen: dict[nn.Module, tuple] = {}
     hooks = [layer.register_forward_pre_hook(seen.__setitem__) for layer in layers]
-    training = backbone.training
+    modes = [(module, module.training) for module in backbone.modules()]
     try:
         backbone.eval()
         backbone(x)
@@ -72,7 +72,8 @@ def token_clusters(backbone: Backbone, x: Tensor, stages: Sequence[int], block: 
     finally:
         for hook in hooks:
             hook.remove()
-        backbone.train(training)
+        for module, training in modes:  # parts may have had a mode of their own
+            module.training = training
 
 
 def scales_of(backbone: Backbone, stage: int) -> tuple[str, ...]:

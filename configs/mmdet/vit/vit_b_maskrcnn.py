@@ -10,7 +10,7 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
-norm_cfg = dict(type='mmsec.LayerNorm2d')
+norm_cfg = dict(type='mmsec.LayerNorm2d', eps=1e-6)
 model = dict(
     backbone=dict(
         _delete_=True,

@@ -19,8 +19,8 @@ class IterationSeedHook(Hook):
     MMEngine seeds all processes alike, once: they draw the same drop path masks, the same samples of proposals and the
     same mixture of images (Mixup, CutMix), and a resumed run draws those of its beginning again. With this hook
     processes draw different numbers in an iteration, and a resumed run draws what it would have drawn without the
-    interruption. Weights are initialised before, alike in all processes. Data stay as they are: samplers and the workers
-    that augment images have generators of their own.
+    interruption. Weights are initialised before, alike in all processes. Data stay as they are: samplers, and the
+    workers that augment images, have generators of their own.
     """
 
     priority = 'VERY_HIGH'

@@ -52,6 +52,8 @@ class Backbone(BaseModule):
         last = len(strides) - 1
         if in_channels < 1:
             raise ValueError(f'in_channels must be at least 1, got {in_channels}')
+        if not isinstance(out_indices, Sequence):
+            raise ValueError(f'out_indices must be a list of stages, got {out_indices!r}')
         if not out_indices or len(set(out_indices)) < len(out_indices):
             raise ValueError(f'out_indices must name at least one stage, each once, got {tuple(out_indices)}')
         if not set(out_indices) <= set(range(last + 1)):

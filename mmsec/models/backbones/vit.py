@@ -134,6 +134,8 @@ class ViT(Backbone):
         elif not set(global_blocks) <= set(range(depth)):
             raise ValueError(f'global_blocks must be in [0, {depth - 1}], got {tuple(global_blocks)}')
         method = build_merging(merging) if merging else None
+        if method:
+            method.check_blocks(depth, max(out_indices) + 1)
         map_size = (-(-height // patch_size), -(-width // patch_size))
         if method and (window_size or grouping) and method.merged_grid(map_size) is None:
             raise ValueError(

@@ -56,7 +56,8 @@ def backbone_weights(checkpoint: Mapping) -> tuple[dict[str, Tensor], list[str]]
         tuple[dict[str, Tensor], list[str]]: The weights, without the prefix, and the keys left out because they belong
         to something else than a backbone.
     """
-    state = next((checkpoint[key] for key in ('model_ema', 'model', 'state_dict') if key in checkpoint), checkpoint)
+    named = (checkpoint.get(key) for key in ('model_ema', 'model', 'state_dict'))  # model_ema may be there and empty
+    state = next((state for state in named if state), checkpoint)
     prefix = 'backbone.' if any(key.startswith('backbone.') for key in state) else ''
     found = {
         key.removeprefix(prefix): value

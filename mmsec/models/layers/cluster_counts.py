@@ -56,8 +56,8 @@ def cluster_counts(
         of_blocks = value if isinstance(value, Sequence) else [value] * depth
         if len(of_blocks) != depth:
             raise ValueError(f'{name} of stage {i} must have one value per block, {depth}, got {value}')
-        if min(of_blocks) < 1:
-            raise ValueError(f'{name} must be at least 1, got {tuple(values)}')
+        if not all(isinstance(each, int) and each >= 1 for each in of_blocks):
+            raise ValueError(f'{name} must be whole numbers of at least 1, got {tuple(values)}')
         counts.append([ClusterCount(each, name == 'cluster_size') for each in of_blocks])
     return counts
 

@@ -65,7 +65,7 @@ class LayerNorm2d(nn.LayerNorm):
 
     Args:
         num_features (int): Channels.
-        eps (float): Added to the variance. Default: 1e-6.
+        eps (float): Added to the variance. Default: 1e-6; a ``norm_cfg`` without ``eps`` gets mmcv's, 1e-5.
     """
 
     def __init__(self, num_features: int, eps: float = 1e-6) -> None:

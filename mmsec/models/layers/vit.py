@@ -4,7 +4,7 @@ Tokens travel between blocks as a :class:`TokenList`: first protected ones, whic
 tokens), then those of the map.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -94,6 +94,14 @@ class PatchEmbed(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, embed_dims, *map_size))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dims)) if with_cls_token else None
         self.register_tokens = nn.Parameter(torch.zeros(1, num_registers, embed_dims)) if num_registers else None
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        """As every module, whatever loads it; positions of a map of another size are resized."""
+        name = f'{prefix}pos_embed'
+        given, own = state_dict.get(name), self.pos_embed
+        if given is not None and given.dim() == 4 and given.shape[:2] == own.shape[:2]:
+            state_dict = {**state_dict, name: resize_positions(given, (own.shape[2], own.shape[3]))}
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, image: Tensor) -> TokenList:
         """Embed images.

@@ -175,16 +175,20 @@ class Expedit(MergingMethod):
         self, features: Tensor, *, layer: int, depth: int, grid: tuple[int, int], protected: int = 0
     ) -> Merging | None:
         """See :class:`MergingMethod`; by :func:`expedit`."""
-        if self.after_block >= depth:
-            raise ValueError(
-                f'after_block of Expedit must be below the number of blocks, {depth}, got {self.after_block}'
-            )
+        self.check_blocks(depth, depth)
         if layer != self.after_block - 1:
             return None
         size = self.merged_grid(grid)
         if size == tuple(grid):
             return None
         return expedit(features, grid, size, self.num_iters, self.window, self.temperature, self.k, protected)
+
+    def check_blocks(self, depth: int, run: int) -> None:
+        """See :class:`MergingMethod`; what merges behind the last block saves nothing."""
+        if self.after_block >= run:
+            raise ValueError(
+                f'after_block of Expedit must be below the number of blocks that run, {run}, got {self.after_block}'
+            )
 
     def merged_grid(self, grid: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of the small grid; see :class:`MergingMethod`."""

@@ -50,6 +50,17 @@ class MergingMethod(ABC):
             Merging, optional: From T tokens to fewer; None where this block merges nothing.
         """
 
+    def check_blocks(self, depth: int, run: int) -> None:  # noqa: B027  # most fit every network
+        """Refuse a network that the options do not fit; here none.
+
+        Args:
+            depth (int): Number of blocks.
+            run (int): Blocks that run, the first ones: a backbone builds none behind the last map that it returns.
+
+        Raises:
+            ValueError: If the options do not fit.
+        """
+
     def merged_grid(self, grid: tuple[int, int]) -> tuple[int, int] | None:
         """The grid that the merged tokens are left in, for attention in windows or clusters.
 
@@ -81,6 +92,8 @@ def build_merging(options: Mapping[str, object]) -> MergingMethod:
     Raises:
         ValueError: If the type or an option is unknown, missing or out of its range; one line says what is allowed.
     """
+    if not isinstance(options, Mapping):
+        raise ValueError(f'merging must be a dict with a type, one of {", ".join(sorted(MERGINGS))}, got {options!r}')
     options = dict(options)
     name = options.pop('type', None)
     if not isinstance(name, str) or name not in MERGINGS:

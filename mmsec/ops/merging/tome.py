@@ -65,12 +65,16 @@ class ToMe(MergingMethod):
         if any(not isinstance(r, int) or r < 0 for r in numbers):
             raise ValueError(f'r of ToMe must be an integer of at least 0, or a list of them, got {self.r!r}')
 
+    def check_blocks(self, depth: int, run: int) -> None:
+        """See :class:`MergingMethod`; a list has a number for each block, run or not."""
+        if not isinstance(self.r, int) and len(self.r) != depth:
+            raise ValueError(f'r of ToMe must have one number for each of {depth} blocks, got {len(self.r)}: {self.r}')
+
     def __call__(
         self, features: Tensor, *, layer: int, depth: int, grid: tuple[int, int], protected: int = 0
     ) -> Merging | None:
         """See :class:`MergingMethod`; by :func:`tome`."""
-        if not isinstance(self.r, int) and len(self.r) != depth:
-            raise ValueError(f'r of ToMe must have one number for each of {depth} blocks, got {len(self.r)}: {self.r}')
+        self.check_blocks(depth, depth)
         r = self.r if isinstance(self.r, int) else self.r[layer]
         if min(r, (features.shape[1] - protected) // 2) == 0:
             return None

@@ -110,7 +110,7 @@ class Record(Hook):
 
 
 def drawn(rank: int, folder: Path) -> dict:
-    """Masks, mixtures, samples and first weight of a run with the hook, of its continuation from the middle, and without it."""
+    """What a run with the hook drew, its first weight, and the same of its continuation and of a run without it."""
     found = {}
     for name, hooks, iterations, resume in (
         ('with', ['mmsec.IterationSeedHook'], 6, None),

@@ -272,6 +272,13 @@ def test_one_can_look_at_windows_clusters_and_merged_tokens():
             dict(window_size=3, grouping=dict(type='SemanticGrouping'), num_clusters=4),
             'window_size and grouping exclude each other',
         ),
+        (dict(out_indices=3), 'out_indices must be a list of stages, got 3'),
+        (dict(merging='ToMe'), "merging must be a dict with a type, one of .*ToMe.*, got 'ToMe'"),
+        (
+            dict(merging=dict(type='Expedit', after_block=2, size=0.5), out_indices=(0, 1)),
+            'after_block of Expedit must be below the number of blocks that run, 2, got 2',
+        ),
+        (dict(merging=dict(type='ToMe', r=(1, 1, 1)), out_indices=(0, 1)), 'one number for each of 4 blocks, got 3'),
         (dict(merging=dict(type='ToMee')), "type of merging must be one of .*, got 'ToMee'"),
         (
             dict(merging=dict(type='PiToMe'), window_size=3),
@@ -286,6 +293,20 @@ def test_one_can_look_at_windows_clusters_and_merged_tokens():
 def test_options_that_cannot_be_used_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         tiny(**options)
+
+
+def test_positions_of_another_size_are_resized_whatever_loads_them(tmp_path):
+    from mmengine.runner.checkpoint import load_checkpoint
+
+    trained, larger = tiny(img_size=24), tiny(img_size=(32, 48))
+    torch.save({'state_dict': trained.state_dict()}, tmp_path / 'trained.pth')
+    size = larger.patch_embed.pos_embed.shape[2:]
+    wanted = F.interpolate(trained.patch_embed.pos_embed, size=size, mode='bicubic')
+    load_checkpoint(larger, str(tmp_path / 'trained.pth'))  # as load_from does: what does not fit would be left out
+    torch.testing.assert_close(larger.patch_embed.pos_embed, wanted)
+    larger = tiny(img_size=(32, 48))
+    larger.load_state_dict(trained.state_dict())
+    torch.testing.assert_close(larger.patch_embed.pos_embed, wanted)
 
 
 def test_an_empty_merging_merges_nothing_so_that_a_command_line_can_fill_it_in():

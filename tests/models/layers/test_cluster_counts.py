@@ -24,7 +24,7 @@ def test_a_number_is_of_all_blocks_and_a_list_of_each():
         ((1,), None, r'num_clusters must have one value per stage, 2, got \(1,\)'),
         (7, None, 'num_clusters must have one value per stage, 2, got 7'),
         (None, (9, (5,)), r'cluster_size of stage 1 must have one value per block, 2, got \(5,\)'),
-        (None, (9, (5, 0)), r'cluster_size must be at least 1, got \(9, \(5, 0\)\)'),
+        (None, (9, (5, 0)), r'cluster_size must be whole numbers of at least 1, got \(9, \(5, 0\)\)'),
     ],
 )
 def test_what_does_not_fit_is_named(num_clusters, cluster_size, message):
