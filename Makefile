@@ -5,14 +5,16 @@ VENV ?= .venv
 ifdef PYTHON
 python := $(PYTHON)
 ready := check
+demo_ready := check-hosts
 docs_ready := check-docs
 else
 python := $(abspath $(VENV))/bin/python
 ready := $(VENV)/.ready
+demo_ready := $(ready)
 docs_ready := $(VENV)/.docs
 endif
 
-.PHONY: help demo lint test test-slurm test-gpu bench bench-gpu evidence docs tables setup check check-docs
+.PHONY: help demo lint test test-slurm test-gpu bench bench-gpu evidence docs tables setup check check-hosts check-docs
 
 help:
 	@echo 'make demo   train and evaluate SecViT on generated data, on the CPU'
@@ -29,7 +31,7 @@ help:
 	@echo 'VENV=DIR    where the environment is made (default .venv)'
 	@echo 'PYTHON=EXE  use the environment of this interpreter, which has OpenMMLab and mmsec[dev,onnx] already'
 
-demo: $(ready)
+demo: $(demo_ready)
 	$(python) tools/demo.py
 
 lint: $(ready)
@@ -67,6 +69,10 @@ evidence: $(ready)
 	$(python) tools/analysis_tools/model_index.py --tables
 
 setup: $(ready)
+
+check-hosts:
+	@$(python) -c 'import mmcv._ext, mmdet, mmseg, mmsec' || { \
+	  echo "$(python) lacks something; in an environment with OpenMMLab: $(python) -m pip install -e ." >&2; exit 1; }
 
 check:
 	@$(python) -c 'import mmcv._ext, mmdet, mmseg, mmsec, mypy, onnxruntime, onnxscript, pytest, ruff, xdist' || { \

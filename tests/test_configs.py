@@ -17,6 +17,7 @@ from mmengine.structures import InstanceData, PixelData
 
 from mmsec.cli.config import revert_sync_bn
 from mmsec.cli.heads import check_channels
+from mmsec.cli.config import load_config
 from mmsec.models import ClusTR, SecViT
 from mmsec.models.backbones.base import Backbone
 from tests import torchvision_apart  # noqa: F401
@@ -351,6 +352,15 @@ def test_weight_decay_spares_norms_in_sequentials():
     assert decay[id(backbone.stages[0].blocks[0].norm1.bias)] == 0
     assert decay[id(backbone.downsamples[0].norm.weight)] == 0
     assert decay[id(backbone.patch_embed.proj[0].weight)] == 0.05
+
+
+@pytest.mark.parametrize('name', [name for name in CONFIGS if name.name.startswith('vit_')], ids=str)
+def test_every_vit_that_trains_without_merging_can_be_tested_with_it(name):
+    path, option = str(ROOT / 'configs' / name), {'model.backbone.merging.type': 'PiToMe'}
+    cfg = load_config(path)
+    if cfg.model.backbone.merging:
+        option['model.backbone.merging._delete_'] = True
+    assert load_config(path, option).model.backbone.merging == dict(type='PiToMe')
 
 
 def test_a_misspelt_backbone_option_fails():

@@ -8,7 +8,6 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-import cv2
 import mmcv
 import numpy as np
 import torch
@@ -92,7 +91,7 @@ def detections(found: dict, classes: list[str], score_thr: float) -> dict[str, A
 
 def segmentation(label_map: np.ndarray, classes: list[str], file: Path) -> dict[str, Any]:
     """What the JSON file holds of a segmenter's image; the label map itself is written to ``file``."""
-    cv2.imwrite(str(file), label_map.astype(np.uint8 if len(classes) < 256 else np.uint16))
+    mmcv.imwrite(label_map.astype(np.uint8 if len(classes) < 256 else np.uint16), str(file))
     labels, counts = np.unique(label_map, return_counts=True)
     shares = {classes[label]: count / label_map.size for label, count in zip(labels, counts.tolist(), strict=True)}
     return {'label_map': file.name, 'share_of_pixels': dict(sorted(shares.items(), key=lambda share: -share[1]))}

@@ -18,6 +18,9 @@ command -v "$base" >/dev/null || die "no '$base' here; install Python 3.10 or ne
 "$base" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || die "$("$base" --version) is too old; Python 3.10 or newer is needed"
 command -v c++ >/dev/null || command -v g++ >/dev/null || die "no C++ compiler (g++) here; mmcv's operators are compiled from source"
 
+header=$("$base" -c 'import sysconfig; print(sysconfig.get_path("include") + "/Python.h")')
+[[ -f $header ]] || die "no '$header' here, which compiling mmcv needs; Debian and Ubuntu have it in python3-dev"
+
 say "1/3 virtual environment $venv, torch and the build tools (1 to 3 minutes, mostly download)"
 "$base" -m venv "$venv"
 python=$venv/bin/python

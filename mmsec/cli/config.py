@@ -18,6 +18,10 @@ from mmengine.runner import Runner
 from mmsec.errors import InputError
 
 HOSTS = ('mmdet', 'mmseg', 'mmpretrain')
+_SETTINGS = {  # what MMEngine reads of them; it passes over every other key
+    'auto_scale_lr': ('enable', 'base_batch_size'),
+    'env_cfg': ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'),
+}
 
 
 def load_config(path: str, options: dict | None = None, hosts: Sequence[str] = HOSTS) -> Config:
@@ -32,8 +36,8 @@ def load_config(path: str, options: dict | None = None, hosts: Sequence[str] = H
         Config: Merged, its host's default scope in force.
 
     Raises:
-        InputError: If the file is missing or cannot be read, an option names nothing in it, its ``default_scope`` is
-            none of ``hosts``, or that host is not installed.
+        InputError: If the file is missing or cannot be read, an option names nothing in it or nothing that is read, its
+            ``default_scope`` is none of ``hosts``, or that host is not installed.
     """
     if not Path(path).is_file():
         raise InputError(f"config '{path}' not found")
@@ -45,6 +49,10 @@ def load_config(path: str, options: dict | None = None, hosts: Sequence[str] = H
     for key in options or {}:
         _check_option(cfg, key)
     cfg.merge_from_dict(options or {})
+    for name, known in _SETTINGS.items():
+        for key in cfg.get(name) or {}:
+            if key not in known:
+                raise InputError(f"config '{path}': {name} has no option '{key}'; it has {', '.join(known)}")
     host = cfg.get('default_scope')
     if host not in hosts:
         raise InputError(f"config '{path}': default_scope must be one of {tuple(hosts)}, got {host!r}")

@@ -54,8 +54,8 @@ def _convert(source: Path, out: Path, split: str) -> int:
                 f"label map of '{path}' has the label {labels.max()}, expected 0 to {_CLASSES}. Take the label maps of "
                 'the SegNet tutorial; the 32 classes of the first release have others'
             )
-        cv2.imwrite(str(folders[0] / f'{path.stem}.jpg'), image, (cv2.IMWRITE_JPEG_QUALITY, 90))
-        cv2.imwrite(str(folders[1] / path.name), np.where(labels == _CLASSES, _IGNORED, labels).astype(np.uint8))
+        mmcv.imwrite(image, str(folders[0] / f'{path.stem}.jpg'), (cv2.IMWRITE_JPEG_QUALITY, 90))
+        mmcv.imwrite(np.where(labels == _CLASSES, _IGNORED, labels).astype(np.uint8), str(folders[1] / path.name))
     return len(images)
 
 

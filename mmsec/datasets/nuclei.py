@@ -5,6 +5,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 import cv2
+import mmcv
 
 from mmsec.datasets.coco import instance, write_instances
 from mmsec.errors import InputError
@@ -73,7 +74,7 @@ def _convert(folders: list[Path], out: Path, split: str) -> Written:
             )
         image = _read(found[0], cv2.IMREAD_COLOR)
         name = f'{folder.name}.jpg'
-        cv2.imwrite(str(out / split / name), image, (cv2.IMWRITE_JPEG_QUALITY, 95))
+        mmcv.imwrite(image, str(out / split / name), (cv2.IMWRITE_JPEG_QUALITY, 95))
         height, width = image.shape[:2]
         images.append({'id': image_id, 'file_name': name, 'height': height, 'width': width})
         for path in masks:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
+import mmcv
 import numpy as np
 
 from mmsec.datasets.coco import instance, write_instances
@@ -151,7 +152,7 @@ def write_shapes(out: str | Path, train: int, val: int, seed: int = 0, size: int
             jpeg = cv2.imencode('.jpg', scene.image, (cv2.IMWRITE_JPEG_QUALITY, 95))[1].tobytes()
             (folders[0] / f'{name}.jpg').write_bytes(jpeg)
             (folders[1] / f'{name}.jpg').write_bytes(jpeg)
-            cv2.imwrite(str(folders[2] / f'{name}.png'), _label_map(scene))
+            mmcv.imwrite(_label_map(scene), str(folders[2] / f'{name}.png'))
             images.append({'id': image_id, 'file_name': f'{name}.jpg', 'height': size, 'width': size})
             for label, mask in zip(scene.labels, scene.masks, strict=True):
                 annotations.append(instance(mask, image_id, category_id=int(label) + 1))

@@ -39,6 +39,21 @@ def test_a_misspelt_option_is_named(option, message):
         load_config(DETECTOR, {option: 1})
 
 
+@pytest.mark.parametrize(
+    ('option', 'message'),
+    [
+        (
+            'auto_scale_lr.base_batchsize',
+            "auto_scale_lr has no option 'base_batchsize'; it has enable, base_batch_size",
+        ),
+        ('env_cfg.cudnn_benchmrk', "env_cfg has no option 'cudnn_benchmrk'; it has cudnn_benchmark, mp_cfg"),
+    ],
+)
+def test_a_setting_that_nothing_would_read_is_named(option, message):
+    with pytest.raises(InputError, match=message):
+        load_config(DETECTOR, {option: 1})
+
+
 def test_list_entries_can_be_overridden():
     assert load_config(DETECTOR, {'param_scheduler.0.end': 5}).param_scheduler[0].end == 5
 

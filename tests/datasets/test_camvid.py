@@ -37,6 +37,13 @@ def test_unlabelled_is_ignored_and_all_other_labels_stay(original, tmp_path):
             assert abs(image.mean((0, 1)) - (20, 90, 40 * i)).max() < 4
 
 
+@pytest.mark.parametrize('path', ['images/train/0.jpg', 'annotations/train/0.png'])
+def test_what_cannot_be_written_is_an_error(original, tmp_path, path):
+    (tmp_path / 'out' / path).mkdir(parents=True)
+    with pytest.raises(OSError, match=path):
+        convert_camvid(original, tmp_path / 'out')
+
+
 def test_label_maps_with_a_palette_keep_their_numbers(original, tmp_path):
     path = original / 'trainannot/0.png'
     labels = np.array(Image.open(path))

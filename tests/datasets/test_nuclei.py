@@ -58,6 +58,13 @@ def test_images_and_masks_become_a_coco_set(original, tmp_path):
     assert all(count.images for count in written.values())
 
 
+def test_an_image_that_cannot_be_written_is_an_error(original, tmp_path):
+    for split in ('train', 'val'):
+        (tmp_path / 'out' / split / 'id3.jpg').mkdir(parents=True)
+    with pytest.raises(OSError, match=r'id3\.jpg'):
+        convert_nuclei(original, tmp_path / 'out')
+
+
 def test_a_mask_without_a_pixel_is_left_out_and_counted(tmp_path):
     masks = np.zeros((2, 8, 9), np.uint8)
     masks[0, 3, 3] = 255

@@ -22,6 +22,12 @@ def test_equal_seeds_give_equal_data_and_other_seeds_other(tmp_path):
     assert a != c
 
 
+def test_a_label_map_that_cannot_be_written_is_an_error(tmp_path):
+    (tmp_path / 'ade/annotations/training/000000000001.png').mkdir(parents=True)
+    with pytest.raises(OSError, match=r'000000000001\.png'):
+        write_shapes(tmp_path, train=1, val=1)
+
+
 def test_scenes_hold_visible_shapes_that_hide_each_other():
     hidden = 0
     labels = set()

@@ -106,6 +106,12 @@ def test_a_checkpoint_without_class_names_is_refused(trained, images, tmp_path, 
         run(monkeypatch, images, config, tmp_path / 'bare.pth', '--out', tmp_path / 'out')
 
 
+def test_a_label_map_that_cannot_be_written_is_an_error(tmp_path):
+    (tmp_path / 'a.png').mkdir()
+    with pytest.raises(OSError, match=r'a\.png'):
+        infer.segmentation(np.zeros((2, 3), np.int64), ['sky'], tmp_path / 'a.png')
+
+
 def test_pictures_do_not_replace_the_images(trained, images, monkeypatch):
     config, checkpoint, _ = trained
     with pytest.raises(InputError, match='is one of the images'):

@@ -3,7 +3,14 @@
 _base_ = '../secvit_t_in1k.py'
 
 model = dict(
-    backbone=dict(_delete_=True, type='mmsec.ViT', arch='small', out_type='cls_token', drop_path_rate=0.1),
+    backbone=dict(
+        _delete_=True,
+        type='mmsec.ViT',
+        arch='small',
+        merging=dict(),  # nothing; for a trained model, too: --cfg-options model.backbone.merging.type=...
+        out_type='cls_token',
+        drop_path_rate=0.1,
+    ),
     neck=dict(_delete_=True, type='GlobalAveragePooling'),  # of the map that the class token is: one place
     head=dict(in_channels=384),
 )

@@ -1,5 +1,7 @@
 """Few parameter groups: one for each setting, not one for each parameter."""
 
+from typing import ClassVar
+
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -18,7 +20,37 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     MMEngine makes a group of each parameter as soon as there is a ``paramwise_cfg``. An optimizer starts its kernels
     for each group anew, so a step of a thousand groups takes thousands of launches where two groups take a few.
+
+    MMEngine passes over options of ``paramwise_cfg`` that it does not know. Here they are refused.
+
+    Attributes:
+        options (tuple[str, ...]): Those of ``paramwise_cfg``.
     """
+
+    options: ClassVar[tuple[str, ...]] = (
+        'bias_decay_mult',
+        'bias_lr_mult',
+        'bypass_duplicate',
+        'custom_keys',
+        'dcn_offset_lr_mult',
+        'dwconv_decay_mult',
+        'flat_decay_mult',
+        'norm_decay_mult',
+    )
+
+    def _validate_cfg(self) -> None:
+        """Check the options.
+
+        Raises:
+            InputError: If one is unknown.
+        """
+        super()._validate_cfg()
+        unknown = sorted(set(self.paramwise_cfg) - set(self.options))
+        if unknown:
+            raise InputError(
+                f'optim_wrapper.paramwise_cfg has no option {", ".join(unknown)} under mmsec.{type(self).__name__}; it '
+                f'has {", ".join(self.options)}.{" Layers are counted, not given." * ("num_layers" in unknown)}'
+            )
 
     def add_params(
         self, params: list[dict], module: nn.Module, prefix: str = '', is_dcn_module: int | float | None = None

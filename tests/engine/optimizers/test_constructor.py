@@ -93,6 +93,12 @@ def test_norms_under_a_custom_key_are_decayed_only_where_it_says_so():
     assert decays == {1: (0.0, 0.05), 2: (0.05, 0.05)}
 
 
+def test_an_option_that_nothing_would_read_is_named():
+    message = r'paramwise_cfg has no option norm_decay_mul under mmsec.MergedOptimWrapperConstructor; it has .*norm_decay_mult'
+    with pytest.raises(InputError, match=message):
+        wrapper_of(small_model(), 'mmsec.MergedOptimWrapperConstructor', dict(norm_decay_mul=0.0))
+
+
 def test_settings_decide_and_the_order_stays():
     a, b, c, d = (nn.Parameter(torch.zeros(1)) for _ in range(4))
     groups = [
