@@ -15,9 +15,8 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 
-from mmsec.cli.config import revert_sync_bn
+from mmsec.cli.config import load_config, revert_sync_bn
 from mmsec.cli.heads import check_channels
-from mmsec.cli.config import load_config
 from mmsec.models import ClusTR, SecViT
 from mmsec.models.backbones.base import Backbone
 from tests import torchvision_apart  # noqa: F401

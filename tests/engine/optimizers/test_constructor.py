@@ -94,7 +94,7 @@ def test_norms_under_a_custom_key_are_decayed_only_where_it_says_so():
 
 
 def test_an_option_that_nothing_would_read_is_named():
-    message = r'paramwise_cfg has no option norm_decay_mul under mmsec.MergedOptimWrapperConstructor; it has .*norm_decay_mult'
+    message = 'paramwise_cfg has no option norm_decay_mul under mmsec.Merged.*; it has .*norm_decay_mult'
     with pytest.raises(InputError, match=message):
         wrapper_of(small_model(), 'mmsec.MergedOptimWrapperConstructor', dict(norm_decay_mul=0.0))
 
