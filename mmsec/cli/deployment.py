@@ -1,5 +1,6 @@
 """The part of a config's model that can leave torch."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,12 +46,13 @@ def deployable(cfg: Config, checkpoint: str | None, backbone: bool) -> tuple[nn.
         tuple[nn.Module, list[str]]: It, in evaluation mode, and the names of its outputs.
 
     Raises:
-        InputError: If the whole model is wanted and is no segmentor, or the checkpoint does not fit.
+        InputError: If the whole model is wanted and is no segmentor of one graph, or the checkpoint does not fit.
     """
     if not backbone and cfg.default_scope != 'mmseg':
+        reason = ' A detector chooses boxes in steps that depend on the image, and they have no fixed graph'
         raise InputError(
             f"'{cfg.filename}' is for {cfg.default_scope}: of its models the backbone alone can be exported, by "
-            '--backbone. A detector chooses boxes in steps that depend on the image, and they have no fixed graph'
+            f'--backbone.{reason * (cfg.default_scope == "mmdet")}'
         )
     revert_sync_bn(cfg, 'none')
     with naming_misspelt_options(cfg):
@@ -58,6 +60,13 @@ def deployable(cfg: Config, checkpoint: str | None, backbone: bool) -> tuple[nn.
             model: Any = build_backbone(cfg, checkpoint)
             return model, [f'stage{i + 1}' for i in model.out_indices]
         model = MODELS.build(cfg.model)
+    head = model.decode_head
+    needed = [each for each in inspect.signature(head.forward).parameters.values() if each.default is each.empty]
+    if not isinstance(head, nn.ModuleList) and len(needed) > 1:
+        raise InputError(
+            f"'{cfg.filename}': {type(head).__name__} needs {', '.join(each.name for each in needed[1:])} beside the "
+            'maps, which are no part of a graph. Its backbone alone can be exported, by --backbone'
+        )
     if checkpoint:
         load_state(model, read_checkpoint(checkpoint), checkpoint)
     return Segmentor(model).eval(), ['logits']

@@ -87,6 +87,16 @@ def test_a_grouping_is_exported_or_refused_in_one_line(name):
     assert agreement.moved < 0.01
 
 
+def test_clusters_in_a_hosts_swin_are_exported_for_one_size():
+    pytest.importorskip('mmdet.models')
+    swin = dict(type='mmdet.SwinTransformer', embed_dims=16, depths=(1, 1), num_heads=(1, 2), strides=(4, 2))
+    backbone = build('SemanticClusters', backbone=swin | dict(out_indices=(0, 1), window_size=4))
+    agreement = verify(backbone, exported(backbone), images(2, 64, 96))
+    assert agreement.same_order < 1e-4
+    with pytest.raises(InputError, match='SemanticClusters cannot be exported for any size'):
+        exported(backbone, dynamic=True)
+
+
 def test_a_dynamic_file_takes_any_number_of_images_of_any_size():
     backbone = build(**ONE_STAGE)
     file = exported(backbone, dynamic=True)

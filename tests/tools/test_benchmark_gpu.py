@@ -68,10 +68,29 @@ def test_optimizers_and_detectors_are_measured(monkeypatch, tool, section):
 
     monkeypatch.setattr(tool, 'config', small)
     cell = dict(section=section, arch='tiny', device='cpu', repeats=1, shape=(64, 64), batch=1, dtype='float32')
-    for mode in ('inference', 'training') if section == 'detector' else (None,):
-        rows = tool.measure(cell | {'mode': mode})
+    modes = ('inference', 'training') if section == 'detector' else (None,)
+    for mode, dtype in [(mode, dtype) for mode in modes for dtype in ('float32', 'bfloat16')[: len(modes)]]:
+        rows = tool.measure(cell | {'mode': mode, 'dtype': dtype})
+        assert [row['error'] for row in rows.values() if 'error' in row] == []
         names = tool.OPTIMIZERS if section == 'optimizer' else ('published counts', 'clusters of 98', 'Swin-T')
         assert {name for name, row in rows.items() if row['seconds'] > 0} == set(names)
+
+
+def test_every_cell_compiles_its_own_models(tool):
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    class Layer(torch.nn.Module):
+        def forward(self, x):
+            return x + 1
+
+    for _ in range(10):  # torch would stop after eight
+        torch.compile(Layer(), backend=backend, dynamic=False)(torch.zeros(2))
+        tool.start_anew('cpu')
+    assert len(compiled) == 10
 
 
 def test_a_side_that_does_not_fit_is_a_row_that_says_so(tool):

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import matplotlib
@@ -28,6 +28,8 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 from benchmark_backbone import DTYPES, Side, machine, prepare
 from mmengine.logging import MMLogger
+
+from mmsec.engine.optimizers import BFloat16OptimWrapper
 
 ROOT = Path(__file__).parents[2]
 NOT_MEASURED = 'not measured'
@@ -173,6 +175,12 @@ def release(device: str) -> None:
         torch.cuda.empty_cache()
 
 
+def start_anew(device: str) -> None:
+    """Forget what was measured and compiled: torch compiles one function for eight models at most, and then no more."""
+    torch.compiler.reset()
+    release(device)
+
+
 def synchronised(run: Callable[[], object], device: str) -> Callable[[], None]:
     """``run``, which then waits for the device."""
 
@@ -296,10 +304,14 @@ def detector(cell: dict, cfg) -> Callable[[], None]:
     data = demo_mm_inputs(cell['batch'], shapes, num_items=[8] * cell['batch'], num_classes=80, with_mask=True)
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     scaler = torch.amp.GradScaler(device, enabled=cell['dtype'] == 'float16')
+    bfloat16 = BFloat16OptimWrapper(optimizer=wrapper.optimizer)
+
+    def context() -> AbstractContextManager:
+        plain = precision(cell['dtype'], device)  # sets TF32, too
+        return bfloat16.optim_context(model) if cell['dtype'] == 'bfloat16' else plain
 
     def step() -> None:
-        # As mmsec.BFloat16OptimWrapper and MMEngine's AmpOptimWrapper do.
-        with precision(cell['dtype'], device):
+        with context():  # as mmsec.BFloat16OptimWrapper and MMEngine's AmpOptimWrapper do
             batch = model.data_preprocessor(copy.deepcopy(data), True)
             loss, _ = model.parse_losses(model(**batch, mode='loss'))
         scaler.scale(loss).backward()
@@ -308,7 +320,7 @@ def detector(cell: dict, cfg) -> Callable[[], None]:
         wrapper.optimizer.zero_grad()
 
     def predict() -> None:
-        with torch.no_grad(), precision(cell['dtype'], device):
+        with torch.no_grad(), context():
             model.test_step(copy.deepcopy(data))
 
     model.train(training)
@@ -327,7 +339,7 @@ def work() -> None:
         except RuntimeError as error:
             rows = {'all': {'error': describe(error)}}
         print(json.dumps(rows), file=answers, flush=True)
-        release(cell['device'])
+        start_anew(cell['device'])
 
 
 class Measurer:
