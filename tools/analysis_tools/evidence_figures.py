@@ -102,32 +102,24 @@ def draw_counts(metric: str, rows: Mapping[str, dict], path: Path) -> None:
 
 
 def draw_merging(panels: Mapping[str, tuple[str, Mapping[str, Sequence[dict]]]], path: Path) -> None:
-    """Metric against multiply-adds and against time: a row for each data set, a line for each method.
+    """Metric against multiply-adds: a panel for each data set, a line for each method.
 
     Args:
         panels (Mapping[str, tuple[str, Mapping[str, Sequence[dict]]]]): By data set the metric's name, and by method
-            its points: 'metric', 'multiply_adds' and 'seconds'. A method of one point is the model without merging.
+            its points: 'metric' and 'multiply_adds'. A method of one point is the model without merging.
         path (Path): The picture.
     """
-    figure = Figure(figsize=(10, 3.8 * len(panels)), dpi=120, layout='constrained')
+    figure = Figure(figsize=(5 * len(panels) + 1.5, 3.8), dpi=120, layout='constrained')
     handles: dict = {}
     style_of = styles(name for _, methods in panels.values() for name in methods)
-    for both, (title, (metric, methods)) in zip(
-        figure.subplots(len(panels), 2, squeeze=False), panels.items(), strict=True
-    ):
-        for axes, key, unit, label in zip(
-            both,
-            ('multiply_adds', 'seconds'),
-            (1e9, 1e-3),
-            ('multiply-adds of the backbone, G', 'milliseconds an image, whole model'),
-            strict=True,
-        ):
-            for name, points in methods.items():
-                colour, marker = style_of[name]
-                x, y = [point[key] / unit for point in points], [point['metric'] for point in points]
-                (line,) = axes.plot(x, y, marker=marker, color=colour, linewidth=1.3)
-                handles.setdefault(name, line)
-            axes.set(title=title, xlabel=label, ylabel=metric)
-            tidy(axes)
+    subplots = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, (metric, methods)) in zip(subplots, panels.items(), strict=True):
+        for name, points in methods.items():
+            colour, marker = style_of[name]
+            x, y = [point['multiply_adds'] / 1e9 for point in points], [point['metric'] for point in points]
+            (line,) = axes.plot(x, y, marker=marker, color=colour, linewidth=1.3)
+            handles.setdefault(name, line)
+        axes.set(title=title, xlabel='multiply-adds of the backbone, G', ylabel=metric)
+        tidy(axes)
     figure.legend(handles.values(), handles, loc='outside right upper', frameon=False)
     figure.savefig(path)

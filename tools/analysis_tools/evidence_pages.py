@@ -171,20 +171,19 @@ def merging(out: Path, images: Path) -> list[str]:
         lines += ['', f'{TITLES[data]}{"" if rows else f", {NOT_RUN}"}:']
         if not rows:
             continue
-        lines += ['', *head(['merging', title, 'multiply-adds, G', 'of the first', 's an image', 'of the first'])]
+        lines += ['', *head(['merging', title, 'multiply-adds, G', 'of the first'])]
         methods: dict[str, list[dict]] = {}
         for name, tested in rows[0]['merging'].items():
-            adds, seconds = rows[0]['merged_multiply_adds'][name], tested['seconds_per_batch']
-            point = {'metric': tested['metrics'].get(metric, math.nan), 'multiply_adds': adds, 'seconds': seconds}
+            adds = rows[0]['merged_multiply_adds'][name]
+            point = {'metric': tested['metrics'].get(metric, math.nan), 'multiply_adds': adds}
             methods.setdefault(name.split()[0], []).append(point)
             (first,) = methods[NOT_MERGED]
-            cells = [name, each_seed([tested], metric), number(adds, '.2f', 1e9)]
-            cells += [number(adds, '.2f', first['multiply_adds']), number(seconds, '.3f')]
-            lines.append(line([*cells, number(seconds, '.2f', first['seconds'])]))
+            share = number(adds, '.2f', first['multiply_adds'])
+            lines.append(line([name, each_seed([tested], metric), number(adds, '.2f', 1e9), share]))
         panels[TITLES[data]] = title, methods
     if panels:
         draw_merging(panels, images / 'evidence_merging.png')
-        lines += ['', f'![Metric against multiply-adds and time]({images.name}/evidence_merging.png)']
+        lines += ['', f'![Metric against multiply-adds]({images.name}/evidence_merging.png)']
     return lines
 
 

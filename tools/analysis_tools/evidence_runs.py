@@ -64,7 +64,6 @@ REMOVED = {'nuclei': (4, 8, 12, 16), 'camvid': (6, 12, 18, 24)}
 KEPT = (0.975, 0.95, 0.925, 0.9)
 SIZES = (0.85, 0.7, 0.5, 0.35)
 NOT_MERGED = 'nothing'
-AGAIN = f'{NOT_MERGED}, again'  # last of all: how far times differ that should be the same
 HOW_TO = {  # make what is missing
     'data/nuclei': 'python tools/dataset_converters/nuclei.py SOURCE data/nuclei',
     'data/camvid': 'python tools/dataset_converters/camvid.py CamVid data/camvid',
@@ -109,7 +108,6 @@ def mergings(data: str) -> dict[str, dict]:
         **{f'ToMe r={r}': {'type': 'ToMe', 'r': r} for r in REMOVED[data]},
         **{f'PiToMe {ratio:g}': {'type': 'PiToMe', 'ratio': ratio} for ratio in KEPT},
         **{f'Expedit {size:g}': {'type': 'Expedit', 'after_block': 6, 'size': size} for size in SIZES},
-        AGAIN: {},
     }
 
 
@@ -151,7 +149,7 @@ def by_stage(rows: list[dict], weights: str) -> list[dict]:
 
 
 def with_mergings(data: str) -> Measurement:
-    """Metrics and time of a trained ViT with each merging, and without, one after the other."""
+    """Metrics of a trained ViT with each merging, and without, one after the other."""
 
     def measure(trained: Trained) -> dict:
         found = {}

@@ -79,14 +79,12 @@ def evaluate(trained: Trained, folder: Path, options: Sequence[str] = ()) -> dic
         options (Sequence[str]): ``key=value`` for ``--cfg-options``. Default: none.
 
     Returns:
-        dict: 'metrics', and 'seconds_per_batch' of the test data without loading them, the mean.
+        dict: 'metrics'.
     """
     out = folder / 'metrics.json'
     command = [TOOLS / 'test.py', trained.config, trained.checkpoint, '--work-dir', folder, '--out', out]
     trained.call([*command, *(['--cfg-options', *options] if options else [])])
-    (*_, newest) = sorted(folder.glob('*/*.json'))
-    times = json.loads(newest.read_text())
-    return {'metrics': json.loads(out.read_text()), 'seconds_per_batch': times['time'] - times['data_time']}
+    return {'metrics': json.loads(out.read_text())}
 
 
 def train_and_measure(run: Run, folder: Path, threads: int, stop: threading.Event) -> dict:

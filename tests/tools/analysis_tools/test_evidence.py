@@ -155,7 +155,7 @@ def test_the_trained_vit_is_tested_with_each_merging(sections, monkeypatch, vit,
     trained = Trained(vit, str(small_checkpoint(vit)), tmp_path / 'work', tool)
     found = sections.with_mergings('camvid')(trained)['merging']
     assert list(found) == list(settings)
-    assert all(each['metrics']['mIoU'] >= 0 and each['seconds_per_batch'] > 0 for each in found.values())
+    assert all(each['metrics']['mIoU'] >= 0 for each in found.values())
     assert '--cfg-options' not in calls[0]
     assert calls[1][-2:] == ['model.backbone.merging.type=PiToMe', 'model.backbone.merging.ratio=0.9']
 
