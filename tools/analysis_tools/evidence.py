@@ -6,13 +6,15 @@ started again. What a row needs of its checkpoint is measured right behind the t
 
 import argparse
 import statistics
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from evidence_pages import write_page
-from evidence_runs import ROOT, SECTIONS, Section, missing, sections
+from evidence_runs import ROOT, SECTIONS, Section, missing, sections, untimed
 from training_rows import Rows, Run
-from training_runs import run_all
+from training_runs import TOOLS, run_all
 
 from mmsec.engine.processes import run
 
@@ -97,6 +99,14 @@ def plan(chosen: Mapping[str, Section], jobs: int) -> list[tuple[Rows, Run]]:
     return list(left.values())
 
 
+def time_mergings(out: Path) -> None:
+    """Time the mergings of each ViT that is trained and not timed yet; nothing else runs now."""
+    data = untimed(out)
+    if data:
+        tool = TOOLS / 'analysis_tools/benchmark_merging.py'
+        subprocess.run([sys.executable, tool, '--data', *data, '--out', out], check=True)
+
+
 def main() -> None:
     """Say what is left, do it, make the page."""
     args = parse_args()
@@ -105,6 +115,8 @@ def main() -> None:
         if args.plan:
             return
         run_all(left, args.jobs, args.minutes)
+        if 'merging' in args.section:
+            time_mergings(args.out)
     page = write_page(args.out)
     print(f'page: {page}')
 

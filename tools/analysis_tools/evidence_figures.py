@@ -102,24 +102,29 @@ def draw_counts(metric: str, rows: Mapping[str, dict], path: Path) -> None:
 
 
 def draw_merging(panels: Mapping[str, tuple[str, Mapping[str, Sequence[dict]]]], path: Path) -> None:
-    """Metric against multiply-adds: a panel for each data set, a line for each method.
+    """Metric against multiply-adds and against time: a row of two panels for each data set, a line for each method.
 
     Args:
         panels (Mapping[str, tuple[str, Mapping[str, Sequence[dict]]]]): By data set the metric's name, and by method
-            its points: 'metric' and 'multiply_adds'. A method of one point is the model without merging.
+            its points: 'metric', 'multiply_adds' and 'seconds', which is None where it was not measured. A method of
+            one point is the model without merging.
         path (Path): The picture.
     """
-    figure = Figure(figsize=(5 * len(panels) + 1.5, 3.8), dpi=120, layout='constrained')
+    costs = {'multiply_adds': ('multiply-adds of the backbone, G', 1e9), 'seconds': ('seconds of the backbone', 1)}
+    figure = Figure(figsize=(11.5, 3.6 * len(panels)), dpi=120, layout='constrained')
     handles: dict = {}
     style_of = styles(name for _, methods in panels.values() for name in methods)
-    subplots = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, (title, (metric, methods)) in zip(subplots, panels.items(), strict=True):
-        for name, points in methods.items():
-            colour, marker = style_of[name]
-            x, y = [point['multiply_adds'] / 1e9 for point in points], [point['metric'] for point in points]
-            (line,) = axes.plot(x, y, marker=marker, color=colour, linewidth=1.3)
-            handles.setdefault(name, line)
-        axes.set(title=title, xlabel='multiply-adds of the backbone, G', ylabel=metric)
-        tidy(axes)
+    subplots = figure.subplots(len(panels), len(costs), squeeze=False, sharey='row')
+    for row, (title, (metric, methods)) in zip(subplots, panels.items(), strict=True):
+        for axes, (key, (label, unit)) in zip(row, costs.items(), strict=True):
+            for name, points in methods.items():
+                colour, marker = style_of[name]
+                known = [point for point in points if point[key] is not None]
+                x, y = [point[key] / unit for point in known], [point['metric'] for point in known]
+                (line,) = axes.plot(x, y, marker=marker, color=colour, linewidth=1.3)
+                handles.setdefault(name, line)
+            axes.set(title=title, xlabel=label)
+            tidy(axes)
+        row[0].set_ylabel(metric)
     figure.legend(handles.values(), handles, loc='outside right upper', frameon=False)
     figure.savefig(path)

@@ -14,12 +14,15 @@ from evidence_runs import (
     DATA,
     GLOBAL,
     GROUPINGS,
+    MERGING_TIMES,
     NOT_MERGED,
     PUBLISHED,
     ROOT,
     SEEDS,
     TRANSFER,
     config_of,
+    merging_times,
+    vit_row,
 )
 from training_rows import Rows
 
@@ -164,26 +167,35 @@ def semantic(out: Path, images: Path) -> list[str]:
 
 def merging(out: Path, images: Path) -> list[str]:
     """The trained ViT with mergings."""
-    runs, lines, panels = runs_in(out, 'backbones.json'), [], {}
+    lines, panels, times = [], {}, merging_times(out)
     for data, metrics in METRICS.items():
         metric, title = next(iter(metrics.items()))
-        rows = finished(runs.get(config_of('vit_s', data).stem, {}))
-        lines += ['', f'{TITLES[data]}{"" if rows else f", {NOT_RUN}"}:']
-        if not rows:
+        row = vit_row(out, data)
+        lines += ['', f'{TITLES[data]}{"" if row else f", {NOT_RUN}"}:']
+        if not row:
             continue
-        lines += ['', *head(['merging', title, 'multiply-adds, G', 'of the first'])]
+        lines += ['', *head(['merging', title, 'multiply-adds, G', 'of the first', 'seconds', 'of the first'])]
+        seconds = times.get(data, {}).get('seconds', {})
+        first = {'multiply_adds': row['merged_multiply_adds'][NOT_MERGED], 'seconds': seconds.get(NOT_MERGED)}
         methods: dict[str, list[dict]] = {}
-        for name, tested in rows[0]['merging'].items():
-            adds = rows[0]['merged_multiply_adds'][name]
-            point = {'metric': tested['metrics'].get(metric, math.nan), 'multiply_adds': adds}
-            methods.setdefault(name.split()[0], []).append(point)
-            (first,) = methods[NOT_MERGED]
-            share = number(adds, '.2f', first['multiply_adds'])
-            lines.append(line([name, each_seed([tested], metric), number(adds, '.2f', 1e9), share]))
+        for name, tested in row['merging'].items():
+            cost = {'multiply_adds': row['merged_multiply_adds'][name], 'seconds': seconds.get(name)}
+            methods.setdefault(name.split()[0], []).append({'metric': tested['metrics'].get(metric, math.nan)} | cost)
+            cells = [name, each_seed([tested], metric)]
+            for (key, value), unit, pattern in zip(cost.items(), (1e9, 1), ('.2f', '.3f'), strict=True):
+                cells += [number(value, pattern, unit), number(value, '.2f', first[key] or 1)]
+            lines.append(line(cells))
         panels[TITLES[data]] = title, methods
     if panels:
         draw_merging(panels, images / 'evidence_merging.png')
-        lines += ['', f'![Metric against multiply-adds]({images.name}/evidence_merging.png)']
+        lines += ['', f'![Metric against multiply-adds and time]({images.name}/evidence_merging.png)']
+    for data, found in times.items():
+        on = found['machine']
+        lines += [
+            '',
+            f'Seconds of {TITLES[data]}: {on["gpu"] or on["cpu"]}, threads: {on["threads"]}, torch {on["torch"]}, '
+            f'revision {found["git"]}. Log: [{MERGING_TIMES}]({out.name}/{MERGING_TIMES}).',
+        ]
     return lines
 
 

@@ -64,6 +64,7 @@ REMOVED = {'nuclei': (4, 8, 12, 16), 'camvid': (6, 12, 18, 24)}
 KEPT = (0.975, 0.95, 0.925, 0.9)
 SIZES = (0.85, 0.7, 0.5, 0.35)
 NOT_MERGED = 'nothing'
+MERGING_TIMES = 'merging_times.json'
 HOW_TO = {  # make what is missing
     'data/nuclei': 'python tools/dataset_converters/nuclei.py SOURCE data/nuclei',
     'data/camvid': 'python tools/dataset_converters/camvid.py CamVid data/camvid',
@@ -109,6 +110,23 @@ def mergings(data: str) -> dict[str, dict]:
         **{f'PiToMe {ratio:g}': {'type': 'PiToMe', 'ratio': ratio} for ratio in KEPT},
         **{f'Expedit {size:g}': {'type': 'Expedit', 'after_block': 6, 'size': size} for size in SIZES},
     }
+
+
+def vit_row(out: Path, data: str) -> dict | None:
+    """The row of the ViT that is tested with mergings; None before its run has finished."""
+    row = Rows(out / 'backbones.json', out).runs.get(config_of('vit_s', data).stem, {}).get('0', {})
+    return row if 'merging' in row else None
+
+
+def merging_times(out: Path) -> dict[str, dict]:
+    """What benchmark_merging.py has written, by data set; nothing before the first call of it."""
+    path = out / MERGING_TIMES
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def untimed(out: Path) -> list[str]:
+    """Data sets whose ViT is tested with mergings that benchmark_merging.py has not timed."""
+    return [data for data in DATA if vit_row(out, data) and data not in merging_times(out)]
 
 
 def run_of(path: Path, seed: int) -> Run:

@@ -133,6 +133,29 @@ def test_what_is_left_runs_and_the_page_is_made(tool, sections, monkeypatch, tmp
     assert 'not run yet' in (tmp_path / 'evidence.md').read_text()
 
 
+def test_a_vit_that_is_trained_and_not_timed_is_timed_behind_the_runs(tool, monkeypatch, tmp_path):
+    commands, order = [], []
+    monkeypatch.setattr(tool, 'plan', lambda chosen, jobs: [])
+    monkeypatch.setattr(tool, 'run_all', lambda *given: order.append('runs'))
+    monkeypatch.setattr(
+        tool.subprocess, 'run', lambda command, check: order.append('times') or commands.append(command)
+    )
+    monkeypatch.setattr(tool, 'write_page', lambda out: order.append('page'))
+    call(tool, monkeypatch, '--section', 'merging', '--out', tmp_path)
+    assert order == ['runs', 'page']  # nothing is trained
+    row = {'merging': {'nothing': {}}}
+    runs = {f'vit_s_{name}': {'0': row} for name in ('maskrcnn_nuclei', 'upernet_camvid')}
+    (tmp_path / 'backbones.json').write_text(json.dumps({'runs': runs}))
+    (tmp_path / 'merging_times.json').write_text('{"camvid": {}}')
+    call(tool, monkeypatch, '--section', 'groupings', '--out', tmp_path)
+    assert commands == []  # not asked for
+    call(tool, monkeypatch, '--section', 'merging', '--out', tmp_path)
+    assert order[-3:] == ['runs', 'times', 'page']
+    ((_, script, *options),) = commands
+    assert script.name == 'benchmark_merging.py'
+    assert options == ['--data', 'nuclei', '--out', tmp_path]
+
+
 @pytest.fixture
 def vit(shapes, tmp_path):
     """A small config of the ViT of the evidence, on generated shapes."""

@@ -168,7 +168,7 @@ def test_a_detector_that_finds_nothing_has_a_row(tool, tmp_path):
     found = row(metrics={}, merging=tested, merged_multiply_adds={'nothing': 2e9, 'ToMe r=64': 1e9})
     write(out / 'backbones.json', {'vit_s_maskrcnn_nuclei': {'0': found}})
     assert '| 1 | - | - | - | - | 14.0 |' in '\n'.join(tool.backbones(out, tmp_path))
-    assert '| ToMe r=64 | - | 1.00 | 0.50 |' in '\n'.join(tool.merging(out, tmp_path))
+    assert '| ToMe r=64 | - | 1.00 | 0.50 | - | - |' in '\n'.join(tool.merging(out, tmp_path))
 
 
 def test_merging_semantic_and_transfer_come_from_the_runs_of_the_backbones(tool, tmp_path, monkeypatch):
@@ -190,9 +190,21 @@ def test_merging_semantic_and_transfer_come_from_the_runs_of_the_backbones(tool,
     write(out / 'backbones.json', runs)
     learnt = {'secvit_t_maskrcnn_nuclei_from_shapes': nuclei(0.35), 'secvit_t_maskrcnn_nuclei_kaiming': nuclei(0.33)}
     write(out / 'transfer.json', {name: {'0': found} for name, found in learnt.items()})
+    machine = {'cpu': 'a CPU', 'gpu': None, 'threads': 2, 'torch': '2.9'}
+    seconds = {'nothing': 0.2, 'ToMe r=4': 0.25, 'ToMe r=8': 0.15}
+    times = {'nuclei': {'machine': machine, 'git': 'abc123', 'seconds': seconds}}
+    (out / 'merging_times.json').write_text(json.dumps(times))
+    panels, plot = {}, tool.draw_merging
+    monkeypatch.setattr(tool, 'draw_merging', lambda found, path: panels.update(found) or plot(found, path))
     text = '\n'.join(tool.merging(out, tmp_path))
-    assert '| nothing | 0.300 | 10.00 | 1.00 |' in text
-    assert '| ToMe r=8 | 0.250 | 5.00 | 0.50 |' in text
+    assert '| nothing | 0.300 | 10.00 | 1.00 | 0.200 | 1.00 |' in text
+    assert '| ToMe r=8 | 0.250 | 5.00 | 0.50 | 0.150 | 0.75 |' in text
+    assert 'Seconds of Nuclei, Mask R-CNN: a CPU, threads: 2, torch 2.9, revision abc123. Log:' in text
+    points = [
+        {'metric': 0.29, 'multiply_adds': 8e9, 'seconds': 0.25},
+        {'metric': 0.25, 'multiply_adds': 5e9, 'seconds': 0.15},
+    ]
+    assert panels['Nuclei, Mask R-CNN'][1]['ToMe'] == points
     assert 'CamVid, UperNet, not run yet:' in text
     assert cv2.imread(str(tmp_path / 'evidence_merging.png')) is not None
     drawn, draw = {}, tool.draw_semantic
