@@ -1,6 +1,6 @@
 """Time the ViT of docs/evidence.md with each merging that it is tested with, by turns in one run, a process for each.
 
-Times do not depend on weights. The images are noise. Their sizes are those of the test images, as the row of the ViT says.
+Times do not depend on weights. The images are noise of the same sizes as the test images, which the row names.
 """
 
 import argparse
