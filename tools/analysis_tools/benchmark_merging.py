@@ -15,11 +15,11 @@ import torch
 from benchmark_backbone import Worker, machine, serve
 from benchmark_backbones import build
 from evidence_runs import DATA, MERGING_TIMES, ROOT, config_of, merging_times, mergings, vit_row
+from rich.progress import track
 from torch import Tensor
-from training_rows import revision
+from training_rows import revision, write_json
 
 from mmsec.cli.config import load_config
-from mmsec.engine.files import write_whole
 from mmsec.engine.processes import run as run_tool
 from mmsec.errors import InputError
 
@@ -28,7 +28,7 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--data', nargs='+', choices=DATA, default=list(DATA), help='default: all')
-    parser.add_argument('--repeats', type=int, default=5, help='timed rounds (default: %(default)s)')
+    parser.add_argument('--repeats', type=int, default=3, help='timed rounds (default: %(default)s)')
     parser.add_argument(
         '--out',
         type=Path,
@@ -82,10 +82,10 @@ def measure(configs: Mapping[str, dict], sizes: Sequence[str], repeats: int) -> 
     tasks = {name: json.dumps({'config': config, 'shapes': shapes}) for name, config in configs.items()}
     workers = {name: Worker([sys.executable, __file__, '--worker', task]) for name, task in tasks.items()}
     for worker in workers.values():
-        for _ in range(2 * len(sizes) - 2):  # a worker has run twice: the warm-up is two runs of every size
+        for _ in sizes[2:]:  # a worker has run the first two: every size is run once before it is timed
             worker.turn()
     found: dict[str, dict[str, list[float]]] = {name: {size: [] for size in sizes} for name in configs}
-    for _, size in itertools.product(range(repeats), sizes):
+    for size in track([*sizes] * repeats, f'{repeats} rounds of {len(sizes)} sizes'):
         for name, worker in workers.items():
             found[name][size].append(worker.turn())
     for worker in workers.values():
@@ -114,7 +114,7 @@ def main() -> None:
         first = next(iter(means.values()))
         for name, mean in means.items():
             print(f'  {name}: {mean:.3f} s, {mean / first:.2f} of the first')
-    write_whole(args.out / MERGING_TIMES, (json.dumps(content, indent=1) + '\n').encode())
+    write_json(args.out / MERGING_TIMES, content)
 
 
 if __name__ == '__main__':

@@ -189,29 +189,32 @@ def merging(out: Path, images: Path) -> list[str]:
     if panels:
         draw_merging(panels, images / 'evidence_merging.png')
         lines += ['', f'![Metric against multiply-adds and time]({images.name}/evidence_merging.png)']
-    for data, found in times.items():
-        on = found['machine']
-        lines += [
-            '',
-            f'Seconds of {TITLES[data]}: {on["gpu"] or on["cpu"]}, threads: {on["threads"]}, torch {on["torch"]}, '
-            f'revision {found["git"]}. Log: [{MERGING_TIMES}]({out.name}/{MERGING_TIMES}).',
-        ]
+    said = [
+        f'{on["gpu"] or on["cpu"]}, threads: {on["threads"]}, torch {on["torch"]}, revision {each["git"]}'
+        for each in times.values()
+        for on in [each['machine']]
+    ]
+    if said:
+        log = f'[{MERGING_TIMES}]({out.name}/{MERGING_TIMES})'
+        lines += ['', f'Seconds on {"; ".join(dict.fromkeys(said))}. Log: {log} has every round.']
     return lines
 
 
 def transfer(out: Path, images: Path) -> list[str]:
-    """Nuclei from weights of the demo, and from two kinds of random ones."""
-    learnt = runs_in(out, 'transfer.json')
-    weights = {'random, the default': runs_in(out, 'backbones.json').get(config_of('secvit_t', 'nuclei').stem, {})}
-    weights |= {name: learnt.get(path.stem, {}) for path, name in TRANSFER.items()}
-    lines = ['', *head(['initial weights', 'seeds', *METRICS['nuclei'].values(), 'failed'])]
-    for name, seeds in weights.items():
-        rows = finished(seeds)
-        cells = [each_seed(rows, metric) for metric in METRICS['nuclei']]
-        lines.append(line([name, f'{len(rows)}' if seeds else NOT_RUN, *cells, failures(seeds)]))
+    """SecViT-T from weights of the demo, and from two kinds of random ones."""
+    default, learnt, lines = runs_in(out, 'backbones.json'), runs_in(out, 'transfer.json'), []
+    panels: dict[str, dict[str, list[dict]]] = {}
+    for data, metrics in METRICS.items():
+        weights = {'random, the default': default.get(config_of('secvit_t', data).stem, {})}
+        weights |= {name: learnt.get(path.stem, {}) for path, name in TRANSFER.items() if data in path.stem.split('_')}
+        lines += ['', f'{TITLES[data]}:', '', *head(['initial weights', 'seeds', *metrics.values(), 'failed'])]
+        for name, seeds in weights.items():
+            rows = finished(seeds)
+            cells = [each_seed(rows, metric) for metric in metrics]
+            lines.append(line([name, f'{len(rows)}' if seeds else NOT_RUN, *cells, failures(seeds)]))
+        panels[TITLES[data]] = {name: finished(seeds) for name, seeds in weights.items()}
     if learnt:
-        panel = {name: finished(seeds) for name, seeds in weights.items()}
-        draw_curves({TITLES['nuclei']: panel}, images / 'evidence_transfer.png')
+        draw_curves(panels, images / 'evidence_transfer.png')
         lines += ['', f'![Training loss from each]({images.name}/evidence_transfer.png)']
     return lines + source(out, 'transfer.json', learnt)
 

@@ -58,6 +58,7 @@ IMAGES = 200  # for NMI
 TRANSFER = {  # config: its initial weights
     Path('configs/mmdet/evidence/secvit_t_maskrcnn_nuclei_kaiming.py'): 'random, as the demo starts',
     Path('configs/mmdet/evidence/secvit_t_maskrcnn_nuclei_from_shapes.py'): 'learnt by the demo on shapes',
+    Path('configs/mmseg/evidence/secvit_t_upernet_camvid_kaiming.py'): 'random, as the demo starts',
 }
 # The grid has 16 x 16 tokens in most images of nuclei, and 23 x 17 in those of CamVid.
 REMOVED = {'nuclei': (4, 8, 12, 16), 'camvid': (6, 12, 18, 24)}
@@ -77,7 +78,7 @@ SECTIONS = {  # in this order
     'backbones': 'all backbones on both sets, with what semantic and merging measure of them',
     'semantic': 'SecViT-T of both sets, and how far its clusters follow the annotations',
     'merging': 'ViT-S of both sets, tested with merging',
-    'transfer': "nuclei from the demo's weights, and from the random ones that it starts from",
+    'transfer': "SecViT-T from the demo's weights on nuclei, and on both sets from the random ones that it starts from",
     'groupings': 'ways of grouping on small images of CamVid',
     'clusters': 'numbers of clusters on the same',
 }

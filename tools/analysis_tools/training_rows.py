@@ -126,9 +126,7 @@ class Rows:
         """Keep the row of a run, beside those that another process has written since."""
         self.runs = self.read()
         self.runs.setdefault(run.name, {})[str(run.seed)] = row
-        text = json.dumps(self.content(), indent=1)
-        text = re.sub(r'\[[^][{}"]+\]', lambda found: ' '.join(found[0].split()), text)  # numbers on one line
-        write_whole(self.path, (text + '\n').encode())
+        write_json(self.path, self.content())
 
     def content(self) -> dict:
         """What is written."""
@@ -154,6 +152,13 @@ class Rows:
         folder = self.folder(run)
         write_whole(folder.with_suffix('.py'), f'# {run.sha}\n{run.cfg.pretty_text}'.encode())
         folder.mkdir(exist_ok=True)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write figures that people read, too: lists of numbers stand on one line."""
+    text = json.dumps(content, indent=1)
+    text = re.sub(r'\[[^][{}"]+\]', lambda found: ' '.join(found[0].split()), text)
+    write_whole(path, (text + '\n').encode())
 
 
 def images_by_size(cfg: Config) -> list[tuple[Tensor, int]]:

@@ -189,6 +189,7 @@ def test_merging_semantic_and_transfer_come_from_the_runs_of_the_backbones(tool,
     }
     write(out / 'backbones.json', runs)
     learnt = {'secvit_t_maskrcnn_nuclei_from_shapes': nuclei(0.35), 'secvit_t_maskrcnn_nuclei_kaiming': nuclei(0.33)}
+    learnt['secvit_t_upernet_camvid_kaiming'] = row(metrics={'mIoU': 31.0, 'aAcc': 77.0})
     write(out / 'transfer.json', {name: {'0': found} for name, found in learnt.items()})
     machine = {'cpu': 'a CPU', 'gpu': None, 'threads': 2, 'torch': '2.9'}
     seconds = {'nothing': 0.2, 'ToMe r=4': 0.25, 'ToMe r=8': 0.15}
@@ -199,7 +200,7 @@ def test_merging_semantic_and_transfer_come_from_the_runs_of_the_backbones(tool,
     text = '\n'.join(tool.merging(out, tmp_path))
     assert '| nothing | 0.300 | 10.00 | 1.00 | 0.200 | 1.00 |' in text
     assert '| ToMe r=8 | 0.250 | 5.00 | 0.50 | 0.150 | 0.75 |' in text
-    assert 'Seconds of Nuclei, Mask R-CNN: a CPU, threads: 2, torch 2.9, revision abc123. Log:' in text
+    assert 'Seconds on a CPU, threads: 2, torch 2.9, revision abc123. Log:' in text
     points = [
         {'metric': 0.29, 'multiply_adds': 8e9, 'seconds': 0.25},
         {'metric': 0.25, 'multiply_adds': 5e9, 'seconds': 0.15},
@@ -219,4 +220,8 @@ def test_merging_semantic_and_transfer_come_from_the_runs_of_the_backbones(tool,
     assert '| random, the default | 2 | 0.310 / 0.320 |' in text
     assert '| random, as the demo starts | 1 | 0.330 |' in text
     assert '| learnt by the demo on shapes | 1 | 0.350 |' in text
+    text = text.partition('CamVid, UperNet:')[2]
+    assert '| random, the default | not run yet |' in text
+    assert '| random, as the demo starts | 1 | 31.0 | 77.0 |' in text
+    assert 'learnt by the demo' not in text
     assert cv2.imread(str(tmp_path / 'evidence_transfer.png')) is not None
