@@ -89,7 +89,7 @@ def test_the_plan_says_how_to_make_data_that_are_missing_and_writes_nothing(tool
     assert (
         "cannot run: 11: 'data/nuclei' not found; make it: python tools/dataset_converters/nuclei.py SOURCE" in printed
     )
-    assert "cannot run: 9: 'data/camvid' not found; make it: python tools/dataset_converters/camvid.py" in printed
+    assert "cannot run: 10: 'data/camvid' not found; make it: python tools/dataset_converters/camvid.py" in printed
     assert 'to run: 0' in printed
     assert list(tmp_path.iterdir()) == []
     for path in ('data/nuclei', 'data/camvid'):
