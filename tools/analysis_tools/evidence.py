@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from evidence_pages import write_page
-from evidence_runs import ROOT, SECTIONS, Section, missing, sections, untimed
+from evidence_runs import DATA, ROOT, SECTIONS, Section, merging_times, missing, sections, untimed
 from training_rows import Rows, Run
 from training_runs import TOOLS, run_all
 
@@ -112,6 +112,8 @@ def main() -> None:
     args = parse_args()
     if not args.pages:
         left = plan(sections(args.section, args.out, args.work_dir), args.jobs)
+        if 'merging' in args.section and (lacking := [data for data in DATA if data not in merging_times(args.out)]):
+            print(f'times of merging: to measure behind the runs, a few minutes for each of {", ".join(lacking)}')
         if args.plan:
             return
         run_all(left, args.jobs, args.minutes)

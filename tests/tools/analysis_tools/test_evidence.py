@@ -133,7 +133,7 @@ def test_what_is_left_runs_and_the_page_is_made(tool, sections, monkeypatch, tmp
     assert 'not run yet' in (tmp_path / 'evidence.md').read_text()
 
 
-def test_a_vit_that_is_trained_and_not_timed_is_timed_behind_the_runs(tool, monkeypatch, tmp_path):
+def test_a_vit_that_is_trained_and_not_timed_is_timed_behind_the_runs(tool, monkeypatch, tmp_path, capsys):
     commands, order = [], []
     monkeypatch.setattr(tool, 'plan', lambda chosen, jobs: [])
     monkeypatch.setattr(tool, 'run_all', lambda *given: order.append('runs'))
@@ -149,7 +149,9 @@ def test_a_vit_that_is_trained_and_not_timed_is_timed_behind_the_runs(tool, monk
     (tmp_path / 'merging_times.json').write_text('{"camvid": {}}')
     call(tool, monkeypatch, '--section', 'groupings', '--out', tmp_path)
     assert commands == []  # not asked for
+    capsys.readouterr()
     call(tool, monkeypatch, '--section', 'merging', '--out', tmp_path)
+    assert 'times of merging: to measure behind the runs, a few minutes for each of nuclei\n' in capsys.readouterr().out
     assert order[-3:] == ['runs', 'times', 'page']
     ((_, script, *options),) = commands
     assert script.name == 'benchmark_merging.py'
