@@ -3,7 +3,7 @@
 import math
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from compare_groupings import draw, summary
@@ -79,14 +79,38 @@ def number(value: float | None, pattern: str, unit: float = 1) -> str:
     return '-' if value is None else format(value / unit, pattern)
 
 
+def digits(value: float | None, metric: str) -> str:
+    """A metric with the digits that are usual for it."""
+    return number(value, '.3f' if 'mAP' in metric else '.1f')
+
+
 def each_seed(rows: Sequence[dict], metric: str) -> str:
     """A metric of all seeds; a detector that finds nothing at all has none."""
-    return ' / '.join(number(row['metrics'].get(metric), '.3f' if 'mAP' in metric else '.1f') for row in rows)
+    return ' / '.join(digits(row['metrics'].get(metric), metric) for row in rows)
+
+
+def pooled_spread(rows: Iterable[Sequence[float]]) -> float | None:
+    """The standard deviation over the seeds of a row, pooled over all rows by their degrees of freedom."""
+    several = [values for values in rows if len(values) > 1]
+    freedom = sum(len(values) - 1 for values in several)
+    squares = sum((len(values) - 1) * statistics.variance(values) for values in several)
+    return math.sqrt(squares / freedom) if several else None
 
 
 def failures(seeds: Mapping[str, dict]) -> str:
     """Which seeds failed, and why."""
     return '; '.join(f'seed {seed} failed: {row["failed"]}' for seed, row in sorted(seeds.items()) if 'failed' in row)
+
+
+def spreads(runs: Runs, data: str) -> list[str]:
+    """The spread of each metric of a set, where a row has several seeds."""
+    rows = [finished(runs.get(config_of(backbone, data).stem, {})) for backbone in BACKBONES]
+    said = []
+    for metric, title in METRICS[data].items():
+        spread = pooled_spread([row['metrics'][metric] for row in seeds if metric in row['metrics']] for seeds in rows)
+        if spread is not None:
+            said.append(f'{title} {digits(spread, metric)}')
+    return ['', f'The spread of seeds, pooled over the rows that have several: {", ".join(said)}.'] if said else []
 
 
 def source(out: Path, file: str, runs: Runs) -> list[str]:
@@ -126,6 +150,7 @@ def backbones(out: Path, images: Path) -> list[str]:
                 known = [row[key] for row in rows if row[key] is not None]
                 cells.append(number(statistics.mean(known), pattern, unit) if known else '')
             lines.append(line([*cells, failures(seeds)]))
+        lines += spreads(runs, data)
     panels = {
         TITLES[data]: {
             name: finished(runs.get(config_of(backbone, data).stem, {})) for backbone, (name, _) in BACKBONES.items()
@@ -219,12 +244,6 @@ def transfer(out: Path, images: Path) -> list[str]:
     return lines + source(out, 'transfer.json', learnt)
 
 
-def pooled_spread(rows: Mapping[str, dict]) -> float | None:
-    """The standard deviation over seeds inside a row, pooled over all rows by their degrees of freedom."""
-    parts = [(len(row['values']) - 1, row['std']) for row in rows.values() if row['std'] is not None]
-    return math.sqrt(sum(n * std**2 for n, std in parts) / sum(n for n, _ in parts)) if parts else None
-
-
 def verdict(row: dict, published: dict | None, spread: float | None) -> tuple[str, str]:
     """The difference of a row's mean to the published grouping's, and whether it is more than noise."""
     if published is None or published is row or not row['values'] or not published['values']:
@@ -249,7 +268,7 @@ def compared(
         with_nmi (bool): Whether there is a column of NMI. It needs clusters in the same stages in all rows.
     """
     metric, rows = summary(dict(every))
-    spread, published = pooled_spread(rows), rows.get(PUBLISHED)
+    spread, published = pooled_spread(row['values'] for row in rows.values()), rows.get(PUBLISHED)
     titles = [f'{metric or "metric"}, mean', 'std', 'seeds', 'difference', 'to the published one', 's an iteration',
               'multiply-adds, G', *(['NMI'] if with_nmi else []), 'failed']  # fmt: skip
     lines = ['', *head([first, *titles])]

@@ -100,6 +100,9 @@ def test_backbones_have_their_seeds_costs_failures_and_curves(tool, tmp_path, mo
     )
     assert '| [ResNet-50](../configs/mmdet/evidence/resnet50_maskrcnn_nuclei.py) | not run yet |' in lines
     assert '| 45.7 | 81.0 |' in lines
+    spread = 'mask AP 0.007, mask AP50 0.000, mask AP75 0.000, box AP 0.000.'  # of 0.3111 and 0.3211
+    assert f'The spread of seeds, pooled over the rows that have several: {spread}' in lines
+    assert lines.count('The spread of seeds') == 1  # no row of CamVid has several seeds
     footer = 'Measured on a CPU, threads of each run: 2, torch 2.9, revision 0ff, abc123. Log: [backbones.json](evid'
     assert footer in lines
     assert cv2.imread(str(tmp_path / 'evidence_curves.png')).shape[1] == 1440
