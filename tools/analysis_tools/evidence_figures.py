@@ -5,10 +5,12 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 # Told apart also by those who do not see all colours (Okabe and Ito).
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000', '#999999')
 MARKERS = 'osD^vP*X'
+SEED_STYLES = {'first seed': '-', 'second seed': '--', 'third seed': ':'}
 
 
 def styles(names: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -30,11 +32,14 @@ def tidy(axes: Axes) -> None:
 
 
 def draw_curves(panels: Mapping[str, Mapping[str, Sequence[dict]]], path: Path) -> None:
-    """The training loss of every run: a panel for each data set, a colour for each name, other seeds dashed.
+    """The training loss of every run: a panel for each data set, a colour for each name, a line style for each seed.
 
     Args:
-        panels (Mapping[str, Mapping[str, Sequence[dict]]]): Finished rows by data set and name.
+        panels (Mapping[str, Mapping[str, Sequence[dict]]]): Finished rows by data set and name, up to three of a name.
         path (Path): The picture.
+
+    Raises:
+        ValueError: If a name has more than three rows.
     """
     figure = Figure(figsize=(5 * len(panels) + 2, 4.5), dpi=120, layout='constrained')
     handles: dict = {}
@@ -43,8 +48,9 @@ def draw_curves(panels: Mapping[str, Mapping[str, Sequence[dict]]], path: Path) 
     for axes, (title, backbones) in zip(subplots, panels.items(), strict=True):
         for name, rows in backbones.items():
             colour, _ = style_of[name]
-            for number, row in enumerate(rows):
-                style = ('-', '--', ':')[number % 3]
+            if len(rows) > len(SEED_STYLES):
+                raise ValueError(f'{name}: {len(rows)} seeds are more than the {len(SEED_STYLES)} line styles')
+            for row, style in zip(rows, SEED_STYLES.values(), strict=False):
                 loss = row['loss']
                 (line,) = axes.plot(loss['step'], loss['value'], style, color=colour, linewidth=1.3)
                 handles.setdefault(name, line)
@@ -52,6 +58,10 @@ def draw_curves(panels: Mapping[str, Mapping[str, Sequence[dict]]], path: Path) 
         axes.yaxis.set_major_formatter('{x:g}')
         axes.yaxis.set_minor_formatter('{x:g}')
         tidy(axes)
+    most = max((len(rows) for backbones in panels.values() for rows in backbones.values()), default=0)
+    if most > 1:
+        for seed, style in list(SEED_STYLES.items())[:most]:
+            handles[seed] = Line2D([], [], linestyle=style, color='grey', linewidth=1.3)
     figure.legend(handles.values(), handles, loc='outside right upper', frameon=False)
     figure.savefig(path)
 
