@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -43,7 +44,7 @@ def call(command: list[object], log: Path, threads: int, stop: threading.Event) 
         stop (threading.Event): Ends the tool, which may save before.
 
     Returns:
-        int: Its peak memory in bytes.
+        int: Its peak memory in bytes, but for its last half second.
 
     Raises:
         RunError: If it fails; the message is the first line of its error, or else its last line. If it is stopped.
@@ -54,20 +55,28 @@ def call(command: list[object], log: Path, threads: int, stop: threading.Event) 
         process = subprocess.Popen(
             [sys.executable, *map(str, command)], stdout=file, stderr=subprocess.STDOUT, env=environment
         )
-    ended = 0
-    while not ended:
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, resident_peak(process.pid))
         if stop.wait(timeout=0.5):
             process.terminate()
             process.wait()
             raise RunError('stopped')
-        ended, status, usage = os.wait4(process.pid, os.WNOHANG)
-    process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         printed = log.read_bytes()[before:].decode(errors='replace')
         lines = [line for line in printed.splitlines() if line.strip()] or ['no output']
         reasons = [line for line in lines if line.startswith('error: ')] or lines
         raise RunError(f'exit code {process.returncode}: {reasons[-1]}')
-    return usage.ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
+    return peak
+
+
+def resident_peak(pid: int) -> int:
+    """The most memory in bytes that a process has held so far, as Linux counts it; 0 if it has ended.
+
+    The figure that a parent gets when a child has ended (``ru_maxrss``) is no less than the parent's own.
+    """
+    held = re.search(r'VmHWM:\s+(\d+) kB', Path(f'/proc/{pid}/status').read_text())
+    return int(held[1]) * 1024 if held else 0
 
 
 def evaluate(trained: Trained, folder: Path, options: Sequence[str] = ()) -> dict:

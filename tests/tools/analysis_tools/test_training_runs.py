@@ -170,9 +170,16 @@ def test_a_tool_that_fails_says_why(tool, tmp_path):
         tool.call(['-c', ours], log, 1, stop)
     with pytest.raises(tool.RunError, match=r'^exit code 4: no output$'):  # what an earlier tool said is not its reason
         tool.call(['-c', 'raise SystemExit(4)'], log, 1, stop)
-    assert tool.call(['-c', 'x = bytearray(2**28)'], log, 1, stop) > 2**28
     tool.call(['-c', 'import os; print("threads", os.environ["OMP_NUM_THREADS"])'], log, 3, stop)
     assert log.read_text().splitlines()[-1] == 'threads 3'
+
+
+def test_memory_is_that_of_the_tool_and_not_of_who_started_it(tool, tmp_path):
+    ours = bytearray(2**28)
+    ours[:: 2**12] = b'x' * (len(ours) // 2**12)  # what is never written takes no memory
+    small, large = ('import time; time.sleep(1)', 'import time; held = b"x" * 2**27; time.sleep(1)')
+    assert 2**20 < tool.call(['-c', small], tmp_path / 'log', 1, threading.Event()) < 2**26
+    assert 2**27 < tool.call(['-c', large], tmp_path / 'log', 1, threading.Event()) < 2**28
 
 
 def test_a_tool_that_is_stopped_is_told_so_and_waited_for(tool, tmp_path):
