@@ -14,7 +14,7 @@ from tools import train
 GROUPING = '''
 import torch
 
-from mmsec.ops.grouping import GroupingMethod, grouping_from_order, register_grouping
+from mmsec.ops.grouping import Grouping, GroupingMethod, register_grouping
 
 
 @register_grouping
@@ -28,7 +28,7 @@ class DealtGrouping(GroupingMethod):
     def forward(self, tokens, num_clusters):
         height, width = tokens.size
         place = torch.arange(height * width) * self.turns % num_clusters
-        return grouping_from_order(place.argsort(stable=True)[None, None], num_clusters)
+        return Grouping(place.argsort(stable=True)[None, None], num_clusters)
 '''
 
 BACKBONE = f'''

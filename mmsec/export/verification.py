@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from mmsec.export.program import Exported, Watched
-from mmsec.ops import Grouping, cluster_ids, plain_torch
+from mmsec.ops import cluster_ids, plain_torch
+from mmsec.ops.grouping.grouping import run_of
 
 
 class Agreement(NamedTuple):
@@ -83,9 +84,7 @@ def _with_groupings(watched: Watched, images: Tensor, inverses: dict[str, Tensor
     """The model's outputs where its groupings are given."""
     hooks = [
         watched.methods[layer].register_forward_hook(
-            lambda module, inputs, grouping, inverse=inverse: Grouping(
-                inverse.argsort(dim=-1), inverse, grouping.num_clusters
-            )
+            lambda module, inputs, grouping, inverse=inverse: grouping._replace(order=inverse.argsort(dim=-1))
         )
         for layer, inverse in inverses.items()
     ]
@@ -98,7 +97,7 @@ def _with_groupings(watched: Watched, images: Tensor, inverses: dict[str, Tensor
 
 def _ids(inverse: Tensor, num_clusters: int) -> Tensor:
     """The cluster of each token, (B, h, N)."""
-    return cluster_ids(Grouping(inverse, inverse, num_clusters))
+    return run_of(inverse, inverse.shape[-1], num_clusters)
 
 
 def _difference(found: Tensor, wanted: Tensor) -> float:

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from mmsec.models.backbones.base import Backbone
 from mmsec.models.inspection import scales_of, token_clusters
-from mmsec.ops import cluster_ids
-from mmsec.ops.grouping import grouping_from_order
+from mmsec.ops import Grouping, cluster_ids
 from mmsec.visualization.drawing import OPACITY, flatness, frame, pixels
 
 PALETTE = 'viridis'  # ordered in brightness, readable by the colour-blind
@@ -57,7 +56,7 @@ def mean_of_heads(scores: Tensor, num_clusters: int) -> tuple[Tensor, Tensor]:
     """
     mean = scores.mean(0)
     order = mean.flatten()[None, None].argsort(dim=-1, stable=True)  # (1, 1, N)
-    ids = cluster_ids(grouping_from_order(order, num_clusters))
+    ids = cluster_ids(Grouping(order, num_clusters))
     return ids.view(mean.shape), mean
 
 

@@ -1,12 +1,13 @@
 """Every kernel computes what its front says in plain torch, and says why where it does not serve."""
 
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from mmsec import ops
-from mmsec.ops.kernels import Kernel, front
+from mmsec.ops.kernels import Kernel, front, memory
 from mmsec.ops.kernels import sdpa as kernels_sdpa
 
 
@@ -53,6 +54,7 @@ def test_what_is_exported_is_plain_torch(monkeypatch):
 
 
 MAP = (2, 5, 6, 8)
+RECOMPUTED = 'recomputed in the backward'
 
 
 def _inputs(name: str) -> tuple:
@@ -72,6 +74,21 @@ def _inputs(name: str) -> tuple:
     if name == 'apply_rotary':
         return x.flatten(1, 2).unflatten(-1, (2, 4)), ops.rotary_table(5, 6, 4, x.dtype, x.device)
     return tuple(torch.randn(3, 2, 7, 8, dtype=torch.float64) for _ in range(3))  # attention
+
+
+def test_rows_side_by_side_are_the_rows_of_each():
+    kernel = memory.rows_side_by_side(lambda x, index, inverse: x[index])
+    index, tensors = torch.randperm(7), [torch.randn(7, 3) for _ in range(3)]
+    for x, taken in zip(tensors, kernel.run(index, index.argsort(), *tensors), strict=True):
+        assert torch.equal(taken, x[index])
+    assert kernel.why_not(index, index, *tensors) == 'putting them side by side takes longer on a CPU'
+    assert kernel.why_not(index, index, tensors[0]) == 'there is one tensor'
+
+
+def test_one_product_is_what_runs_beyond_a_cpu():
+    x, weight, bias = (torch.empty(shape, device='meta') for shape in ((2, 3, 4, 8), (24, 8), (24,)))
+    explained = ops.explain(ops.linear_chunks, x, weight, bias, 3)['linear_chunks']
+    assert explained == {'products apart': 'one product is launched sooner on meta', 'plain torch': 'chosen'}
 
 
 FRONTS = ['add', 'apply_rotary', 'attention', 'conv2d', 'gelu_and_mix', 'linear', 'linear_chunks']
@@ -115,6 +132,21 @@ def test_kernels_agree_with_plain_torch_gradients_included(name, frozen):
     torch.testing.assert_close(results[1], results[0])
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32])
+def test_gelu_that_is_computed_again_has_the_gradients_of_plain_torch_under_autocast(dtype):
+    inputs = [x.to(torch.float32) for x in _inputs('gelu_and_mix')]
+    results = []
+    for plain in (True, False):
+        x, weight, bias = (x.clone().requires_grad_() for x in inputs)
+        with torch.autocast('cpu', torch.bfloat16), ops.plain_torch() if plain else nullcontext():
+            if not plain:
+                assert ops.explain(ops.gelu_and_mix, x, weight, bias)['gelu_and_mix'][RECOMPUTED] == 'chosen'
+            out = ops.gelu_and_mix(x.to(dtype), weight, bias)
+        results.append([out, *torch.autograd.grad((out.float() * inputs[0]).sum(), (x, weight, bias))])
+        assert [each.dtype for each in results[-1]] == [dtype, *[torch.float32] * 3]
+    torch.testing.assert_close(results[1], results[0])
+
+
 def test_no_more_clusters_at_a_time_than_a_grid_takes(monkeypatch):
     """Fourteen images of 800x1344, seven heads and clusters of 98 tokens are more than 65535 clusters."""
     shapes = []
@@ -131,17 +163,24 @@ def test_no_more_clusters_at_a_time_than_a_grid_takes(monkeypatch):
     assert shapes == [(65535, 1, 1, 4), (lists * num_tokens - 65535, 1, 1, 4)]
 
 
-def test_flash_attention_is_asked_for_before_cudnn(monkeypatch):
-    """The order holds inside the call and not after it."""
-    before = torch._C._get_sdp_priority_order()
+def test_cudnn_is_left_out_inside_the_call_and_not_after_it(monkeypatch):
     inside = []
     monkeypatch.setattr(
-        kernels_sdpa.F, 'scaled_dot_product_attention', lambda *x: inside.append(torch._C._get_sdp_priority_order())
+        kernels_sdpa.F,
+        'scaled_dot_product_attention',
+        lambda *x: inside.append(torch.backends.cuda.cudnn_sdp_enabled()),
     )
     q = torch.zeros(1, 1, 2, 8)
-    kernels_sdpa.FLASH_FIRST.run(q, q, q)
-    (order,) = inside
-    flash, cudnn = (int(getattr(torch.nn.attention.SDPBackend, f'{name}_ATTENTION')) for name in ('FLASH', 'CUDNN'))
-    assert order.index(flash) < order.index(cudnn)
-    assert torch._C._get_sdp_priority_order() == before
-    assert kernels_sdpa.FLASH_FIRST.why_not(q, q, q) == 'not on cpu'
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+    kernels_sdpa.WITHOUT_CUDNN.run(q, q, q)
+    assert inside == [False]
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+    assert kernels_sdpa.WITHOUT_CUDNN.why_not(q, q, q) == 'not on cpu'
+
+
+def test_a_compiled_graph_can_leave_cudnn_out():
+    torch._dynamo.reset()
+    q = torch.randn(2, 1, 7, 8)
+    compiled = torch.compile(kernels_sdpa.WITHOUT_CUDNN.run, backend='eager', fullgraph=True)
+    torch.testing.assert_close(compiled(q, q, q), ops.attention(q, q, q))
+    assert torch.backends.cuda.cudnn_sdp_enabled()

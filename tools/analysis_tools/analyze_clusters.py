@@ -35,7 +35,7 @@ from mmsec.evaluation.figure import analysis_figure
 from mmsec.models.backbones.base import Backbone
 from mmsec.models.inspection import attention_layer, scales_of, token_clusters
 from mmsec.ops import cluster_ids
-from mmsec.ops.grouping import GroupingMethod, grouping_from_order
+from mmsec.ops.grouping import Grouping, GroupingMethod
 from mmsec.ops.grouping.kmeans import largest_over_mean
 from mmsec.ops.grouping.window import window_order
 from mmsec.registry import MODELS
@@ -81,7 +81,7 @@ def groupings(ids: np.ndarray, rng: np.random.Generator, scale: str | None = Non
     count = int(ids.max()) + 1
     orders = window_order(height, width, count), torch.from_numpy(rng.permutation(height * width))
     for name, order in zip(BASELINES, orders, strict=True):
-        grouping = grouping_from_order(order[None, None], count)
+        grouping = Grouping(order[None, None], count)
         yield name, cluster_ids(grouping).view(height, width).numpy()
 
 

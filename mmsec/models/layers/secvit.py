@@ -115,6 +115,7 @@ class ClusterAttention(nn.Module):
         else:  # something took its place, such as a low-rank adapter, or looks at it
             parts = self.qkv(x).chunk(3, dim=-1)
         q, k, v, x_heads = (t.flatten(1, 2).unflatten(-1, (self.num_heads, -1)) for t in (*parts, x))  # (B, N, h, d)
+        v = v.contiguous()  # once, where all parts are of one product; the position term and the clusters want it
         return Tokens(ops.apply_rotary(q, rotary), ops.apply_rotary(k, rotary), v, x_heads, (x.shape[1], x.shape[2]))
 
     def clusters(self, x: Tensor, rotary: Tensor) -> TokenClusters:

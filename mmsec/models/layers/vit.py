@@ -15,13 +15,13 @@ from mmsec.models.inspection import TokenClusters, grouped_clusters
 from mmsec.models.layers.cluster_counts import ClusterCount
 from mmsec.models.layers.maps import LayerScale
 from mmsec.ops import (
+    Grouping,
     Tokens,
     build_grouping,
     cluster_attention,
     proportional_attention,
     resize_positions,
 )
-from mmsec.ops.grouping import grouping_from_order
 from mmsec.ops.merging import Merging, MergingMethod
 
 
@@ -244,7 +244,7 @@ class WindowAttention(Attention):
         image = F.pad(x[:, protected:].unflatten(1, grid), (0, 0, 0, more, 0, more))
         image = image[:, : padded[0], : padded[1]].flatten(1, 2)  # (B, padded tokens, C)
         q, k, v = self.project(torch.cat([x[:, :protected], image], dim=1))
-        windows = grouping_from_order(self.order(rows, columns, x.device)[None, None], rows * columns)
+        windows = Grouping(self.order(rows, columns, x.device)[None, None], rows * columns)
         out, k = (
             torch.cat([y[:, :protected], _cut(y[:, protected:], padded, grid)], dim=1)
             for y in (cluster_attention(q, k, v, windows, protected), k)

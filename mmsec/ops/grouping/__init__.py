@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 
-from mmsec.ops.grouping.grouping import Grouping, cluster_ids, cluster_sizes, grouping_from_order
+from mmsec.ops.grouping.grouping import Grouping, cluster_ids, cluster_sizes
 from mmsec.ops.grouping.method import GROUPINGS, GroupingMethod, Tokens, build_grouping, register_grouping
 
 for _module in pkgutil.iter_modules(__path__):
@@ -17,6 +17,5 @@ __all__ = [
     'build_grouping',
     'cluster_ids',
     'cluster_sizes',
-    'grouping_from_order',
     'register_grouping',
 ]

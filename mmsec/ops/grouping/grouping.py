@@ -11,28 +11,17 @@ class Grouping(NamedTuple):
 
     Attributes:
         order (Tensor): (B, h, N) int64; ``order[b, h, i]`` is the raster index of the token at sorted place ``i``.
-        inverse (Tensor): (B, h, N) int64; ``inverse[b, h, n]`` is the sorted place of raster token ``n``.
         num_clusters (int): Clusters M, 1 <= M <= N; their sizes are ``cluster_sizes(N, M)``.
     """
 
     order: Tensor
-    inverse: Tensor
     num_clusters: int
 
-
-def grouping_from_order(order: Tensor, num_clusters: int) -> Grouping:
-    """Cut tokens in a given order into clusters.
-
-    Args:
-        order (Tensor): (B, h, N) int64, a permutation of the raster indices in each row.
-        num_clusters (int): Clusters M, 1 <= M <= N.
-
-    Returns:
-        Grouping: With the inverse permutation.
-    """
-    places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
-    inverse = torch.empty_like(order).scatter_(-1, order, places)
-    return Grouping(order, inverse, num_clusters)
+    @property
+    def inverse(self) -> Tensor:
+        """(B, h, N) int64; ``inverse[b, h, n]`` is the sorted place of raster token ``n``."""
+        places = torch.arange(self.order.shape[-1], device=self.order.device).expand_as(self.order)
+        return torch.empty_like(self.order).scatter_(-1, self.order, places)
 
 
 def cluster_sizes(num_tokens: int, num_clusters: int) -> tuple[int, int, int]:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from mmsec.ops.grouping.grouping import Grouping, grouping_from_order, run_of, run_start
+from mmsec.ops.grouping.grouping import Grouping, run_of, run_start
 from mmsec.ops.grouping.method import GroupingMethod, Tokens, register_grouping
 from mmsec.ops.grouping.similarity import in_float
 
@@ -207,7 +207,7 @@ class KMeansGrouping(GroupingMethod):
 
     def forward(self, tokens: Tokens, num_clusters: int) -> Grouping:
         """Group the tokens; see :class:`GroupingMethod`."""
-        return grouping_from_order(kmeans_order(tokens.key.detach(), num_clusters, self.num_iters), num_clusters)
+        return Grouping(kmeans_order(tokens.key.detach(), num_clusters, self.num_iters), num_clusters)
 
 
 def largest_over_mean(key: Tensor, num_clusters: int, num_iters: int = 10) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mmsec.ops.grouping.grouping import Grouping, grouping_from_order
+from mmsec.ops.grouping.grouping import Grouping
 from mmsec.ops.grouping.hashing import hashed_rows
 from mmsec.ops.grouping.method import GroupingMethod, Tokens, register_grouping
 from mmsec.ops.grouping.similarity import cosine, in_float
@@ -38,7 +38,7 @@ class ProjectionGrouping(GroupingMethod):
 
     def forward(self, tokens: Tokens, num_clusters: int) -> Grouping:
         """Group the tokens; see :class:`GroupingMethod`."""
-        return grouping_from_order(self.scores(tokens).contiguous().argsort(dim=-1, stable=True), num_clusters)
+        return Grouping(self.scores(tokens).contiguous().argsort(dim=-1, stable=True), num_clusters)
 
     def scores(self, tokens: Tokens) -> Tensor:
         """(B, h, N) scores of the keys."""

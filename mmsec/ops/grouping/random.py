@@ -2,7 +2,7 @@
 
 import torch
 
-from mmsec.ops.grouping.grouping import Grouping, grouping_from_order
+from mmsec.ops.grouping.grouping import Grouping
 from mmsec.ops.grouping.hashing import hashed_rows
 from mmsec.ops.grouping.method import GroupingMethod, Tokens, register_grouping
 
@@ -20,7 +20,6 @@ class RandomGrouping(GroupingMethod):
         batch, num_tokens, heads, _ = tokens.key.shape
         device = tokens.key.device
         if self.training:
-            return grouping_from_order(torch.rand(batch, heads, num_tokens, device=device).argsort(-1), num_clusters)
+            return Grouping(torch.rand(batch, heads, num_tokens, device=device).argsort(-1), num_clusters)
         drawn = hashed_rows(self.block, heads, num_tokens, device)[None]  # (1, h, N)
-        order, inverse, _ = grouping_from_order(drawn.argsort(-1), num_clusters)
-        return Grouping(order.expand(batch, -1, -1), inverse.expand(batch, -1, -1), num_clusters)
+        return Grouping(drawn.argsort(-1).expand(batch, -1, -1), num_clusters)

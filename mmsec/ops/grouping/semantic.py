@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mmsec.ops.grouping.grouping import Grouping, grouping_from_order, run_of, run_start
+from mmsec.ops.grouping.grouping import Grouping, run_of, run_start
 from mmsec.ops.grouping.method import GroupingMethod, Tokens, check_option, register_grouping
 from mmsec.ops.grouping.similarity import cosine, dot, euclidean, in_float
 
@@ -93,7 +93,7 @@ class SemanticGrouping(GroupingMethod):
         order = scores.argsort(dim=-1, stable=True)
         if self.cut == 'interleaved':
             order = order[..., interleaved_places(order.shape[-1], num_clusters, order.device)]
-        return grouping_from_order(order, num_clusters)
+        return Grouping(order, num_clusters)
 
     def scores(self, tokens: Tokens) -> Tensor | None:
         """(B, h, N) scores; None where the cut leaves no order of clusters."""

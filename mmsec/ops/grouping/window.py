@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mmsec.ops.grouping.grouping import Grouping, cluster_sizes, grouping_from_order, run_of
+from mmsec.ops.grouping.grouping import Grouping, cluster_sizes, run_of
 from mmsec.ops.grouping.method import GroupingMethod, Tokens, check_option, register_grouping
 
 
@@ -62,4 +62,4 @@ class WindowGrouping(GroupingMethod):
         """Group the tokens; see :class:`GroupingMethod`."""
         shifted = self.shift and self.block % 2 == 1
         order = window_order(*tokens.size, num_clusters, tokens.key.device, shifted)[None, None]  # (1, 1, N)
-        return grouping_from_order(order, num_clusters)
+        return Grouping(order, num_clusters)

@@ -63,7 +63,38 @@ def _flops(x_shape: Sequence[int], weight_shape: Sequence[int], *_: object, out_
 def _conv2d_nhwc_backward(
     grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, groups: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    wide = _is_wide(x, weight, groups)
+    grad_x, grad_weight, grad_bias = convolution_backward(grad, x, weight, stride, padding, groups)
+    assert grad_x is not None  # all are wanted
+    assert grad_weight is not None
+    assert grad_bias is not None
+    return grad_x.contiguous(), grad_weight.contiguous(), grad_bias
+
+
+def convolution_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: int,
+    padding: int,
+    groups: int,
+    wanted: Sequence[bool] = (True, True, True),
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of a convolution of maps whose channels come last.
+
+    Args:
+        grad (Tensor): (B, H', W', C'), of the result.
+        x (Tensor): (B, H, W, C).
+        weight (Tensor): (C', C / groups, K, K).
+        stride (int): Step of the kernel.
+        padding (int): Zeros around the map.
+        groups (int): Groups of channels.
+        wanted (Sequence[bool]): Whether the gradient of map, weight and bias is wanted. Default: all.
+
+    Returns:
+        tuple[Tensor | None, ...]: Of map, weight and bias (C',); None where it is not wanted.
+    """
+    of_map, of_weight, of_bias = wanted
+    wide = of_weight and _is_wide(x, weight, groups)
     grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
         grad.permute(0, 3, 1, 2),
         x.permute(0, 3, 1, 2),
@@ -75,11 +106,12 @@ def _conv2d_nhwc_backward(
         False,
         [0, 0],
         groups,
-        [True, not wide, not wide],
+        [of_map, of_weight and not wide, of_bias and not wide],
     )
     if wide:
-        grad_weight, grad_bias = _wide_weight_gradient(grad, x, weight, stride, padding), grad.sum((0, 1, 2))
-    return grad_x.permute(0, 2, 3, 1).contiguous(), grad_weight.contiguous(), grad_bias
+        grad_weight = _wide_weight_gradient(grad, x, weight, stride, padding)
+        grad_bias = grad.sum((0, 1, 2)) if of_bias else None
+    return grad_x.permute(0, 2, 3, 1) if of_map else None, grad_weight, grad_bias
 
 
 def _wide_weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:

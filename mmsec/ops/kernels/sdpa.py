@@ -1,6 +1,8 @@
 """PyTorch's own attention: which of its kernels runs."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -8,15 +10,6 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mmsec.ops.kernels.front import Kernel
-
-# In half precision on Hopper and later PyTorch takes cuDNN first, which makes a plan for each new shape. Training at
-# several scales has hundreds of shapes.
-_ORDER = [
-    SDPBackend.FLASH_ATTENTION,
-    SDPBackend.EFFICIENT_ATTENTION,
-    SDPBackend.CUDNN_ATTENTION,
-    SDPBackend.MATH,
-]
 
 
 def explain_choice(q: Tensor, k: Tensor, v: Tensor) -> dict[str, str]:
@@ -46,18 +39,38 @@ def explain_choice(q: Tensor, k: Tensor, v: Tensor) -> dict[str, str]:
     return reasons | {chosen: 'chosen'}
 
 
-def _against_flash_first(q: Tensor, k: Tensor, v: Tensor) -> str | None:
+def _against_leaving_out(q: Tensor, k: Tensor, v: Tensor) -> str | None:
     return None if q.is_cuda else f'not on {q.device.type}'
 
 
-def _flash_first(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    with sdpa_kernel(_ORDER, set_priority=True):
+# In half precision on Hopper and later PyTorch takes cuDNN first, which makes a plan for each new shape: 80 to 120
+# milliseconds on an H200, where flash attention is as fast (docs/performance.md). Training at several scales has
+# hundreds of shapes.
+def _no_cudnn() -> AbstractContextManager[None]:
+    if torch.compiler.is_compiling():  # which knows this way alone
+        return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
+    return _switched_off()
+
+
+@contextmanager
+def _switched_off() -> Iterator[None]:
+    # A tenth of the time that sdpa_kernel takes, which is 35 microseconds in each layer.
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+
+
+def _without_cudnn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    with _no_cudnn():
         return F.scaled_dot_product_attention(q, k, v)
 
 
-def _explain_flash_first(q: Tensor, k: Tensor, v: Tensor) -> dict[str, str]:
-    with sdpa_kernel(_ORDER, set_priority=True):
+def _explain_without_cudnn(q: Tensor, k: Tensor, v: Tensor) -> dict[str, str]:
+    with _no_cudnn():
         return explain_choice(q, k, v)
 
 
-FLASH_FIRST = Kernel('flash before cuDNN', _against_flash_first, _flash_first, _explain_flash_first)
+WITHOUT_CUDNN = Kernel('without cuDNN', _against_leaving_out, _without_cudnn, _explain_without_cudnn)
