@@ -7,8 +7,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -105,8 +105,8 @@ def secvit(side: Side) -> SecViT:
     return SecViT(side.arch, drop_path_rate=0.0, grouping=side.grouping, **clusters)
 
 
-def prepare(side: Side) -> Callable[[], None]:
-    """A function that runs ``side`` once, its model and images made beforehand, and waits for the device."""
+def forward_of(side: Side) -> tuple[torch.nn.Module, Callable[[torch.Tensor], Sequence[torch.Tensor]], torch.Tensor]:
+    """The model of ``side`` on its device, the function of images that is timed, and such images."""
     torch.manual_seed(0)
     if side.model == 'swin_t':
         from mmdet.models import SwinTransformer
@@ -121,9 +121,21 @@ def prepare(side: Side) -> Callable[[], None]:
         forward = lambda x: published_forward(model, x)  # noqa: E731
     if side.compile:
         forward = torch.compile(forward, dynamic=False)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = side.dtype == 'tf32'
-    half = DTYPES[side.dtype] != torch.float32
-    autocast = torch.autocast(torch.device(side.device).type, DTYPES[side.dtype]) if half else nullcontext()
+    return model, forward, images
+
+
+def precision(dtype: str, device: str, cache_enabled: bool = True) -> AbstractContextManager:
+    """The context of a forward pass in ``dtype``, one of :data:`DTYPES`; sets TF32."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = dtype == 'tf32'
+    if DTYPES[dtype] == torch.float32:
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, DTYPES[dtype], cache_enabled=cache_enabled)
+
+
+def prepare(side: Side) -> Callable[[], None]:
+    """A function that runs ``side`` once, its model and images made beforehand, and waits for the device."""
+    model, forward, images = forward_of(side)
+    autocast = precision(side.dtype, side.device)
 
     def run() -> None:
         with torch.set_grad_enabled(side.mode == 'train'):
@@ -262,9 +274,8 @@ def clustering_share(side: Side, repeats: int) -> dict:
             if num_clusters == 1:
                 return
             index, inverse = row_indices(layer.grouping(Tokens(tokens, tokens, tokens, tokens, size), num_clusters))
-            for _ in range(3):
-                rows = take_rows(tokens.flatten(0, 2), index, inverse)
-            take_rows(rows, inverse, index)
+            rows = take_rows(index, inverse, *[tokens.flatten(0, 2)] * 3)
+            take_rows(inverse, index, rows[0])
 
         def attend(layer=layer, x=x, rotary=rotary) -> None:
             layer(x, rotary)

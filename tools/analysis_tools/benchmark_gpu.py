@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import matplotlib
@@ -26,14 +26,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
-from benchmark_backbone import DTYPES, Side, machine, prepare
+from benchmark_backbone import DTYPES, Side, forward_of, machine, precision, prepare
 from mmengine.logging import MMLogger
 
 from mmsec.engine.optimizers import BFloat16OptimWrapper
 
 ROOT = Path(__file__).parents[2]
 NOT_MEASURED = 'not measured'
-SECTIONS = ('backbone', 'attention', 'optimizer', 'detector', 'compiled')
+SECTIONS = ('backbone', 'graph', 'attention', 'optimizer', 'detector', 'compiled')
 # name -> model, clusters; the second of each pair is what the first is compared with
 SIDES = {
     'published counts': ('secvit', 'published'),
@@ -69,6 +69,8 @@ def parse_args() -> argparse.Namespace:
         parser.error(f'--shapes must be such as 800x1344, got {wrong[0]}')
     if min(args.repeats, *args.batches) < 1:
         parser.error(f'--repeats and --batches must be at least 1, got {args.repeats} and {args.batches}')
+    if args.device == 'cpu' and list(args.sections) == ['graph']:
+        parser.error('a CPU has no CUDA graphs: --sections graph needs --device cuda')
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('no CUDA device here; --device cpu tries the tool on a CPU')
     return args
@@ -80,7 +82,7 @@ def cells(args: argparse.Namespace) -> dict[str, dict]:
     common = {'arch': args.arch, 'device': args.device, 'repeats': args.repeats}
     found = {}
     for section in SECTIONS:
-        if section not in args.sections:
+        if section not in args.sections or (section == 'graph' and args.device == 'cpu'):
             continue
         if section == 'optimizer':
             found[section] = {'section': section, **common}
@@ -90,7 +92,7 @@ def cells(args: argparse.Namespace) -> dict[str, dict]:
             modes, batches = ('training',), args.batches[:1]
             dtypes = [dtype for dtype in dtypes if args.device == 'cpu' or dtype in ('bfloat16', 'float16')]
         else:
-            modes = ('inference', 'training')
+            modes = ('inference',) if section == 'graph' else ('inference', 'training')
             batches = args.batches[:1] if section == 'compiled' else args.batches
         for shape, batch, mode, dtype in itertools.product(shapes, batches, modes, dtypes):
             name = f'{section}, {mode}, {batch}x3x{shape[0]}x{shape[1]}, {dtype}'
@@ -105,6 +107,7 @@ def measure(cell: dict) -> dict[str, dict]:
     makers = {
         'backbone': backbone_sides,
         'compiled': backbone_sides,
+        'graph': backbone_sides,
         'attention': attention_sides,
         'optimizer': optimizer_sides,
         'detector': detector_sides,
@@ -192,13 +195,6 @@ def synchronised(run: Callable[[], object], device: str) -> Callable[[], None]:
     return both
 
 
-def precision(dtype: str, device: str):
-    """The context of a forward pass in ``dtype``; sets TF32."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = dtype == 'tf32'
-    half = DTYPES[dtype] != torch.float32
-    return torch.autocast(device, DTYPES[dtype]) if half else nullcontext()
-
-
 def backbone_sides(cell: dict) -> dict[str, Callable]:
     """Backbones alone, against the reference and Swin-T."""
     mode = 'infer' if cell['mode'] == 'inference' else 'train'
@@ -207,7 +203,29 @@ def backbone_sides(cell: dict) -> dict[str, Callable]:
         name: Side(model, cell['arch'], shape, cell['batch'], clusters, mode, cell['dtype'], compiled, cell['device'])
         for name, (model, clusters) in SIDES.items()
     }
-    return {name: lambda side=side: prepare(side) for name, side in sides.items()}
+    make = captured if cell['section'] == 'graph' else prepare
+    return {name: lambda side=side: make(side) for name, side in sides.items()}
+
+
+def captured(side: Side) -> Callable[[], None]:
+    """A function that replays the inference of ``side``, captured as a CUDA graph: no kernel is launched by Python."""
+    _, forward, images = forward_of(side)
+    with torch.no_grad(), precision(side.dtype, side.device, cache_enabled=False):  # a cache would be captured
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                forward(images)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            maps = forward(images)
+    held = forward, images, maps  # whose memory the graph reads and writes
+
+    def replay(graph=graph, held=held) -> None:
+        graph.replay()
+
+    return synchronised(replay, side.device)
 
 
 def attention_sides(cell: dict) -> dict[str, Callable]:
@@ -389,6 +407,7 @@ def tables(result: dict) -> str:
     times = [f'{other} / {ours}' for ours, other in PAIRS]
     head = {
         'backbone': [*SIDES, *times, *(f'{pair}, memory' for pair in times)],
+        'graph': [*SIDES, *times],
         'compiled': [*SIDES, *times],
         'detector': [name for name in SIDES if name != 'reference'],
         'optimizer': ['ms'],
@@ -396,6 +415,7 @@ def tables(result: dict) -> str:
     }
     titles = {
         'backbone': f'SecViT {result["arch"]}, milliseconds',
+        'graph': f'SecViT {result["arch"]}, milliseconds, all captured as CUDA graphs',
         'compiled': f'SecViT {result["arch"]}, milliseconds, all under torch.compile',
         'detector': f'Mask R-CNN with SecViT {result["arch"]} or Swin-T, images per second',
         'optimizer': "The optimizer's step of Mask R-CNN",
@@ -440,7 +460,9 @@ def draw(result: dict, path: Path) -> None:
         }
         axes.plot(points.keys(), points.values(), marker='o', linestyle='', label=f'{other} / {ours}')
     axes.axhline(1, color='grey', linewidth=0.8)
-    axes.set(title='times as fast', yscale='log')
+    axes.set_title('times as fast')
+    axes.set_yscale('log', base=2)
+    axes.yaxis.set_major_formatter('{x:g}')
     axes.tick_params(axis='x', rotation=90, labelsize='x-small')
     axes.spines[['top', 'right']].set_visible(False)
     axes.legend(frameon=False)
