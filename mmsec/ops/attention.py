@@ -140,9 +140,25 @@ def row_indices(grouping: Grouping) -> tuple[Tensor, Tensor]:
     batch, heads, num_tokens = order.shape
     row = torch.arange(batch * num_tokens * heads, device=order.device)
     rows = row.view(batch, num_tokens, heads).transpose(1, 2).gather(-1, order)  # (B, h, N)
-    runs = rows.split([count * length for count, length in _runs(num_tokens, num_clusters)], dim=-1)
-    index = torch.cat([run.flatten() for run in runs]) if len(runs) > 1 else rows.flatten()
+    lengths = [count * length for count, length in _runs(num_tokens, num_clusters)]
+    if torch.compiler.is_compiling():
+        index = _scattered(rows, lengths[0])
+    else:
+        index = torch.cat([part.flatten() for part in rows.split(lengths, -1)]) if len(lengths) > 1 else rows.flatten()
     return index, torch.empty_like(index).scatter_(0, index, row)
+
+
+def _scattered(rows: Tensor, split: int) -> Tensor:
+    """The first ``split`` of each list (B, h, N), then the rest of each; (B*N*h,).
+
+    For torch.compile, which takes minutes to prove that the sizes of slices sum up.
+    """
+    batch, heads, num_tokens = rows.shape
+    list_ = torch.arange(batch * heads, device=rows.device).view(batch, heads, 1)
+    place = torch.arange(num_tokens, device=rows.device)
+    rest = batch * heads * split + list_ * (num_tokens - split) - split
+    places = torch.where(place < split, list_ * split, rest) + place
+    return torch.empty_like(rows).flatten().scatter_(0, places.flatten(), rows.flatten())
 
 
 @front(memory.rows_side_by_side(_take))

@@ -161,7 +161,9 @@ def test_a_wrong_file_and_an_order_of_its_own_are_told_apart():
         moving = build(**ONE_STAGE)
         moving.load_state_dict(backbone.state_dict())
         moving.stages[0].blocks[0].attn.grouping.register_forward_hook(
-            lambda module, inputs, grouping: grouping._replace(order=grouping.order.flip(-1))
+            lambda module, inputs, grouping: grouping._replace(
+                order=grouping.order.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
+            )
         )
         agreement = verify(backbone, file._replace(**exported(moving)._asdict()), x)
     assert agreement.moved > 0.5
