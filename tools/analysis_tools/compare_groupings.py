@@ -120,8 +120,16 @@ def nmi_with_classes(images: int) -> Measurement:
     return measure
 
 
+def place_of(row: dict) -> tuple[str, int]:
+    """Where a run was: the GPU, or the processor where there is none, and the number of threads."""
+    return row['gpu'] or row['cpu'], row['threads']
+
+
 def summary(results: dict[str, dict[str, dict]]) -> tuple[str | None, dict[str, dict]]:
     """The metric that is compared, None if every run failed, and of each grouping its mean and spread, cost and NMI.
+
+    Seconds are those of the runs on one processor or GPU with one number of threads, of which there are the most runs.
+    Those of other machines are not comparable.
 
     Args:
         results (dict[str, dict[str, dict]]): Rows by grouping and seed.
@@ -129,12 +137,14 @@ def summary(results: dict[str, dict[str, dict]]) -> tuple[str | None, dict[str, 
     good = [found for runs in results.values() for found in runs.values() if 'failed' not in found]
     names = good[0]['metrics'] if good else {}
     metric = next((name for name in (*METRICS, *names) if name in names), None)
+    place = statistics.mode(map(place_of, good)) if good else None
     rows = {}
     for text, runs in results.items():
         finished = [found for found in runs.values() if 'failed' not in found]
         values = [found['metrics'][metric] for found in finished]
         nmi = [found['nmi'] for found in finished if found['nmi'] is not None]
-        seconds = [found['seconds_per_iteration'] for found in finished if found['seconds_per_iteration']]
+        timed = [found for found in finished if found['seconds_per_iteration'] and place_of(found) == place]
+        seconds = [found['seconds_per_iteration'] for found in timed]
         rows[text] = {
             'values': values,
             'mean': statistics.mean(values) if values else None,

@@ -82,12 +82,14 @@ def test_two_groupings_are_trained_measured_and_gone_on_with(shapes, tmp_path, t
         compare(tool, monkeypatch, config, *options[:2], '--iters', 3, *options[4:-2], groupings[0])
 
 
-def test_mean_and_spread_are_over_seeds(tool):
-    def result(metric):
-        return dict(
-            metrics={'coco/segm_mAP': metric}, seconds_per_iteration=1.0, peak_bytes=1, nmi=None, multiply_adds=5
-        )
+def result(metric, seconds=1.0, **place):
+    """A finished run, made up."""
+    where = {'cpu': 'a CPU', 'gpu': None, 'threads': 1} | place
+    cost = dict(seconds_per_iteration=seconds, peak_bytes=1, nmi=None, multiply_adds=5)
+    return {'metrics': {'coco/segm_mAP': metric}} | cost | where
 
+
+def test_mean_and_spread_are_over_seeds(tool):
     runs = {'A': {'0': result(0.1), '1': result(0.3), '2': {'failed': 'no'}}, 'B': {'0': {'failed': 'no'}}}
     metric, rows = tool.summary(runs)
     assert metric == 'coco/segm_mAP'
@@ -96,6 +98,16 @@ def test_mean_and_spread_are_over_seeds(tool):
     assert rows['B']['mean'] is None
     assert '| B | - | - | 0, 1 failed | - | - | - | - |' in tool.table(metric, rows)
     assert tool.summary({'B': runs['B']})[0] is None
+
+
+def test_seconds_of_another_machine_are_left_out(tool):
+    runs = {
+        'A': {'0': result(0.1, 2.0), '1': result(0.2, 3.0), '2': result(0.3, 0.1, cpu='another')},
+        'B': {'0': result(0.1, 5.0), '1': result(0.2, 0.2, threads=2), '2': result(0.3, 0.3, gpu='a GPU')},
+        'C': {'0': result(0.1, 0.1, cpu='another')},
+    }
+    seconds = {text: row['seconds_per_iteration'] for text, row in tool.summary(runs)[1].items()}
+    assert seconds == {'A': 2.5, 'B': 5.0, 'C': None}
 
 
 def test_every_run_that_fails_is_a_row_and_one_line_says_so(shapes, tmp_path, tool, monkeypatch):
