@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from compare_groupings import draw, summary
 from evidence_figures import draw_counts, draw_curves, draw_merging, draw_semantic
 from evidence_runs import (
@@ -95,6 +96,22 @@ def pooled_spread(rows: Iterable[Sequence[float]]) -> float | None:
     freedom = sum(len(values) - 1 for values in several)
     squares = sum((len(values) - 1) * statistics.variance(values) for values in several)
     return math.sqrt(squares / freedom) if several else None
+
+
+def spread_beside_seeds(rows: Sequence[Sequence[float]]) -> float | None:
+    """The standard deviation that is left where all rows have the same seeds, with the mean of each seed taken off.
+
+    It is the residual of a two-way analysis of variance without replication.
+
+    Args:
+        rows (Sequence[Sequence[float]]): Of each row the value of each seed, in the same order.
+    """
+    if len(rows) < 2 or len(rows[0]) < 2:
+        return None
+    values = np.array(rows)
+    rest = values - values.mean(axis=0) - values.mean(axis=1, keepdims=True) + values.mean()
+    freedom = (values.shape[0] - 1) * (values.shape[1] - 1)
+    return math.sqrt((rest**2).sum() / freedom)
 
 
 def failures(seeds: Mapping[str, dict]) -> str:
@@ -256,6 +273,16 @@ def verdict(row: dict, published: dict | None, spread: float | None) -> tuple[st
     return f'{difference:+.2f}', f'{"higher" if difference > 0 else "lower"}, beyond noise'
 
 
+def beyond_noise(rows: Mapping[str, dict], names: Mapping[str, str], spread: float) -> str:
+    """The rows of a table that differ from the published grouping by more than noise, or that there are none."""
+    said = []
+    for text, name in names.items():
+        judged = verdict(rows[text], rows.get(PUBLISHED), spread)[1] if text in rows else ''
+        if judged.endswith('beyond noise'):
+            said.append(f'{name} ({judged.partition(", ")[0]})')
+    return ', '.join(said) or 'none'
+
+
 def compared(
     every: Runs, names: Mapping[str, str], first: str, with_nmi: bool
 ) -> tuple[list[str], str, dict[str, dict]]:
@@ -272,22 +299,24 @@ def compared(
     titles = [f'{metric or "metric"}, mean', 'std', 'seeds', 'difference', 'to the published one', 's an iteration',
               'multiply-adds, G', *(['NMI'] if with_nmi else []), 'failed']  # fmt: skip
     lines = ['', *head([first, *titles])]
-    said: list[str] = []
     for text, name in names.items():
         row = rows.get(text)
         if row is None:
             lines.append(line([name, NOT_RUN, *[''] * (len(titles) - 1)]))
             continue
         difference, judged = verdict(row, published, spread)
-        if judged.endswith('beyond noise'):
-            said.append(f'{name} ({judged.partition(", ")[0]})')
         numbers = [number(row['mean'], '.2f'), number(row['std'], '.2f'), f'{len(row["values"])}', difference, judged]
         numbers += [number(row['seconds_per_iteration'], '.2f'), number(row['multiply_adds'], '.2f', 1e9)]
         numbers += [number(row['nmi'], '.3f')] if with_nmi else []
         lines.append(line([name, *numbers, failures(every[text])]))
     if spread is not None:
         lines += ['', f'The spread is {spread:.2f} {metric}, so noise is up to {FACTOR * spread:.2f}. Beyond it: '
-                  f'{", ".join(said) if said else "none"}.']  # fmt: skip
+                  f'{beyond_noise(rows, names, spread)}.']  # fmt: skip
+    seeds = [[row['metrics'][metric] for row in finished(each)] for each in every.values()]
+    beside = spread_beside_seeds([values for values in seeds if len(values) == SEEDS])
+    if beside is not None:
+        lines += ['', f'Where the mean of each seed is taken off, the spread is {beside:.2f}, and twice that '
+                  f'{FACTOR * beside:.2f}. Beyond it: {beyond_noise(rows, names, beside)}.']  # fmt: skip
     return (
         lines,
         metric or '',

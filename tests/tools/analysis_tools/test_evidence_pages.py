@@ -141,9 +141,21 @@ def test_what_is_up_to_twice_the_pooled_spread_is_noise(tool, tmp_path):
     assert 'seed 0 failed: exit code 1: loss is nan' in text
     beyond = 'Beyond it: RandomGrouping (lower), KMeansGrouping (higher).'
     assert f'The spread is 1.00 mIoU, so noise is up to 2.00. {beyond}' in text
+    # each seed is as much better in all rows, so no spread is left without that
+    beyond = 'WindowGrouping (higher), RandomGrouping (lower), KMeansGrouping (higher)'
+    assert f'taken off, the spread is 0.00, and twice that 0.00. Beyond it: {beyond}.' in text
     order = [line.split(' | ')[0][2:] for line in text.splitlines() if line.startswith('| ')][1:]
     assert order[:-1] == list(tool.GROUPINGS[:-1])  # and not by rank
     assert cv2.imread(str(tmp_path / 'evidence_groupings.png')) is not None
+
+
+def test_the_spread_beside_that_of_seeds_is_what_rows_do_not_share(tool):
+    shared = [[1.0, 4.0, 2.0], [3.0, 6.0, 4.0]]
+    assert tool.spread_beside_seeds(shared) == pytest.approx(0)
+    # the first row is 1 higher in seed 0 and 1 lower in seed 1: residuals are half of that, with 2 degrees of freedom
+    assert tool.spread_beside_seeds([[2.0, 3.0, 2.0], shared[1]]) == pytest.approx(0.5**0.5)
+    assert tool.spread_beside_seeds(shared[:1]) is None
+    assert tool.spread_beside_seeds([]) is None
 
 
 def test_numbers_of_clusters_stand_beside_the_published_one_and_global_attention(tool, tmp_path):
