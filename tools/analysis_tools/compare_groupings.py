@@ -120,16 +120,16 @@ def nmi_with_classes(images: int) -> Measurement:
     return measure
 
 
-def place_of(row: dict) -> tuple[str, int]:
+def place_of(row: dict) -> str:
     """Where a run was: the GPU, or the processor where there is none, and the number of threads."""
-    return row['gpu'] or row['cpu'], row['threads']
+    return f'{row["gpu"] or row["cpu"]}, threads: {row["threads"]}'
 
 
 def summary(results: dict[str, dict[str, dict]]) -> tuple[str | None, dict[str, dict]]:
     """The metric that is compared, None if every run failed, and of each grouping its mean and spread, cost and NMI.
 
     Seconds are those of the runs on one processor or GPU with one number of threads, of which there are the most runs.
-    Those of other machines are not comparable.
+    Those of other machines are not comparable. 'timed_on' says which it is.
 
     Args:
         results (dict[str, dict[str, dict]]): Rows by grouping and seed.
@@ -150,6 +150,7 @@ def summary(results: dict[str, dict[str, dict]]) -> tuple[str | None, dict[str, 
             'mean': statistics.mean(values) if values else None,
             'std': statistics.stdev(values) if len(values) > 1 else None,
             'seconds_per_iteration': statistics.median(seconds) if seconds else None,
+            'timed_on': place if seconds else None,
             'peak_bytes': max((each['peak_bytes'] for each in finished), default=None),
             'multiply_adds': finished[0]['multiply_adds'] if finished else None,
             'nmi': statistics.mean(nmi) if nmi else None,

@@ -51,6 +51,7 @@ COSTS = {  # of a row: title, unit, format
     'minutes': ('minutes', 1, '.0f'),
     'peak_bytes': ('peak MiB', 2**20, '.0f'),
 }
+GROUPING_RUNS, CLUSTER_RUNS = 'groupings/comparison.json', 'clusters/comparison.json'
 FACTOR = 2  # noise is what is up to so many times the spread
 Runs = Mapping[str, Mapping[str, dict]]
 
@@ -130,9 +131,14 @@ def spreads(runs: Runs, data: str) -> list[str]:
     return ['', f'The spread of seeds, pooled over the rows that have several: {", ".join(said)}.'] if said else []
 
 
-def source(out: Path, file: str, runs: Runs) -> list[str]:
-    """Where figures come from, as the last lines of a block."""
-    rows = [row for seeds in runs.values() for row in seeds.values()]
+def source(out: Path, logs: Mapping[str, Runs]) -> list[str]:
+    """Where figures come from, as the last lines of a block.
+
+    Args:
+        out (Path): The folder of the files.
+        logs (Mapping[str, Runs]): By file the runs that the block shows of it.
+    """
+    rows = [row for runs in logs.values() for seeds in runs.values() for row in seeds.values()]
     if not rows:
         return []
     devices, threads, torch, git = (
@@ -144,10 +150,11 @@ def source(out: Path, file: str, runs: Runs) -> list[str]:
             lambda row: row['git'].split(', '),
         )
     )
+    files = ', '.join(f'[{file}]({out.name}/{file})' for file, runs in logs.items() if runs)
     return [
         '',
-        f'Measured on {devices}, threads of each run: {threads}, torch {torch}, revision {git}. Log: '
-        f'[{file}]({out.name}/{file}) has of every run its seed, curve, revision and versions.',
+        f'Measured on {devices}, threads of each run: {threads}, torch {torch}, revision {git}. Log, with the seed, '
+        f'curve, revision and versions of every run: {files}.',
     ]
 
 
@@ -177,7 +184,7 @@ def backbones(out: Path, images: Path) -> list[str]:
     if any(rows for panel in panels.values() for rows in panel.values()):
         draw_curves(panels, images / 'evidence_curves.png')
         lines += ['', f'![Training loss of all runs]({images.name}/evidence_curves.png)']
-    return lines + source(out, 'backbones.json', runs)
+    return lines + source(out, {'backbones.json': runs})
 
 
 def semantic(out: Path, images: Path) -> list[str]:
@@ -244,10 +251,12 @@ def merging(out: Path, images: Path) -> list[str]:
 
 def transfer(out: Path, images: Path) -> list[str]:
     """SecViT-T from weights of the demo, and from two kinds of random ones."""
-    default, learnt, lines = runs_in(out, 'backbones.json'), runs_in(out, 'transfer.json'), []
+    configs = {data: config_of('secvit_t', data).stem for data in METRICS}
+    default = {stem: seeds for stem, seeds in runs_in(out, 'backbones.json').items() if stem in configs.values()}
+    learnt, lines = runs_in(out, 'transfer.json'), []
     panels: dict[str, dict[str, list[dict]]] = {}
     for data, metrics in METRICS.items():
-        weights = {'random, the default': default.get(config_of('secvit_t', data).stem, {})}
+        weights = {'random, the default': default.get(configs[data], {})}
         weights |= {name: learnt.get(path.stem, {}) for path, name in TRANSFER.items() if data in path.stem.split('_')}
         lines += ['', f'{TITLES[data]}:', '', *head(['initial weights', 'seeds', *metrics.values(), 'failed'])]
         for name, seeds in weights.items():
@@ -258,7 +267,7 @@ def transfer(out: Path, images: Path) -> list[str]:
     if learnt:
         draw_curves(panels, images / 'evidence_transfer.png')
         lines += ['', f'![Training loss from each]({images.name}/evidence_transfer.png)']
-    return lines + source(out, 'transfer.json', learnt)
+    return lines + source(out, {'backbones.json': default, 'transfer.json': learnt})
 
 
 def verdict(row: dict, published: dict | None, spread: float | None) -> tuple[str, str]:
@@ -310,13 +319,13 @@ def compared(
         numbers += [number(row['nmi'], '.3f')] if with_nmi else []
         lines.append(line([name, *numbers, failures(every[text])]))
     if spread is not None:
-        lines += ['', f'The spread is {spread:.2f} {metric}, so noise is up to {FACTOR * spread:.2f}. Beyond it: '
-                  f'{beyond_noise(rows, names, spread)}.']  # fmt: skip
+        lines += ['', f'The spread is {spread:.2f} {metric}, so noise is up to {FACTOR * spread:.2f}. '
+                  f'Rows that differ from the published one by more: {beyond_noise(rows, names, spread)}.']  # fmt: skip
     seeds = [[row['metrics'][metric] for row in finished(each)] for each in every.values()]
     beside = spread_beside_seeds([values for values in seeds if len(values) == SEEDS])
     if beside is not None:
-        lines += ['', f'Where the mean of each seed is taken off, the spread is {beside:.2f}, and twice that '
-                  f'{FACTOR * beside:.2f}. Beyond it: {beyond_noise(rows, names, beside)}.']  # fmt: skip
+        lines += ['', f'With the means of seeds taken off, the spread is {beside:.2f}, and twice that '
+                  f'{FACTOR * beside:.2f}. Rows that differ by more: {beyond_noise(rows, names, beside)}.']  # fmt: skip
     return (
         lines,
         metric or '',
@@ -326,7 +335,7 @@ def compared(
 
 def small_runs(out: Path) -> dict[str, Mapping[str, dict]]:
     """Rows of groupings and of numbers of clusters, which are runs of one model."""
-    return {**runs_in(out, 'groupings/comparison.json'), **runs_in(out, 'clusters/comparison.json')}
+    return {**runs_in(out, GROUPING_RUNS), **runs_in(out, CLUSTER_RUNS)}
 
 
 def groupings(out: Path, images: Path) -> list[str]:
@@ -336,7 +345,7 @@ def groupings(out: Path, images: Path) -> list[str]:
     if rows:
         draw(metric, rows, images / 'evidence_groupings.png')
         lines += ['', f'![Groupings: each seed and the mean, and time]({images.name}/evidence_groupings.png)']
-    return lines + source(out, 'groupings/comparison.json', runs_in(out, 'groupings/comparison.json'))
+    return lines + source(out, {GROUPING_RUNS: runs_in(out, GROUPING_RUNS)})
 
 
 def clusters(out: Path, images: Path) -> list[str]:
@@ -348,7 +357,8 @@ def clusters(out: Path, images: Path) -> list[str]:
     if len(rows) > 1:  # the published numbers alone are no curve
         draw_counts(metric, rows, images / 'evidence_clusters.png')
         lines += ['', f'![Metric against multiply-adds]({images.name}/evidence_clusters.png)']
-    return lines + source(out, 'clusters/comparison.json', runs_in(out, 'clusters/comparison.json'))
+    shared = {text: seeds for text, seeds in runs_in(out, GROUPING_RUNS).items() if text in names}
+    return lines + source(out, {GROUPING_RUNS: shared, CLUSTER_RUNS: runs_in(out, CLUSTER_RUNS)})
 
 
 BLOCKS: dict[str, Callable[[Path, Path], list[str]]] = {

@@ -106,8 +106,8 @@ def test_seconds_of_another_machine_are_left_out(tool):
         'B': {'0': result(0.1, 5.0), '1': result(0.2, 0.2, threads=2), '2': result(0.3, 0.3, gpu='a GPU')},
         'C': {'0': result(0.1, 0.1, cpu='another')},
     }
-    seconds = {text: row['seconds_per_iteration'] for text, row in tool.summary(runs)[1].items()}
-    assert seconds == {'A': 2.5, 'B': 5.0, 'C': None}
+    timed = {text: (row['seconds_per_iteration'], row['timed_on']) for text, row in tool.summary(runs)[1].items()}
+    assert timed == {'A': (2.5, 'a CPU, threads: 1'), 'B': (5.0, 'a CPU, threads: 1'), 'C': (None, None)}
 
 
 def test_every_run_that_fails_is_a_row_and_one_line_says_so(shapes, tmp_path, tool, monkeypatch):

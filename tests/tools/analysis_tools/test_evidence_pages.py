@@ -103,8 +103,8 @@ def test_backbones_have_their_seeds_costs_failures_and_curves(tool, tmp_path, mo
     spread = 'mask AP 0.007, mask AP50 0.000, mask AP75 0.000, box AP 0.000.'  # of 0.3111 and 0.3211
     assert f'The spread of seeds, pooled over the rows that have several: {spread}' in lines
     assert lines.count('The spread of seeds') == 1  # no row of CamVid has several seeds
-    footer = 'Measured on a CPU, threads of each run: 2, torch 2.9, revision 0ff, abc123. Log: [backbones.json](evid'
-    assert footer in lines
+    assert 'Measured on a CPU, threads of each run: 2, torch 2.9, revision 0ff, abc123. Log, with' in lines
+    assert lines.endswith('every run: [backbones.json](evidence/backbones.json).')
     assert cv2.imread(str(tmp_path / 'evidence_curves.png')).shape[1] == 1440
     drawn = {title: {name: len(rows) for name, rows in panel.items() if rows} for title, panel in curves.items()}
     assert drawn == {
@@ -139,11 +139,11 @@ def test_what_is_up_to_twice_the_pooled_spread_is_noise(tool, tmp_path):
     assert '| KMeansGrouping | 32.10 | 1.00 | 3 | +2.10 | higher, beyond noise |' in text
     assert '| ProjectionGrouping | 50.71 | 1.00 | 2 | +20.71 | too few seeds |' in text
     assert 'seed 0 failed: exit code 1: loss is nan' in text
-    beyond = 'Beyond it: RandomGrouping (lower), KMeansGrouping (higher).'
+    beyond = 'Rows that differ from the published one by more: RandomGrouping (lower), KMeansGrouping (higher).'
     assert f'The spread is 1.00 mIoU, so noise is up to 2.00. {beyond}' in text
     # each seed is as much better in all rows, so no spread is left without that
     beyond = 'WindowGrouping (higher), RandomGrouping (lower), KMeansGrouping (higher)'
-    assert f'taken off, the spread is 0.00, and twice that 0.00. Beyond it: {beyond}.' in text
+    assert f'taken off, the spread is 0.00, and twice that 0.00. Rows that differ by more: {beyond}.' in text
     order = [line.split(' | ')[0][2:] for line in text.splitlines() if line.startswith('| ')][1:]
     assert order[:-1] == list(tool.GROUPINGS[:-1])  # and not by rank
     assert cv2.imread(str(tmp_path / 'evidence_groupings.png')) is not None
@@ -160,8 +160,9 @@ def test_the_spread_beside_that_of_seeds_is_what_rows_do_not_share(tool):
 
 def test_numbers_of_clusters_stand_beside_the_published_one_and_global_attention(tool, tmp_path):
     out = tmp_path / 'evidence'
-    others = {tool.PUBLISHED: [29.0, 30.0, 31.0], tool.GLOBAL: [31.0], 'WindowGrouping': [1.0, 9.0]}
-    write(out / 'groupings/comparison.json', groupings(others))
+    others = groupings({tool.PUBLISHED: [29.0, 30.0, 31.0], tool.GLOBAL: [31.0], 'WindowGrouping': [1.0, 9.0]})
+    others[tool.GLOBAL]['0']['git'], others['WindowGrouping']['0']['git'] = 'of global attention', 'of windows'
+    write(out / 'groupings/comparison.json', others)
     write(out / 'clusters/comparison.json', groupings({tool.COUNTS[0]: [30.2, 30.3, 30.4]}))
     text = '\n'.join(tool.clusters(out, tmp_path))
     assert '| 1,1,1,1 | 31.00 |' in text
@@ -170,6 +171,8 @@ def test_numbers_of_clusters_stand_beside_the_published_one_and_global_attention
     assert '| 32,8,[4,4,4,2,2,2,1,1,1],1 | not run yet |' in text
     assert 'NMI' not in text  # of other stages in each row
     assert 'Window' not in text
+    assert 'revision abc123, of global attention. Log' in text
+    assert 'groupings/comparison.json), [clusters/comparison.json](evidence/clusters/comparison.json).' in text
     spread = 'The spread is 2.61 mIoU'  # sqrt((2 * 1 + 1 * 32 + 2 * 0.01) / 5), all runs of the model
     assert spread in text
     assert spread in '\n'.join(tool.groupings(out, tmp_path))
@@ -232,6 +235,7 @@ def test_merging_semantic_and_transfer_come_from_the_runs_of_the_backbones(tool,
     assert '| 2 | trained | 0.300 | 0.400 | 0.100 |' in text
     assert '| 2 | random split | 0.200 | 0.400 | 0.100 |' in text
     text = '\n'.join(tool.transfer(out, tmp_path))
+    assert text.endswith('[backbones.json](evidence/backbones.json), [transfer.json](evidence/transfer.json).')
     assert '| random, the default | 2 | 0.310 / 0.320 |' in text
     assert '| random, as the demo starts | 1 | 0.330 |' in text
     assert '| learnt by the demo on shapes | 1 | 0.350 |' in text
