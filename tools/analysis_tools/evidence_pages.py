@@ -3,12 +3,12 @@
 import math
 import re
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from compare_groupings import draw, summary
 from evidence_figures import draw_counts, draw_curves, draw_merging, draw_semantic
+from evidence_noise import FACTOR, beyond_noise, pooled_spread, spread_beside_seeds, verdict
 from evidence_runs import (
     BACKBONES,
     COUNTS,
@@ -52,7 +52,6 @@ COSTS = {  # of a row: title, unit, format
     'peak_bytes': ('peak MiB', 2**20, '.0f'),
 }
 GROUPING_RUNS, CLUSTER_RUNS = 'groupings/comparison.json', 'clusters/comparison.json'
-FACTOR = 2  # noise is what is up to so many times the spread
 Runs = Mapping[str, Mapping[str, dict]]
 
 
@@ -89,30 +88,6 @@ def digits(value: float | None, metric: str) -> str:
 def each_seed(rows: Sequence[dict], metric: str) -> str:
     """A metric of all seeds; a detector that finds nothing at all has none."""
     return ' / '.join(digits(row['metrics'].get(metric), metric) for row in rows)
-
-
-def pooled_spread(rows: Iterable[Sequence[float]]) -> float | None:
-    """The standard deviation over the seeds of a row, pooled over all rows by their degrees of freedom."""
-    several = [values for values in rows if len(values) > 1]
-    freedom = sum(len(values) - 1 for values in several)
-    squares = sum((len(values) - 1) * statistics.variance(values) for values in several)
-    return math.sqrt(squares / freedom) if several else None
-
-
-def spread_beside_seeds(rows: Sequence[Sequence[float]]) -> float | None:
-    """The standard deviation that is left where all rows have the same seeds, with the mean of each seed taken off.
-
-    It is the residual of a two-way analysis of variance without replication.
-
-    Args:
-        rows (Sequence[Sequence[float]]): Of each row the value of each seed, in the same order.
-    """
-    if len(rows) < 2 or len(rows[0]) < 2:
-        return None
-    values = np.array(rows)
-    rest = values - values.mean(axis=0) - values.mean(axis=1, keepdims=True) + values.mean()
-    freedom = (values.shape[0] - 1) * (values.shape[1] - 1)
-    return math.sqrt((rest**2).sum() / freedom)
 
 
 def failures(seeds: Mapping[str, dict]) -> str:
@@ -268,28 +243,6 @@ def transfer(out: Path, images: Path) -> list[str]:
         draw_curves(panels, images / 'evidence_transfer.png')
         lines += ['', f'![Training loss from each]({images.name}/evidence_transfer.png)']
     return lines + source(out, {'backbones.json': default, 'transfer.json': learnt})
-
-
-def verdict(row: dict, published: dict | None, spread: float | None) -> tuple[str, str]:
-    """The difference of a row's mean to the published grouping's, and whether it is more than noise."""
-    if published is None or published is row or not row['values'] or not published['values']:
-        return '', 'the published one' if published is row else ''
-    difference = row['mean'] - published['mean']
-    if spread is None or min(len(row['values']), len(published['values'])) < SEEDS:
-        return f'{difference:+.2f}', 'too few seeds'
-    if abs(difference) <= FACTOR * spread:
-        return f'{difference:+.2f}', 'within noise'
-    return f'{difference:+.2f}', f'{"higher" if difference > 0 else "lower"}, beyond noise'
-
-
-def beyond_noise(rows: Mapping[str, dict], names: Mapping[str, str], spread: float) -> str:
-    """The rows of a table that differ from the published grouping by more than noise, or that there are none."""
-    said = []
-    for text, name in names.items():
-        judged = verdict(rows[text], rows.get(PUBLISHED), spread)[1] if text in rows else ''
-        if judged.endswith('beyond noise'):
-            said.append(f'{name} ({judged.partition(", ")[0]})')
-    return ', '.join(said) or 'none'
 
 
 def compared(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from evidence_pages import METRICS, finished, runs_in
+from evidence_pages import GROUPING_RUNS, METRICS, finished, runs_in
 from evidence_runs import PUBLISHED, SMALL
 from get_flops import SHAPES, built, count_kinds, predict
 from mmengine.config import Config
@@ -156,7 +156,7 @@ def trained() -> dict[str, list[dict]]:
         for file in ('backbones', 'transfer')
         for name, seeds in runs_in(EVIDENCE, f'{file}.json').items()
     }
-    small = runs_in(EVIDENCE, 'groupings/comparison.json').get(PUBLISHED, {})
+    small = runs_in(EVIDENCE, GROUPING_RUNS).get(PUBLISHED, {})
     return {name: rows for name, rows in {**found, SMALL.stem: finished(small)}.items() if rows}
 
 

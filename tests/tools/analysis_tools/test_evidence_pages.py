@@ -1,11 +1,9 @@
 """docs/evidence.md is what its JSON files say, tried with figures that are made up."""
 
-import itertools
 import json
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
 
 from mmsec.errors import InputError
@@ -149,50 +147,6 @@ def test_what_is_up_to_twice_the_pooled_spread_is_noise(tool, tmp_path):
     order = [line.split(' | ')[0][2:] for line in text.splitlines() if line.startswith('| ')][1:]
     assert order[:-1] == list(tool.GROUPINGS[:-1])  # and not by rank
     assert cv2.imread(str(tmp_path / 'evidence_groupings.png')) is not None
-
-
-def test_the_page_says_how_often_rows_that_are_no_different_look_different(tool):
-    text = ' '.join(tool.PAGE.read_text().split())
-    generator, tables = np.random.default_rng(0), 50_000
-    # of six backbones three have two seeds, whose spread is known, and three have one
-    seeds = [2, 2, 2, 1, 1, 1]
-    values = generator.normal(size=(tables, 6, 2))
-    spread = values[:, :3].var(axis=2, ddof=1).mean(axis=1) ** 0.5
-    means = np.concatenate([values[:, :3].mean(axis=2), values[:, 3:, 0]], axis=1)
-    factors = {4: 3.2, 3: 3.9, 2: 4.5}  # by the seeds of both
-    assert all(f'| {factor} |' in text for factor in factors.values())
-    beyond = [
-        np.abs(means[:, first] - means[:, second]) > factors[seeds[first] + seeds[second]] * spread
-        for first, second in itertools.combinations(range(6), 2)
-    ]
-    assert np.any(beyond, axis=0).mean() == pytest.approx(1 / 5, rel=0.1)
-    assert 'six backbones that are no different, 1 of 5 would have a pair beyond noise' in text
-
-    def of_groupings(in_common):
-        """How often one of twelve rows is beyond noise of the first, and any two are; the spread is that of 17 rows."""
-        noise = generator.normal(size=(tables, 17, 3)) * (1 - in_common) ** 0.5
-        values = noise + generator.normal(size=(tables, 1, 3)) * in_common**0.5
-        limit = tool.FACTOR * values.var(axis=2, ddof=1).mean(axis=1) ** 0.5
-        means = values[:, :12].mean(axis=2)
-        of_the_first = np.abs(means - means[:, :1]).max(axis=1) > limit
-        return of_the_first.mean(), (np.ptp(means, axis=1) > limit).mean()
-
-    assert of_groupings(in_common=0) == pytest.approx((1 / 7, 2 / 5), rel=0.1)
-    assert '1 of 7 would have a row beyond noise of the published one, and 2 of 5 would have a pair' in text
-    runs = tool.small_runs(ROOT / 'docs/evidence').values()
-    rows = [[row['metrics']['mIoU'] for row in tool.finished(seeds)] for seeds in runs]
-    in_common = 1 - (tool.spread_beside_seeds(rows) / tool.pooled_spread(rows)) ** 2
-    assert of_groupings(in_common)[0] == pytest.approx(1 / 90, rel=0.1)
-    assert '1 of 90 tables of groupings that are no different would have a row beyond noise' in text
-
-
-def test_the_spread_beside_that_of_seeds_is_what_rows_do_not_share(tool):
-    shared = [[1.0, 4.0, 2.0], [3.0, 6.0, 4.0]]
-    assert tool.spread_beside_seeds(shared) == pytest.approx(0)
-    # the first row is 1 higher in seed 0 and 1 lower in seed 1: residuals are half of that, with 2 degrees of freedom
-    assert tool.spread_beside_seeds([[2.0, 3.0, 2.0], shared[1]]) == pytest.approx(0.5**0.5)
-    assert tool.spread_beside_seeds(shared[:1]) is None
-    assert tool.spread_beside_seeds([]) is None
 
 
 def test_numbers_of_clusters_stand_beside_the_published_one_and_global_attention(tool, tmp_path):
