@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ['TRITON_INTERPRET'] = '1'  # before anything imports Triton: kernels run on a CPU
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
@@ -74,7 +77,7 @@ each_grouping = pytest.mark.parametrize(
 
 def tokens_of(key: torch.Tensor, size: tuple[int, int] | None = None) -> Tokens:
     """What a grouping is given, all parts of it the keys (B, N, h, d)."""
-    return Tokens(key, key, key, key, size or (key.shape[1], 1))
+    return Tokens(key[:, :, None].expand(-1, -1, 3, -1, -1), key, size or (key.shape[1], 1))
 
 
 def semantic(key: torch.Tensor, num_clusters: int) -> Grouping:

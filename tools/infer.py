@@ -20,6 +20,7 @@ from mmsec.cli.config import check_operators, load_config
 from mmsec.cli.heads import check_channels, naming_small_images
 from mmsec.cli.images import check_outputs, find_images, read_image
 from mmsec.cli.options import naming_misspelt_options
+from mmsec.cli.processor import optimize_on_cpu
 from mmsec.cli.weights import load_state
 from mmsec.engine.processes import run
 from mmsec.errors import InputError
@@ -113,6 +114,7 @@ def main() -> None:
     check_channels(cfg)
     with naming_misspelt_options(cfg):
         inferencer = build_inferencer(cfg, args)
+    optimize_on_cpu(inferencer.model)
     classes = list(inferencer.model.dataset_meta['classes'])
     options = {'pred_score_thr': score_thr} if detector else {}
     failed: list[Path] = []

@@ -14,6 +14,7 @@ from mmsec.cli.config import check_operators, load_config, revert_sync_bn
 from mmsec.cli.data import check_data, naming_broken_annotations
 from mmsec.cli.heads import check_channels, naming_small_images
 from mmsec.cli.options import naming_misspelt_options
+from mmsec.cli.processor import optimize_on_cpu
 from mmsec.cli.weights import load_trained
 from mmsec.engine.hooks import PredictionPicturesHook
 from mmsec.engine.precision import set_tf32
@@ -76,6 +77,7 @@ def main() -> None:
     with naming_broken_annotations(cfg), naming_misspelt_options(cfg), naming_small_images():
         runner = Runner.from_cfg(cfg)
         set_tf32(args.tf32)  # here, where the run has its log
+        optimize_on_cpu(runner.model)
         if args.show_dir:
             runner.register_hook(PredictionPicturesHook(args.show_dir))
         if args.out and args.out.endswith('.pkl'):

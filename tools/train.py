@@ -13,6 +13,7 @@ from mmsec.cli.config import check_operators, load_config, revert_sync_bn
 from mmsec.cli.data import check_data, naming_broken_annotations
 from mmsec.cli.heads import check_channels, naming_small_images
 from mmsec.cli.options import naming_misspelt_options
+from mmsec.cli.processor import optimize_on_cpu
 from mmsec.cli.resume import check_same_run, go_on, newest_whole_checkpoint
 from mmsec.cli.weights import check_frozen, check_weights
 from mmsec.engine.hooks import RunSummaryHook, SameStartHook
@@ -107,6 +108,7 @@ def main() -> None:
     with naming_broken_annotations(cfg), naming_misspelt_options(cfg), naming_small_images():
         runner = Runner.from_cfg(cfg)
         set_tf32(args.tf32)  # here, where the run has its log
+        optimize_on_cpu(runner.model)
         runner.register_hook(SameStartHook())
         runner.register_hook(RunSummaryHook())
         runner.train()

@@ -1,29 +1,39 @@
-"""Pure tensor functions, which need torch alone: grouping, attention, layers over maps, rotary embedding."""
+"""Pure tensor functions, which need torch alone: grouping, attention, fused ops over maps, rotary embedding."""
 
-from mmsec.ops.attention import attention, cluster_attention, proportional_attention
+from mmsec.ops.attention import attention, cluster_attention, lepe_attention, proportional_attention
 from mmsec.ops.grouping import Grouping, Tokens, build_grouping, cluster_ids, cluster_sizes
-from mmsec.ops.kernels import explain, plain_torch
-from mmsec.ops.maps import add, conv2d, gelu_and_mix, linear, linear_chunks
+from mmsec.ops.kernels import explain, plain_torch, use_kernels
+from mmsec.ops.layers import (
+    call,
+    conv_residual,
+    conv_residual_norm,
+    gelu_conv_residual,
+    residual,
+    residual_norm,
+)
 from mmsec.ops.positions import resize_positions
 from mmsec.ops.rotary import apply_rotary, rotary_table
 
 __all__ = [
     'Grouping',
     'Tokens',
-    'add',
     'apply_rotary',
     'attention',
     'build_grouping',
+    'call',
     'cluster_attention',
     'cluster_ids',
     'cluster_sizes',
-    'conv2d',
+    'conv_residual',
+    'conv_residual_norm',
     'explain',
-    'gelu_and_mix',
-    'linear',
-    'linear_chunks',
+    'gelu_conv_residual',
+    'lepe_attention',
     'plain_torch',
     'proportional_attention',
+    'residual',
+    'residual_norm',
     'resize_positions',
     'rotary_table',
+    'use_kernels',
 ]

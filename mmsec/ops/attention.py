@@ -1,37 +1,34 @@
 """Attention inside clusters. It takes a grouping and does not know who made it."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmsec.ops.grouping import Grouping, cluster_sizes
-from mmsec.ops.kernels import front, memory, onednn, sdpa
+from mmsec.ops.grouping import Grouping, Tokens, cluster_sizes
+from mmsec.ops.kernels import backwards, conditions, cpu, fused_op, sdpa, triton
+from mmsec.ops.layers import conv_residual
 
 _GRID = 65535  # the largest second or third dimension of a grid on CUDA; PyTorch's kernels put batch and heads there
 
 
-class _TakeRows(torch.autograd.Function):
-    """Permute rows; the backward is the permutation by the inverse: no scatter-add, deterministic."""
+@fused_op(triton.ATTENTION)
+def lepe_attention(tokens: Tokens, grouping: Grouping | None, lepe: nn.Module) -> Tensor:
+    """Attention inside clusters, and a depthwise convolution of the values added to it.
 
-    # With ctx and not setup_context, which torch calls through inspect.signature: 90 microseconds instead of 10.
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(index, inverse)
-        return x.index_select(0, index)
+    Args:
+        tokens (Tokens): N = H * W tokens of h heads of width d.
+        grouping (Grouping, optional): Their clusters; None for attention over all tokens.
+        lepe (nn.Module): The convolution; keeps the size of (B, h*d, H, W) maps.
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        index, inverse = ctx.saved_tensors
-        return _take(grad, inverse, index), None, None
+    Returns:
+        Tensor: (B, H, W, h*d).
 
-
-def _take(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
-    """Rows (R, d) of one tensor; see :func:`take_rows`."""
-    if torch.is_grad_enabled() and x.requires_grad:
-        return _TakeRows.apply(x, index, inverse)
-    return x.index_select(0, index)
+    Source: Semantic Equitable Clustering (arXiv 2405.13337), section 3.2; LePE of CSWin (arXiv 2107.00652).
+    """
+    value = tokens.value.contiguous()
+    out = cluster_attention(tokens.query, tokens.key, value, grouping)  # (B, N, h, d)
+    value, out = (x.flatten(2).unflatten(1, tokens.size) for x in (value, out))  # (B, H, W, h*d)
+    return conv_residual(value, lepe, out)
 
 
 def cluster_attention(q: Tensor, k: Tensor, v: Tensor, grouping: Grouping | None, protected: int = 0) -> Tensor:
@@ -92,28 +89,28 @@ def proportional_attention(q: Tensor, k: Tensor, v: Tensor, sizes: Tensor) -> Te
     Source: Token Merging (arXiv 2210.09461), section 3.
     """
     bias = sizes.log()[:, None, None].to(q.dtype)  # (B, 1, 1, T)
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, h, T, d)
-    return F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2)
+    return attention(*(x.transpose(1, 2) for x in (q, k, v)), bias).transpose(1, 2)  # (B, h, T, d) inside
 
 
-@front(sdpa.WITHOUT_CUDNN, onednn.ATTENTION_IN_PRODUCTS, details=sdpa.explain_choice)
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+@fused_op(cpu.ATTENTION_IN_PRODUCTS, sdpa.WITHOUT_CUDNN, details=sdpa.explain_choice)
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Softmax attention of all tokens over all tokens, scaled by d^(-1/2).
 
     Args:
         q (Tensor): (n, m, L, d) queries of n times m independent lists.
         k (Tensor): (n, m, L, d) keys.
         v (Tensor): (n, m, L, d) values.
+        bias (Tensor, optional): (n, 1, 1, L), added to the logits. Default: None.
 
     Returns:
         Tensor: (n, m, L, d).
     """
-    return F.scaled_dot_product_attention(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v, bias)
 
 
 def _in_pieces(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention of (n, 1, L, d), as many lists at a time as a grid takes."""
-    if torch.compiler.is_exporting() or q.shape[0] <= _GRID:  # an exported graph cannot choose
+    if conditions.makes_graph() or q.shape[0] <= _GRID:  # a graph cannot choose
         return attention(q, k, v)
     parts = zip(*(x.split(_GRID) for x in (q, k, v)), strict=True)
     return torch.cat([attention(*part) for part in parts])
@@ -141,7 +138,7 @@ def row_indices(grouping: Grouping) -> tuple[Tensor, Tensor]:
     row = torch.arange(batch * num_tokens * heads, device=order.device)
     rows = row.view(batch, num_tokens, heads).transpose(1, 2).gather(-1, order)  # (B, h, N)
     lengths = [count * length for count, length in _runs(num_tokens, num_clusters)]
-    if torch.compiler.is_compiling():
+    if conditions.makes_graph():
         index = _scattered(rows, lengths[0])
     else:
         index = torch.cat([part.flatten() for part in rows.split(lengths, -1)]) if len(lengths) > 1 else rows.flatten()
@@ -151,7 +148,7 @@ def row_indices(grouping: Grouping) -> tuple[Tensor, Tensor]:
 def _scattered(rows: Tensor, split: int) -> Tensor:
     """The first ``split`` of each list (B, h, N), then the rest of each; (B*N*h,).
 
-    For torch.compile, which takes minutes to prove that the sizes of slices sum up.
+    For graphs: torch.compile takes minutes to prove that the sizes of slices sum up.
     """
     batch, heads, num_tokens = rows.shape
     list_ = torch.arange(batch * heads, device=rows.device).view(batch, heads, 1)
@@ -161,7 +158,7 @@ def _scattered(rows: Tensor, split: int) -> Tensor:
     return torch.empty_like(rows).flatten().scatter_(0, places.flatten(), rows.flatten())
 
 
-@front(memory.rows_side_by_side(_take))
+@fused_op(backwards.ROWS_SIDE_BY_SIDE, backwards.ROWS_BY_INVERSE)
 def take_rows(index: Tensor, inverse: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
     """Permute rows; swap ``index`` and ``inverse`` to undo it bit for bit.
 
@@ -173,13 +170,13 @@ def take_rows(index: Tensor, inverse: Tensor, *tensors: Tensor) -> tuple[Tensor,
     Returns:
         tuple[Tensor, ...]: (R, d) each.
     """
-    return tuple(_take(x, index, inverse) for x in tensors)
+    return tuple(x.index_select(0, index) for x in tensors)
 
 
 def _runs(num_tokens: int, num_clusters: int) -> list[tuple[int, int]]:
     """How many clusters of which length stand in a sorted list; at most two kinds, no kind is empty."""
     num_long, num_short, length = cluster_sizes(num_tokens, num_clusters)
-    if torch.compiler.is_compiling():
+    if conditions.makes_graph():
         # One graph for maps with and without long clusters: where all are equal, the first is a kind of its own.
         # Written with // because Inductor would make a guard, and so a second graph, of max(num_long, 1).
         first = num_long + num_short // num_clusters

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mmsec.ops.kernels import front, memory
+from mmsec.ops.kernels import backwards, fused_op
 
 
 def rotary_table(height: int, width: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -44,7 +44,7 @@ def _turns(size: int, frequencies: Tensor) -> Tensor:
     return torch.stack([angles.cos(), angles.sin()], dim=-1)
 
 
-@front(memory.ROTATION_AS_COMPLEX)
+@fused_op(backwards.ROTATION_AS_COMPLEX)
 def apply_rotary(x: Tensor, table: Tensor) -> Tensor:
     """Rotate interleaved channel pairs: (x0, x1) -> (x0 cos - x1 sin, x1 cos + x0 sin).
 

@@ -1,21 +1,24 @@
-"""Every kernel computes what its front says in plain torch, and says why where it does not serve."""
+"""A fused op and the kernels before it: which runs, why not the others, and that each computes the same."""
 
 import sys
 from contextlib import nullcontext
 
 import pytest
 import torch
+from torch import nn
 
 from mmsec import ops
-from mmsec.ops.kernels import Kernel, front, memory
+from mmsec.ops.attention import take_rows
+from mmsec.ops.kernels import Kernel, KernelError, backwards, conditions, dispatch, fused_op
 from mmsec.ops.kernels import sdpa as kernels_sdpa
+from tests.conftest import tokens_of
 
 
-def test_a_front_takes_the_first_kernel_that_has_nothing_against_it():
+def test_a_fused_op_takes_the_first_kernel_that_has_nothing_against_it():
     odd = Kernel('odd', lambda x: 'x is even' if x % 2 == 0 else None, lambda x: ('odd', x))
     three = Kernel('three', lambda x: None if x % 3 == 0 else 'not three', lambda x: ('three', x))
 
-    @front(odd, three)
+    @fused_op(odd, three)
     def number(x):
         return 'plain', x
 
@@ -25,10 +28,44 @@ def test_a_front_takes_the_first_kernel_that_has_nothing_against_it():
     assert number(3) == ('odd', 3)
 
 
+def test_a_kernel_that_fails_is_left_out_and_said_so_once():
+    calls = []
+
+    def run(x):
+        calls.append(x)
+        raise KernelError('no C compiler')
+
+    @fused_op(Kernel('broken', lambda x: None, run))
+    def number(x):
+        return x
+
+    with dispatch.forgetting_failures():
+        with pytest.warns(UserWarning, match="the kernel 'broken' failed, plain torch takes its place: no C compiler"):
+            assert number(1) == 1
+        assert number(2) == 2
+        assert calls == [1]
+        assert ops.explain(number, 3)['number']['broken'] == 'failed on this machine: no C compiler'
+
+
+def test_only_kernels_that_say_so_serve_under_a_trace_and_in_torch_func():
+    seen = []
+
+    @fused_op(Kernel('eager', lambda x: None, lambda x: seen.append('eager') or x * 2))
+    def twice(x):
+        seen.append('plain')
+        return x * 2
+
+    x = torch.ones(())
+    twice(x)
+    torch.func.grad(twice)(x)
+    torch.jit.trace(twice, x, check_trace=False)
+    assert seen == ['eager', 'plain', 'plain']
+
+
 def test_one_can_ask_what_runs_and_why_not_the_others():
     odd = Kernel('odd', lambda x: 'x is even' if x % 2 == 0 else None, lambda x: x)
 
-    @front(odd, details=lambda x: {'inside': f'about {x}'})
+    @fused_op(odd, details=lambda x: {'inside': f'about {x}'})
     def number(x):
         return x
 
@@ -44,7 +81,7 @@ def test_one_can_ask_what_runs_and_why_not_the_others():
 def test_what_is_exported_is_plain_torch(monkeypatch):
     kernel = Kernel('kernel', lambda x: None, lambda x: x + 1)
 
-    @front(kernel)
+    @fused_op(kernel)
     def number(x):
         return x
 
@@ -53,98 +90,89 @@ def test_what_is_exported_is_plain_torch(monkeypatch):
     assert number(1) == 1
 
 
-MAP = (2, 5, 6, 8)
-RECOMPUTED = 'recomputed in the backward'
+def layer() -> nn.Conv2d:
+    """A depthwise convolution in float64."""
+    return nn.Conv2d(8, 8, 3, padding=1, groups=8).double()
 
 
-def _inputs(name: str) -> tuple:
-    """Arguments of a front, in float64, the tensors among them with gradients."""
-    x = torch.randn(MAP, dtype=torch.float64)
-    vector = torch.randn(8, dtype=torch.float64)
-    if name == 'linear':
-        return x, torch.randn(12, 8, dtype=torch.float64), torch.randn(12, dtype=torch.float64)
-    if name == 'linear_chunks':
-        return x, torch.randn(24, 8, dtype=torch.float64), torch.randn(24, dtype=torch.float64), 3
-    if name == 'add':
-        return x, torch.randn(MAP, dtype=torch.float64)
-    if name == 'gelu_and_mix':
-        return x, torch.randn(8, 1, 3, 3, dtype=torch.float64), vector
-    if name == 'conv2d':
-        return x, torch.randn(8, 1, 5, 5, dtype=torch.float64), vector, 1, 2, 8, torch.randn_like(x)
+def _fused(name: str) -> tuple:
+    """A fused op and arguments for it, in float64."""
+    x = torch.randn(2, 5, 6, 8, dtype=torch.float64)
+    if name == 'gelu_conv_residual':
+        return ops.gelu_conv_residual, (x, layer())
     if name == 'apply_rotary':
-        return x.flatten(1, 2).unflatten(-1, (2, 4)), ops.rotary_table(5, 6, 4, x.dtype, x.device)
-    return tuple(torch.randn(3, 2, 7, 8, dtype=torch.float64) for _ in range(3))  # attention
+        heads = x.flatten(1, 2).unflatten(-1, (2, 4))
+        return ops.apply_rotary, (heads, ops.rotary_table(5, 6, 4, x.dtype, x.device))
+    rows = torch.randn(30, 4, dtype=torch.float64)
+    index = torch.randperm(30)
+    return lambda *rows: torch.cat(take_rows(index, index.argsort(), *rows)), (rows, rows * 2)
 
 
-def test_rows_side_by_side_are_the_rows_of_each():
-    kernel = memory.rows_side_by_side(lambda x, index, inverse: x[index])
-    index, tensors = torch.randperm(7), [torch.randn(7, 3) for _ in range(3)]
-    for x, taken in zip(tensors, kernel.run(index, index.argsort(), *tensors), strict=True):
-        assert torch.equal(taken, x[index])
-    assert kernel.why_not(index, index, *tensors) == 'putting them side by side takes longer on a CPU'
-    assert kernel.why_not(index, index, tensors[0]) == 'there is one tensor'
+def _results(name: str, op, args: tuple, frozen: bool) -> list[torch.Tensor]:
+    """The output, and the gradients of inputs and layers."""
+    tensors = [x.detach().clone() for x in args if isinstance(x, torch.Tensor)]
+    learnt = [x.requires_grad_() for x in tensors if x.is_floating_point() and not frozen and name != 'apply_rotary']
+    learnt += [p for x in args if isinstance(x, nn.Module) for p in x.parameters()]
+    given = iter(tensors)
+    out = op(*(next(given) if isinstance(x, torch.Tensor) else x for x in args))
+    if not learnt:
+        return [out]
+    return [out.detach(), *torch.autograd.grad((out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum(), learnt)]
 
 
-def test_one_product_is_what_runs_beyond_a_cpu():
-    x, weight, bias = (torch.empty(shape, device='meta') for shape in ((2, 3, 4, 8), (24, 8), (24,)))
-    explained = ops.explain(ops.linear_chunks, x, weight, bias, 3)['linear_chunks']
-    assert explained == {'products apart': 'one product is launched sooner on meta', 'plain torch': 'chosen'}
-
-
-FRONTS = ['add', 'apply_rotary', 'attention', 'conv2d', 'gelu_and_mix', 'linear', 'linear_chunks']
-
-
-@pytest.mark.parametrize('name', FRONTS)
-def test_kernels_agree_with_plain_torch_without_a_gradient(name):
-    inputs = _inputs(name)
-    copies = [x.clone() if isinstance(x, torch.Tensor) else x for x in inputs]
-    with torch.no_grad():
-        with ops.plain_torch():
-            wanted = getattr(ops, name)(*inputs)
-        got = getattr(ops, name)(*copies)
-    torch.testing.assert_close(got, wanted)
-
-
-# What needs a gradient decides which kernel runs: a frozen layer's weights do not.
-@pytest.mark.parametrize('frozen', [(), (0,), (1,), (0, 1), (1, 2)])
-@pytest.mark.parametrize('name', FRONTS)
-def test_kernels_agree_with_plain_torch_gradients_included(name, frozen):
-    inputs = _inputs(name)
-    results = []
-    for plain in (True, False):
-        torch.manual_seed(1)
-        own = [x.clone() if isinstance(x, torch.Tensor) else x for x in inputs]
-        learnt = [x for i, x in enumerate(own) if isinstance(x, torch.Tensor) and i not in frozen]
-        if not learnt:
-            return  # nothing is left that could have a gradient
-        for x in learnt:
-            x.requires_grad_()
-        # An input that a layer before it made, as in a model: only such memory may be used again.
-        given = [x * 1 if isinstance(x, torch.Tensor) and name in ('add', 'gelu_and_mix') else x for x in own]
-        if plain:
-            with ops.plain_torch():
-                out = getattr(ops, name)(*given)
-        else:
-            out = getattr(ops, name)(*given)
-        parts = out if isinstance(out, tuple) else (out,)
-        loss = sum((part * torch.randn_like(part)).sum() for part in parts)
-        results.append([*parts, *torch.autograd.grad(loss, learnt)])
-    torch.testing.assert_close(results[1], results[0])
+# What needs a gradient decides which kernel runs.
+@pytest.mark.parametrize('frozen', [False, True])
+@pytest.mark.parametrize(
+    ('name', 'chosen'),
+    [
+        ('gelu_conv_residual', 'recomputed in the backward'),
+        ('apply_rotary', 'complex product'),
+        ('take_rows', 'gradient by the inverse'),
+    ],
+)
+def test_a_kernel_is_chosen_and_agrees_with_plain_torch_gradients_included(name, chosen, frozen):
+    op, args = _fused(name)
+    with ops.plain_torch():
+        wanted = _results(name, op, args, frozen)
+    torch.testing.assert_close(_results(name, op, args, frozen), wanted)
+    given = [x.requires_grad_() if isinstance(x, torch.Tensor) and name == 'take_rows' else x for x in args]
+    assert ops.explain(op, *given)[name][chosen] == 'chosen'
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32])
 def test_gelu_that_is_computed_again_has_the_gradients_of_plain_torch_under_autocast(dtype):
-    inputs = [x.to(torch.float32) for x in _inputs('gelu_and_mix')]
+    x, conv = torch.randn(2, 5, 6, 8), nn.Conv2d(8, 8, 3, padding=1, groups=8)
     results = []
-    for plain in (True, False):
-        x, weight, bias = (x.clone().requires_grad_() for x in inputs)
-        with torch.autocast('cpu', torch.bfloat16), ops.plain_torch() if plain else nullcontext():
-            if not plain:
-                assert ops.explain(ops.gelu_and_mix, x, weight, bias)['gelu_and_mix'][RECOMPUTED] == 'chosen'
-            out = ops.gelu_and_mix(x.to(dtype), weight, bias)
-        results.append([out, *torch.autograd.grad((out.float() * inputs[0]).sum(), (x, weight, bias))])
+    for context in (ops.plain_torch(), nullcontext()):
+        own = x.clone().requires_grad_()
+        with torch.autocast('cpu', torch.bfloat16), context:
+            out = ops.gelu_conv_residual(own.to(dtype), conv)
+        results.append([out, *torch.autograd.grad((out.float() * x).sum(), (own, *conv.parameters()))])
         assert [each.dtype for each in results[-1]] == [dtype, *[torch.float32] * 3]
     torch.testing.assert_close(results[1], results[0])
+
+
+def test_rows_side_by_side_are_the_rows_of_each():
+    kernel = backwards.ROWS_SIDE_BY_SIDE
+    index, tensors = torch.randperm(7), [torch.randn(7, 3) for _ in range(3)]
+    for x, taken in zip(tensors, kernel.run(index, index.argsort(), *tensors), strict=True):
+        assert torch.equal(taken, x[index])
+    assert kernel.why_not(index, index, *tensors) == 'not on cpu'
+    assert kernel.why_not(index, index, tensors[0]) == 'there is one tensor'
+
+
+def test_a_layer_is_only_read_where_calling_it_would_do_no_more():
+    conv = nn.Conv2d(3, 3, 1)
+    assert conditions.why_call(conv, nn.Conv2d) is None
+    assert conditions.why_call(nn.Sequential(conv), nn.Conv2d) == 'Sequential stands in the place of Conv2d'
+    handle = conv.register_forward_hook(lambda *_: None)
+    assert conditions.why_call(conv, nn.Conv2d) == 'a hook looks at Conv2d'
+    handle.remove()
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(lambda *_: None)
+    assert conditions.why_call(conv, nn.Conv2d) == 'a hook looks at Conv2d'
+    handle.remove()
+    conv.forward = lambda x: x
+    assert conditions.why_call(conv, nn.Conv2d) == 'the forward of Conv2d was replaced'
 
 
 def test_no_more_clusters_at_a_time_than_a_grid_takes(monkeypatch):
@@ -158,7 +186,7 @@ def test_no_more_clusters_at_a_time_than_a_grid_takes(monkeypatch):
     monkeypatch.setattr(sys.modules['mmsec.ops.attention'], 'attention', record)  # the package has its name too
     lists, num_tokens = 14 * 7, 700  # as many clusters a list as there, of one token each
     q = torch.randn(14, num_tokens, 7, 4)
-    grouping = ops.build_grouping(dict(type='SemanticGrouping'))(ops.Tokens(q, q, q, q, (20, 35)), num_tokens)
+    grouping = ops.build_grouping(dict(type='SemanticGrouping'))(tokens_of(q, (20, 35)), num_tokens)
     assert torch.equal(ops.cluster_attention(q, q, q, grouping), q)
     assert shapes == [(65535, 1, 1, 4), (lists * num_tokens - 65535, 1, 1, 4)]
 

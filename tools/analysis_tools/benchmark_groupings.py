@@ -52,8 +52,9 @@ def grouping_alone(side: Side) -> Callable[[], None]:
     calls = []
     for stage, stride in zip(backbone.stages, backbone.strides, strict=True):
         height, width = (-(-length // stride) for length in side.shape)
-        shape = (4, side.batch, height * width, stage.blocks[0].attn.num_heads, stage.head_dim)
-        tokens = Tokens(*torch.randn(shape, device=side.device), (height, width))
+        heads = (stage.blocks[0].attn.num_heads, stage.head_dim)
+        qkv = torch.randn(side.batch, height * width, 3, *heads, device=side.device)
+        tokens = Tokens(qkv, torch.randn(side.batch, height * width, *heads, device=side.device), (height, width))
         for i, block in enumerate(stage.blocks):
             num_clusters = stage.clusters_for(height * width, i)
             if num_clusters > 1:

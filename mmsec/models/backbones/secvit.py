@@ -4,14 +4,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch.utils.checkpoint
+import torch
 from torch import Tensor, nn
 
+from mmsec import ops
 from mmsec.models.backbones.base import Backbone
 from mmsec.models.checkpoints import secvit
+from mmsec.models.layers.blocks import run
 from mmsec.models.layers.cluster_counts import ClusterCount, PerStage, cluster_counts, per_stage
 from mmsec.models.layers.secvit import Block, PatchMerging, Stem
-from mmsec.ops import rotary_table
 from mmsec.registry import MODELS
 
 
@@ -55,7 +56,7 @@ class Stage(nn.Module):
 
     def rotary(self, height: int, width: int, x: Tensor) -> Tensor:
         """The rotary table of a map, of the type and on the device that ``x`` needs."""
-        return rotary_table(height, width, self.head_dim, x.dtype, x.device)
+        return ops.rotary_table(height, width, self.head_dim, x.dtype, x.device)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
@@ -63,10 +64,7 @@ class Stage(nn.Module):
         height, width = x.shape[1:3]
         rotary = self.rotary(height, width, x)
         for block in self.blocks:
-            if self.with_cp and torch.is_grad_enabled():
-                x = torch.utils.checkpoint.checkpoint(block, x, rotary, use_reentrant=False)
-            else:
-                x = block(x, rotary)
+            x = run(block, x, rotary, with_cp=self.with_cp)
         return x.permute(0, 3, 1, 2)
 
 

@@ -1,10 +1,5 @@
-"""The parts SecViT is made of.
+"""The parts SecViT is made of. Inside a stage maps are (B, H, W, C), between stages (B, C, H, W)."""
 
-Maps travel between layers as NCHW tensors in channels-last memory, so that the NHWC view the linear layers and
-norms work on costs nothing.
-"""
-
-import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
@@ -12,7 +7,7 @@ from torch import Tensor, nn
 from mmsec import ops
 from mmsec.models.inspection import TokenClusters, grouped_clusters
 from mmsec.models.layers.cluster_counts import ClusterCount
-from mmsec.models.layers.maps import Conv2d, DepthwiseConv, LayerScale, Linear, hooked
+from mmsec.models.layers.maps import LayerScale
 from mmsec.ops import Tokens, build_grouping
 
 
@@ -32,7 +27,7 @@ class Stem(nn.Module):
         layers: list[nn.Module] = []
         for i, stride in enumerate((2, 1, 1, 2)):
             layers += [
-                Conv2d(channels[i], channels[i + 1], 3, stride, padding=1),
+                nn.Conv2d(channels[i], channels[i + 1], 3, stride, padding=1),
                 build_norm_layer(norm_cfg, channels[i + 1])[1],
             ]
             if i < 3:
@@ -41,7 +36,7 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, embed_dims, ceil(H/4), ceil(W/4))."""
-        return self.proj(x)
+        return ops.call(self.proj, x)
 
 
 class PatchMerging(nn.Module):
@@ -55,12 +50,12 @@ class PatchMerging(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, norm_cfg: dict) -> None:
         super().__init__()
-        self.reduction = Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
+        self.reduction = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
         self.norm = build_norm_layer(norm_cfg, out_channels)[1]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', ceil(H/2), ceil(W/2))."""
-        return self.norm(self.reduction(x))
+        return self.norm(ops.call(self.reduction, x))
 
 
 class ClusterAttention(nn.Module):
@@ -77,9 +72,9 @@ class ClusterAttention(nn.Module):
     def __init__(self, embed_dims: int, num_heads: int, grouping: dict, block: int, count: ClusterCount) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = Linear(embed_dims, 3 * embed_dims)
-        self.lepe = DepthwiseConv(embed_dims, 5)
-        self.out_proj = Linear(embed_dims, embed_dims)
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
+        self.lepe = nn.Conv2d(embed_dims, embed_dims, 5, padding=2, groups=embed_dims)
+        self.out_proj = nn.Linear(embed_dims, embed_dims)
         self.grouping = build_grouping(grouping, block)
         self.count = count
 
@@ -96,27 +91,13 @@ class ClusterAttention(nn.Module):
         tokens = self.tokens(x, rotary)
         num_clusters = self.count.of(x.shape[1] * x.shape[2])
         grouping = self.grouping(tokens, num_clusters) if num_clusters > 1 else None
-        out = ops.cluster_attention(tokens.query, tokens.key, tokens.value, grouping)  # (B, N, h, d)
-        values, out = (t.flatten(2).view_as(x) for t in (tokens.value, out))
-        return self.out_proj(self.lepe(values, plus=out))
+        return self.out_proj(ops.lepe_attention(tokens, grouping, self.lepe))
 
     def tokens(self, x: Tensor, rotary: Tensor) -> Tokens:
-        """What attention and grouping work on.
-
-        Args:
-            x (Tensor): (B, H, W, C), normalised.
-            rotary (Tensor): (H*W, d/2, 2) from :func:`mmsec.ops.rotary_table`.
-
-        Returns:
-            Tokens: Queries and keys rotated.
-        """
-        if type(self.qkv) is Linear and not hooked(self.qkv):
-            parts = ops.linear_chunks(x, self.qkv.weight, self.qkv.bias, 3)  # (B, H, W, C) each
-        else:  # something took its place, such as a low-rank adapter, or looks at it
-            parts = self.qkv(x).chunk(3, dim=-1)
-        q, k, v, x_heads = (t.flatten(1, 2).unflatten(-1, (self.num_heads, -1)) for t in (*parts, x))  # (B, N, h, d)
-        v = v.contiguous()  # once, where all parts are of one product; the position term and the clusters want it
-        return Tokens(ops.apply_rotary(q, rotary), ops.apply_rotary(k, rotary), v, x_heads, (x.shape[1], x.shape[2]))
+        """What attention and grouping work on; arguments as :meth:`forward`."""
+        qkv = self.qkv(x).flatten(1, 2).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, h, d)
+        x_heads = x.flatten(1, 2).unflatten(-1, (self.num_heads, -1))  # (B, N, h, d)
+        return Tokens(qkv, x_heads, (x.shape[1], x.shape[2]), rotary)
 
     def clusters(self, x: Tensor, rotary: Tensor) -> TokenClusters:
         """Which tokens attend to each other; arguments as :meth:`forward`."""
@@ -133,19 +114,13 @@ class FFN(nn.Module):
 
     def __init__(self, embed_dims: int, hidden_dims: int) -> None:
         super().__init__()
-        self.fc1 = Linear(embed_dims, hidden_dims)
-        self.dwconv = DepthwiseConv(hidden_dims, 3)
-        self.fc2 = Linear(hidden_dims, embed_dims)
+        self.fc1 = nn.Linear(embed_dims, hidden_dims)
+        self.dwconv = nn.Conv2d(hidden_dims, hidden_dims, 3, padding=1, groups=hidden_dims)
+        self.fc2 = nn.Linear(hidden_dims, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        x = self.fc1(x)
-        if type(self.dwconv) is DepthwiseConv and not hooked(self.dwconv):
-            x = ops.gelu_and_mix(x, self.dwconv.weight, self.dwconv.bias, not hooked(self.fc1))
-        else:  # as ClusterAttention.tokens
-            x = F.gelu(x)
-            x = self.dwconv(x, plus=x)
-        return self.fc2(x)
+        return self.fc2(ops.gelu_conv_residual(self.fc1(x), self.dwconv))
 
 
 class Block(nn.Module):
@@ -174,7 +149,7 @@ class Block(nn.Module):
         count: ClusterCount,
     ) -> None:
         super().__init__()
-        self.pos = DepthwiseConv(embed_dims, 3)
+        self.pos = nn.Conv2d(embed_dims, embed_dims, 3, padding=1, groups=embed_dims)
         self.norm1 = nn.LayerNorm(embed_dims, eps=1e-6)
         self.attn = ClusterAttention(embed_dims, num_heads, grouping, block, count)
         self.norm2 = nn.LayerNorm(embed_dims, eps=1e-6)
@@ -185,10 +160,6 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rotary: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C); see :meth:`ClusterAttention.forward`."""
-        x = self.pos(x, plus=x)
-        attn, ffn = self.attn, self.ffn
-        # A branch ends in modules that may hand on the memory they were given.
-        mine = not hooked(attn, attn.out_proj, self.scale1, self.drop_path)
-        x = ops.add(x, self.drop_path(self.scale1(attn(self.norm1(x), rotary))), mine)
-        mine = not hooked(ffn, ffn.fc2, self.scale2, self.drop_path)
-        return ops.add(x, self.drop_path(self.scale2(ffn(self.norm2(x)))), mine)
+        x, y = ops.conv_residual_norm(x, self.pos, self.norm1)  # x + pos(x), norm1 of it
+        x, y = ops.residual_norm(x, self.attn(y, rotary), self.scale1, self.drop_path, self.norm2)
+        return ops.residual(x, self.ffn(y), self.scale2, self.drop_path)

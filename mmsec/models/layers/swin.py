@@ -49,8 +49,8 @@ class ClusterMSA(nn.Module):
 
     def tokens(self, x: Tensor, size: tuple[int, int]) -> Tokens:
         """What attention and grouping work on; arguments as :meth:`forward`."""
-        q, k, v = self.w_msa['qkv'](x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)  # (B, N, h, d) each
-        return Tokens(q, k, v, x.unflatten(-1, (self.num_heads, -1)), (size[0], size[1]))
+        qkv = self.w_msa['qkv'](x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, h, d)
+        return Tokens(qkv, x.unflatten(-1, (self.num_heads, -1)), (size[0], size[1]))
 
     def clusters(self, x: Tensor, size: tuple[int, int]) -> TokenClusters:
         """Which tokens attend to each other; arguments as :meth:`forward`."""

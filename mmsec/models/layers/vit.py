@@ -150,13 +150,13 @@ class Attention(nn.Module):
         Returns:
             tuple[Tensor, Tensor]: (B, P + T, C), and the keys, (B, P + T, h, d).
         """
-        q, k, v = self.project(x)
+        q, k, v = self.project(x).unbind(2)
         out = cluster_attention(q, k, v, None) if sizes is None else proportional_attention(q, k, v, sizes)
         return self.proj(out.flatten(2)), k
 
-    def project(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(B, T, C) -> queries, keys and values, (B, T, h, d) each."""
-        return self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+    def project(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> queries, keys and values, (B, T, 3, h, d)."""
+        return self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
 
     def clusters(self, x: Tensor, protected: int, grid: tuple[int, int]) -> TokenClusters:
         """Which tokens of the map attend to each other.
@@ -196,22 +196,20 @@ class ClusterAttention(Attention):
         """Attend; see :meth:`Attention.forward`. Tokens have a grid, and each counts once."""
         assert grid is not None  # the backbone builds nothing else
         assert sizes is None
-        q, k, v = self.project(x)
-        tokens = self.tokens(x, q, k, v, protected, grid)
-        grouping = self.grouping(tokens, self.count.of(tokens.key.shape[1]))
+        qkv = self.project(x)
+        grouping = self.grouping(self.tokens(x, qkv, protected, grid), self.count.of(x.shape[1] - protected))
+        q, k, v = qkv.unbind(2)
         return self.proj(cluster_attention(q, k, v, grouping, protected).flatten(2)), k
 
-    def tokens(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, protected: int, grid: tuple[int, int]) -> Tokens:
+    def tokens(self, x: Tensor, qkv: Tensor, protected: int, grid: tuple[int, int]) -> Tokens:
         """What a grouping may look at: the tokens of the map."""
         heads = x.unflatten(-1, (self.num_heads, -1))  # (B, P+T, h, d)
-        q, k, v, heads = (each[:, protected:] for each in (q, k, v, heads))
-        return Tokens(q, k, v, heads, grid)
+        return Tokens(qkv[:, protected:], heads[:, protected:], grid)
 
     def clusters(self, x: Tensor, protected: int, grid: tuple[int, int]) -> TokenClusters:
         """Which tokens of the map attend to each other; see :meth:`Attention.clusters`."""
-        q, k, v = self.project(x)
-        tokens = self.tokens(x, q, k, v, protected, grid)
-        return grouped_clusters(self.grouping, tokens, self.count.of(tokens.key.shape[1]))
+        tokens = self.tokens(x, self.project(x), protected, grid)
+        return grouped_clusters(self.grouping, tokens, self.count.of(x.shape[1] - protected))
 
 
 class WindowAttention(Attention):
@@ -243,7 +241,7 @@ class WindowAttention(Attention):
         more = self.window_size - 1  # at least what is missing, whatever the size
         image = F.pad(x[:, protected:].unflatten(1, grid), (0, 0, 0, more, 0, more))
         image = image[:, : padded[0], : padded[1]].flatten(1, 2)  # (B, padded tokens, C)
-        q, k, v = self.project(torch.cat([x[:, :protected], image], dim=1))
+        q, k, v = self.project(torch.cat([x[:, :protected], image], dim=1)).unbind(2)
         windows = Grouping(self.order(rows, columns, x.device)[None, None], rows * columns)
         out, k = (
             torch.cat([y[:, :protected], _cut(y[:, protected:], padded, grid)], dim=1)

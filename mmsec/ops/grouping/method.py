@@ -1,31 +1,54 @@
 """What every way of grouping looks like, and the table that finds one by its name."""
 
 import inspect
-from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from mmsec.ops.grouping.grouping import Grouping
+from mmsec.ops.rotary import apply_rotary
 
 GROUPINGS: dict[str, type['GroupingMethod']] = {}
 
 
-class Tokens(NamedTuple):
-    """What a grouping may look at: the tokens of one attention layer.
+class Tokens:
+    """What a grouping may look at: the N tokens of one attention layer, of h heads of width d.
 
-    Attributes:
-        query (Tensor): (B, N, h, d), as attention uses them (rotated).
-        key (Tensor): (B, N, h, d), as attention uses them (rotated).
-        value (Tensor): (B, N, h, d).
+    Args:
+        qkv (Tensor): (B, N, 3, h, d) queries, keys and values as the layer's projection makes them.
         token (Tensor): (B, N, h, d), the normalised input of the layer, its channels split by heads.
         size (tuple[int, int]): Rows H' and columns W' of the map, H' * W' = N.
+        rotary (Tensor, optional): (N, d/2, 2) from :func:`mmsec.ops.rotary_table`: queries and keys are rotated by it.
     """
 
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    token: Tensor
-    size: tuple[int, int]
+    def __init__(self, qkv: Tensor, token: Tensor, size: tuple[int, int], rotary: Tensor | None = None) -> None:
+        self.qkv = qkv
+        self.token = token
+        self.size = size
+        self.rotary = rotary
+        self._rotated: dict[int, Tensor] = {}
+
+    @property
+    def query(self) -> Tensor:
+        """(B, N, h, d), as attention uses them."""
+        return self._at(0)
+
+    @property
+    def key(self) -> Tensor:
+        """(B, N, h, d), as attention uses them."""
+        return self._at(1)
+
+    @property
+    def value(self) -> Tensor:
+        """(B, N, h, d)."""
+        return self.qkv[:, :, 2]
+
+    def _at(self, place: int) -> Tensor:
+        """Queries or keys, rotated when they are first asked for."""
+        if self.rotary is None:
+            return self.qkv[:, :, place]
+        if place not in self._rotated:
+            self._rotated[place] = apply_rotary(self.qkv[:, :, place], self.rotary)
+        return self._rotated[place]
 
 
 class GroupingMethod(nn.Module):

@@ -17,8 +17,8 @@ class RandomGrouping(GroupingMethod):
 
     def forward(self, tokens: Tokens, num_clusters: int) -> Grouping:
         """Group the tokens; see :class:`GroupingMethod`."""
-        batch, num_tokens, heads, _ = tokens.key.shape
-        device = tokens.key.device
+        batch, num_tokens, heads, _ = tokens.token.shape
+        device = tokens.token.device
         if self.training:
             return Grouping(torch.rand(batch, heads, num_tokens, device=device).argsort(-1), num_clusters)
         drawn = hashed_rows(self.block, heads, num_tokens, device)[None]  # (1, h, N)

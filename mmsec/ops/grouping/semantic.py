@@ -6,6 +6,7 @@ from torch import Tensor
 from mmsec.ops.grouping.grouping import Grouping, run_of, run_start
 from mmsec.ops.grouping.method import GroupingMethod, Tokens, check_option, register_grouping
 from mmsec.ops.grouping.similarity import cosine, dot, euclidean, in_float
+from mmsec.ops.kernels import fused_op, triton
 
 METRICS = {'cosine': cosine, 'dot': dot, 'euclidean': euclidean}
 _NAMES = {'cosine': 'cosine with', 'dot': 'dot product with', 'euclidean': 'negative distance to'}
@@ -17,7 +18,7 @@ def semantic_scores(x: Tensor, metric: str = 'cosine', magnitude: bool = False) 
     Computed in float32, or in float64 for float64 tokens, whatever autocast says.
 
     Args:
-        x (Tensor): (B, N, h, d) tokens; in what is published, the keys.
+        x (Tensor): (B, N, h, d) tokens; in what is published, the rotated keys.
         metric (str): 'cosine', in [-1, 1], as published, where an all-zero token scores 0; 'dot', the dot product;
             'euclidean', the distance, negated. Default: 'cosine'.
         magnitude (bool): Whether to take the absolute value. Default: False, as published.
@@ -30,6 +31,36 @@ def semantic_scores(x: Tensor, metric: str = 'cosine', magnitude: bool = False) 
     x = in_float(x)
     scores = METRICS[metric](x, x.mean(dim=1, keepdim=True)).transpose(1, 2)
     return scores.abs() if magnitude else scores
+
+
+@fused_op(triton.SCORES)
+def token_scores(tokens: Tokens, feature: str, metric: str, magnitude: bool) -> Tensor:
+    """:func:`semantic_scores` of one feature of the tokens.
+
+    Args:
+        tokens (Tokens): The tokens.
+        feature (str): 'key', 'query', 'value' or 'token'.
+        metric (str): 'cosine', 'dot' or 'euclidean'.
+        magnitude (bool): Whether to take the absolute value.
+
+    Returns:
+        Tensor: (B, h, N) scores, without gradient.
+    """
+    return semantic_scores(getattr(tokens, feature), metric, magnitude)
+
+
+@fused_op(triton.SORT)
+def argsort(scores: Tensor) -> Tensor:
+    """Places of tokens in ascending order of their scores; tokens that score alike keep their order.
+
+    Args:
+        scores (Tensor): (B, h, N).
+
+    Returns:
+        Tensor: (B, h, N) int64.
+    """
+    # Sorting along a strided dimension takes up to three times as long.
+    return scores.contiguous().argsort(dim=-1, stable=True)
 
 
 def interleaved_places(num_tokens: int, num_clusters: int, device: torch.device) -> Tensor:
@@ -89,8 +120,7 @@ class SemanticGrouping(GroupingMethod):
 
     def forward(self, tokens: Tokens, num_clusters: int) -> Grouping:
         """Group the tokens; see :class:`GroupingMethod`."""
-        scores = self._scores(tokens).contiguous()  # sorting along a strided dimension takes up to three times as long
-        order = scores.argsort(dim=-1, stable=True)
+        order = argsort(self._scores(tokens))
         if self.cut == 'interleaved':
             order = order[..., interleaved_places(order.shape[-1], num_clusters, order.device)]
         return Grouping(order, num_clusters)
@@ -100,4 +130,4 @@ class SemanticGrouping(GroupingMethod):
         return self._scores(tokens) if self.cut == 'contiguous' else None
 
     def _scores(self, tokens: Tokens) -> Tensor:
-        return semantic_scores(getattr(tokens, self.feature), self.metric, self.magnitude)
+        return token_scores(tokens, self.feature, self.metric, self.magnitude)

@@ -61,5 +61,5 @@ class WindowGrouping(GroupingMethod):
     def forward(self, tokens: Tokens, num_clusters: int) -> Grouping:
         """Group the tokens; see :class:`GroupingMethod`."""
         shifted = self.shift and self.block % 2 == 1
-        order = window_order(*tokens.size, num_clusters, tokens.key.device, shifted)[None, None]  # (1, 1, N)
+        order = window_order(*tokens.size, num_clusters, tokens.token.device, shifted)[None, None]  # (1, 1, N)
         return Grouping(order, num_clusters)

@@ -1,5 +1,6 @@
-"""What is faster where. A front is defined in plain torch; kernels stand before it and say when they do not serve."""
+"""What is faster where. A fused op is plain torch; kernels stand before it and say when they do not serve."""
 
-from mmsec.ops.kernels.front import Kernel, explain, front, plain_torch
+from mmsec.ops.kernels.dispatch import Kernel, KernelError, explain, fused_op, plain_torch
+from mmsec.ops.kernels.table import use_kernels
 
-__all__ = ['Kernel', 'explain', 'front', 'plain_torch']
+__all__ = ['Kernel', 'KernelError', 'explain', 'fused_op', 'plain_torch', 'use_kernels']

@@ -1,4 +1,4 @@
-"""Convolutions as operators that neither the compiler nor autograd looks into."""
+"""What torch.compile must not look into: Inductor fails on channels-last views of symbolic size (pytorch#188422)."""
 
 import math
 from collections.abc import Sequence
@@ -6,44 +6,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
-from mmsec.ops.kernels.front import Kernel
-
-
-def _against(
-    x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, groups: int, plus: Tensor | None = None
-) -> str | None:
-    # Inductor's own lowering fails on channels-last maps of symbolic size (pytorch/pytorch#188422, torch 2.13).
-    if torch.compiler.is_compiling():
-        return None
-    if not _is_wide(x, weight, groups):
-        return 'not under torch.compile, and no depthwise convolution of 5x5 on a CPU'
-    return None if weight.requires_grad and torch.is_grad_enabled() else 'no gradient of the weight is wanted'
-
-
-def _convolution(
-    x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, groups: int, plus: Tensor | None = None
-) -> Tensor:
-    if torch.is_autocast_enabled(x.device.type):  # which does not look into the operator either
-        x, weight, bias = (t.to(torch.get_autocast_dtype(x.device.type)) for t in (x, weight, bias))
-    out = _conv2d_nhwc(x, weight, bias, stride, padding, groups)
-    return out if plus is None else out + plus
-
-
-CONVOLUTION = Kernel('opaque operator', _against, _convolution)
-
-
-def _is_wide(x: Tensor, weight: Tensor, groups: int) -> bool:
-    """Whether oneDNN is slow at the weight gradient: see :func:`_wide_weight_gradient`."""
-    return x.device.type == 'cpu' and groups == x.shape[-1] and weight.shape[-1] == 5
+from mmsec.ops.kernels import conditions
+from mmsec.ops.kernels.dispatch import Kernel
 
 
 @torch.library.custom_op('mmsec::conv2d_nhwc', mutates_args=())
 def _conv2d_nhwc(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, groups: int) -> Tensor:
-    out = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, padding, 1, groups)
-    return out.permute(0, 2, 3, 1).contiguous()
+    return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, padding, 1, groups).permute(0, 2, 3, 1).contiguous()
 
 
 @_conv2d_nhwc.register_fake
@@ -63,39 +35,7 @@ def _flops(x_shape: Sequence[int], weight_shape: Sequence[int], *_: object, out_
 def _conv2d_nhwc_backward(
     grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, groups: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grad_x, grad_weight, grad_bias = convolution_backward(grad, x, weight, stride, padding, groups)
-    assert grad_x is not None  # all are wanted
-    assert grad_weight is not None
-    assert grad_bias is not None
-    return grad_x.contiguous(), grad_weight.contiguous(), grad_bias
-
-
-def convolution_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    stride: int,
-    padding: int,
-    groups: int,
-    wanted: Sequence[bool] = (True, True, True),
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of a convolution of maps whose channels come last.
-
-    Args:
-        grad (Tensor): (B, H', W', C'), of the result.
-        x (Tensor): (B, H, W, C).
-        weight (Tensor): (C', C / groups, K, K).
-        stride (int): Step of the kernel.
-        padding (int): Zeros around the map.
-        groups (int): Groups of channels.
-        wanted (Sequence[bool]): Whether the gradient of map, weight and bias is wanted. Default: all.
-
-    Returns:
-        tuple[Tensor | None, ...]: Of map, weight and bias (C',); None where it is not wanted.
-    """
-    of_map, of_weight, of_bias = wanted
-    wide = of_weight and _is_wide(x, weight, groups)
-    grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+    grads = torch.ops.aten.convolution_backward(
         grad.permute(0, 3, 1, 2),
         x.permute(0, 3, 1, 2),
         weight,
@@ -106,39 +46,9 @@ def convolution_backward(
         False,
         [0, 0],
         groups,
-        [of_map, of_weight and not wide, of_bias and not wide],
+        [True, True, True],
     )
-    if wide:
-        grad_weight = _wide_weight_gradient(grad, x, weight, stride, padding)
-        grad_bias = grad.sum((0, 1, 2)) if of_bias else None
-    return grad_x.permute(0, 2, 3, 1) if of_map else None, grad_weight, grad_bias
-
-
-def _wide_weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    """Weight gradient of a 5x5 depthwise convolution in four overlapping 3x3 parts.
-
-    oneDNN's kernel for a 3x3 one is 60 to 100 times as fast as for a 5x5 one (docs/performance.md).
-    """
-    channels, (height, width) = x.shape[-1], grad.shape[1:3]
-    padded = F.pad(x, (0, 0, padding, padding, padding, padding)).permute(0, 3, 1, 2)
-    result = torch.empty_like(weight)
-    for i in (0, 2):
-        for j in (0, 2):
-            part = padded[:, :, i : i + (height - 1) * stride + 3, j : j + (width - 1) * stride + 3]
-            result[:, :, i : i + 3, j : j + 3] = torch.ops.aten.convolution_backward(
-                grad.permute(0, 3, 1, 2),
-                part.contiguous(memory_format=torch.channels_last),
-                weight[:, :, :3, :3],
-                None,
-                [stride] * 2,
-                [0, 0],
-                [1, 1],
-                False,
-                [0, 0],
-                channels,
-                [False, True, False],
-            )[1]
-    return result
+    return grads[0].permute(0, 2, 3, 1).contiguous(), grads[1].contiguous(), grads[2].contiguous()
 
 
 @_conv2d_nhwc_backward.register_fake
@@ -156,3 +66,46 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _conv2d_nhwc.register_autograd(_backward, setup_context=_save)
+
+
+def _compiling() -> str | None:
+    return None if torch.compiler.is_compiling() else 'not under torch.compile'
+
+
+def _opaque(layer: nn.Module) -> str | None:
+    """Why a layer cannot be an opaque convolution, or None."""
+    return conditions.why_call(layer, nn.Conv2d) or ('it has no bias' if layer.bias is None else None)
+
+
+def _conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """(B, H, W, C) -> (B, H', W', C')."""
+    weight, bias = conv.weight, conv.bias
+    assert bias is not None  # asked before
+    if torch.is_autocast_enabled(x.device.type):  # which does not look into the operator either
+        x, weight, bias = (t.to(torch.get_autocast_dtype(x.device.type)) for t in (x, weight, bias))
+    return _conv2d_nhwc(x, weight, bias, conv.stride[0], conv.padding[0], conv.groups)
+
+
+def _against_call(block: nn.Module, *inputs: Any) -> str | None:
+    layers = block if isinstance(block, nn.Sequential) else [block]
+    if why := _compiling():
+        return why
+    return None if any(type(layer) is nn.Conv2d for layer in layers) else 'there is no convolution in it'
+
+
+def _call(block: nn.Module, x: Tensor) -> Tensor:
+    for layer in block if isinstance(block, nn.Sequential) else [block]:
+        if isinstance(layer, nn.Conv2d) and _opaque(layer) is None:
+            x = _conv(x.permute(0, 2, 3, 1), layer).permute(0, 3, 1, 2)
+        else:
+            x = layer(x)
+    return x
+
+
+CALL = Kernel('opaque convolutions', _against_call, _call, in_graphs=True)
+CONVOLUTION = Kernel(
+    'opaque convolution',
+    lambda x, conv, residual: _compiling() or _opaque(conv),
+    lambda x, conv, residual: residual + _conv(x, conv),
+    in_graphs=True,
+)

@@ -9,22 +9,23 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mmsec.ops.kernels.front import Kernel
+from mmsec.ops.kernels.dispatch import Kernel
 
 
-def explain_choice(q: Tensor, k: Tensor, v: Tensor) -> dict[str, str]:
+def explain_choice(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> dict[str, str]:
     """Say which of PyTorch's own kernels takes attention over such tensors, and why not the others.
 
     Args:
         q (Tensor): (n, m, L, d) queries; the type, the device, d and whether a gradient is wanted decide.
         k (Tensor): (n, m, L, d) keys.
         v (Tensor): (n, m, L, d) values.
+        bias (Tensor, optional): Added to the logits, of a shape that can be expanded to (n, m, L, L).
 
     Returns:
         dict[str, str]: 'chosen' or the reason against it, for 'flash_attention', 'efficient_attention',
         'cudnn_attention' and 'math'.
     """
-    chosen = SDPBackend(torch._fused_sdp_choice(q, k, v)).name.lower()
+    chosen = SDPBackend(torch._fused_sdp_choice(q, k, v, bias)).name.lower()
     reasons = {'math': 'the slowest; taken only where no other kernel can run'}
     for name in ('flash_attention', 'efficient_attention', 'cudnn_attention'):
         if not q.is_cuda:
@@ -33,13 +34,13 @@ def explain_choice(q: Tensor, k: Tensor, v: Tensor) -> dict[str, str]:
         can_use = getattr(torch.backends.cuda, f'can_use_{name}')
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter('always')
-            usable = can_use(torch.backends.cuda.SDPAParams(q, k, v, None, 0.0, False, False), debug=True)
+            usable = can_use(torch.backends.cuda.SDPAParams(q, k, v, bias, 0.0, False, False), debug=True)
         said = ' '.join(str(warning.message).split(' (Triggered')[0] for warning in caught)
         reasons[name] = f'could run; PyTorch prefers {chosen}' if usable else said or 'PyTorch gives no reason'
     return reasons | {chosen: 'chosen'}
 
 
-def _against_leaving_out(q: Tensor, k: Tensor, v: Tensor) -> str | None:
+def _against_leaving_out(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> str | None:
     return None if q.is_cuda else f'not on {q.device.type}'
 
 
@@ -63,14 +64,14 @@ def _switched_off() -> Iterator[None]:
         torch.backends.cuda.enable_cudnn_sdp(before)
 
 
-def _without_cudnn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _without_cudnn(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     with _no_cudnn():
-        return F.scaled_dot_product_attention(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v, bias)
 
 
-def _explain_without_cudnn(q: Tensor, k: Tensor, v: Tensor) -> dict[str, str]:
+def _explain_without_cudnn(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> dict[str, str]:
     with _no_cudnn():
-        return explain_choice(q, k, v)
+        return explain_choice(q, k, v, bias)
 
 
-WITHOUT_CUDNN = Kernel('without cuDNN', _against_leaving_out, _without_cudnn, _explain_without_cudnn)
+WITHOUT_CUDNN = Kernel('without cuDNN', _against_leaving_out, _without_cudnn, _explain_without_cudnn, in_graphs=True)

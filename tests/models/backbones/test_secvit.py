@@ -5,7 +5,7 @@ from torch import nn
 
 from mmsec.models import SecViT
 from mmsec.models.inspection import token_clusters
-from mmsec.ops import cluster_attention
+from mmsec.ops import lepe_attention
 from tests import oracle
 from tests.conftest import DATA, OFFICIAL, SMALL_ARCH
 
@@ -187,11 +187,11 @@ def test_clusters_are_those_that_attention_uses(monkeypatch, stage, block):
     backbone, images = small(num_clusters=(7, 4, 2, 1)).eval(), torch.randn(2, 3, 70, 90)
     used = []
 
-    def record(q, k, v, grouping):
+    def record(tokens, grouping, lepe):
         used.append(grouping)
-        return cluster_attention(q, k, v, grouping)
+        return lepe_attention(tokens, grouping, lepe)
 
-    monkeypatch.setattr('mmsec.ops.cluster_attention', record)
+    monkeypatch.setattr('mmsec.ops.lepe_attention', record)
     backbone(images)
     depths = SMALL_ARCH['depths']
     grouping = used[sum(depths[:stage]) + block % depths[stage]]

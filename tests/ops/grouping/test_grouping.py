@@ -121,7 +121,7 @@ def test_equal_tokens_give_a_grouping(grouping):
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
 def test_numbers_that_are_not_finite_give_a_grouping(grouping, value):
     tokens = tokens_of(torch.randn(2, 200, 2, 8), (10, 20))
-    for each in tokens[:4]:
+    for each in (tokens.query, tokens.key, tokens.value, tokens.token):
         each[0, 7, 1, 3] = each[1, 9] = value
     for num_clusters in (7, 50):  # k-means has two levels beyond 32
         order = build_grouping(grouping).eval()(tokens, num_clusters).order
@@ -131,12 +131,11 @@ def test_numbers_that_are_not_finite_give_a_grouping(grouping, value):
 @each_grouping
 def test_a_grouping_in_evaluation_is_deterministic_and_one_of_each_image(grouping):
     method = build_grouping(grouping, block=1).eval()
-    tokens = Tokens(*torch.randn(4, 3, 60, 2, 8), (6, 10))
+    qkv, token = torch.randn(3, 60, 3, 2, 8), torch.randn(3, 60, 2, 8)
+    tokens = Tokens(qkv, token, (6, 10))
     together = method(tokens, 7).order.expand(3, 2, -1)
     torch.manual_seed(5)
-    apart = [
-        method(Tokens(*(x[i : i + 1] for x in tokens[:4]), tokens.size), 7).order.expand(1, 2, -1) for i in range(3)
-    ]
+    apart = [method(Tokens(qkv[i : i + 1], token[i : i + 1], (6, 10)), 7).order.expand(1, 2, -1) for i in range(3)]
     assert torch.equal(together, torch.cat(apart))
 
 
@@ -149,7 +148,7 @@ def test_one_graph_for_every_size(grouping, sized):
     def group(x):
         heads = x.flatten(1, 2).unflatten(-1, (2, -1))
         count = -(-heads.shape[1] // 10) if sized else min(8, heads.shape[1])
-        return method(Tokens(heads, heads, heads, heads, (x.shape[1], x.shape[2])), count).order
+        return method(tokens_of(heads, (x.shape[1], x.shape[2])), count).order
 
     compiled = torch.compile(group, backend='aot_eager', fullgraph=True, dynamic=True)
 

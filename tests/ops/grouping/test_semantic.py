@@ -58,7 +58,9 @@ def plain_score(x, center, metric):
 @pytest.mark.parametrize('magnitude', [False, True])
 def test_each_feature_and_metric_equals_a_plain_computation(feature, metric, magnitude):
     parts = torch.randn(4, 2, 23, 3, 8, dtype=torch.float64)
-    tokens, x = Tokens(*parts, (23, 1)), parts[FEATURES.index(feature)]
+    of = dict(zip(FEATURES, parts, strict=True))
+    qkv = torch.stack([of[name] for name in ('query', 'key', 'value')], dim=2)
+    tokens, x = Tokens(qkv, of['token'], (23, 1)), of[feature]
     method = build_grouping(dict(type='SemanticGrouping', feature=feature, metric=metric, magnitude=magnitude))
     order = method(tokens, 4).order
     for image in range(2):

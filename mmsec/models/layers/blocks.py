@@ -1,0 +1,25 @@
+"""How a backbone runs its blocks."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from mmsec import ops
+
+
+def run(block: nn.Module, *inputs: Any, with_cp: bool) -> Any:
+    """``block(*inputs)``.
+
+    Args:
+        block (nn.Module): The block.
+        inputs (Any): Its inputs.
+        with_cp (bool): Whether to recompute it in the backward pass instead of keeping its activations.
+
+    Returns:
+        Any: Its output.
+    """
+    if with_cp and torch.is_grad_enabled():
+        return checkpoint(ops.call, block, *inputs, use_reentrant=False)
+    return ops.call(block, *inputs)

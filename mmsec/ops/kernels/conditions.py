@@ -1,0 +1,45 @@
+"""What several kernels ask before they take the place of plain torch."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+_HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
+
+
+def makes_graph() -> bool:
+    """Whether operations are recorded into a graph that is to serve any image size."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def why_plain() -> str | None:
+    """Why only plain torch serves now, or None: something else than autograd records or transforms what is computed."""
+    if torch.compiler.is_compiling():
+        return 'not under torch.compile'
+    if torch.jit.is_tracing():
+        return 'not under torch.jit.trace'
+    return 'not under torch.func' if torch._C._are_functorch_transforms_active() else None
+
+
+def wants_gradient(*tensors: Tensor | None) -> bool:
+    """Whether autograd follows what is made of these tensors."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def why_call(layer: nn.Module, kind: type[nn.Module]) -> str | None:
+    """Why a layer must be called, and its weights must not just be read, or None.
+
+    Without any of these reasons ``nn.Module.__call__`` is no more than ``forward``, and ``forward`` is PyTorch's.
+
+    Args:
+        layer (nn.Module): The layer.
+        kind (type): What it must be exactly, such as ``nn.Conv2d``.
+    """
+    if type(layer) is not kind:
+        return f'{type(layer).__name__} stands in the place of {kind.__name__}'
+    if 'forward' in vars(layer):
+        return f'the forward of {kind.__name__} was replaced'
+    hooked = any(getattr(layer, hooks) for hooks in _HOOKS)
+    if hooked or any(getattr(torch_module, f'_global{hooks}') for hooks in _HOOKS):
+        return f'a hook looks at {kind.__name__}'
+    return None

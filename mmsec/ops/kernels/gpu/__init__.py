@@ -1,0 +1,1 @@
+"""Triton kernels, forward and backward. Nothing here is imported before a kernel is to run: Triton may be missing."""

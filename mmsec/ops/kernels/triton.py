@@ -1,0 +1,209 @@
+"""When Triton kernels take the place of plain torch. The kernels are in :mod:`mmsec.ops.kernels.gpu`."""
+
+import functools
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mmsec.ops.kernels import conditions, table
+from mmsec.ops.kernels.dispatch import Kernel
+
+if TYPE_CHECKING:
+    from mmsec.ops.grouping import Grouping, Tokens
+
+_INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'  # kernels run on a CPU, for tests
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@functools.cache
+def _missing() -> str | None:
+    """Why there is no Triton, or None."""
+    try:
+        import triton  # noqa: F401
+    except ImportError as error:
+        return f'Triton is missing: {error}'
+    return None
+
+
+def _why_not(name: str, *tensors: Tensor) -> str | None:
+    """What all kernels ask: the table, the device and the types."""
+    x = tensors[0]
+    if why := table.why_not(name):
+        return why
+    if not (x.is_cuda or _INTERPRETED):
+        return f'not on {x.device.type}'
+    if x.is_cuda and x.get_device() != torch.cuda.current_device():
+        return 'on another device than the current one'
+    if any(t.dtype not in _DTYPES for t in tensors):
+        return f'not for {", ".join(sorted({str(t.dtype) for t in tensors}))}'
+    return _missing()
+
+
+def _against_depthwise(x: Tensor, conv: nn.Conv2d, residual: Tensor) -> str | None:
+    if why := conditions.why_call(conv, nn.Conv2d) or _why_not('depthwise', x, residual, conv.weight):
+        return why
+    from mmsec.ops.kernels.gpu import depthwise
+
+    return depthwise.serves(x, conv.weight, conv.bias, residual)
+
+
+def _depthwise(x: Tensor, conv: nn.Conv2d, residual: Tensor) -> Tensor:
+    from mmsec.ops.kernels.gpu import depthwise
+
+    return depthwise.depthwise(x, conv.weight, conv.bias, None if residual is x else residual, False)
+
+
+def _gelu_depthwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    from mmsec.ops.kernels.gpu import depthwise
+
+    return depthwise.depthwise(x, conv.weight, conv.bias, None, True)
+
+
+def _against_norm(x: Tensor, norm: Any) -> str | None:
+    """Common to all residuals with and without a LayerNorm behind them."""
+    if norm is not None and (why := conditions.why_call(norm, nn.LayerNorm)):
+        return why
+    tensors = [x] if norm is None else [x, norm.weight]
+    if why := _why_not('residual_norm', *tensors):
+        return why
+    if norm is not None and tuple(norm.normalized_shape) != x.shape[-1:]:
+        return 'the norm is over more than the channels'
+    return None if x.is_contiguous() else 'the map is not contiguous'
+
+
+def _against_residual(
+    x: Tensor, branch: Tensor, scale: nn.Module, drop_path: nn.Module, norm: nn.Module | None = None
+) -> str | None:
+    if why := _against_norm(x, norm):
+        return why
+    if branch.dtype != x.dtype or not branch.is_contiguous():
+        return f'the branch is {branch.dtype}, the map {x.dtype}, or one of them not contiguous'
+    for layer, attribute in ((scale, 'gamma'), (drop_path, 'drop_prob')):
+        if type(layer) is not nn.Identity and not hasattr(layer, attribute):
+            return f'{type(layer).__name__} has no {attribute}'
+        if why := conditions.why_call(layer, type(layer)):
+            return why
+    return None
+
+
+def _residual(x: Tensor, branch: Tensor, scale: Any, drop_path: Any, norm: nn.LayerNorm | None = None) -> Any:
+    from mmsec.ops.kernels.gpu import norm as kernel
+
+    dropped = getattr(drop_path, 'drop_prob', 0.0) > 0 and drop_path.training
+    keep = 1 - drop_path.drop_prob if dropped else 1.0
+    drawn = torch.rand(x.shape[0], dtype=branch.dtype, device=x.device) if dropped else None
+    gamma = getattr(scale, 'gamma', None)
+    if norm is None:
+        return x + branch if gamma is None and drawn is None else kernel.residual(x, branch, gamma, drawn, keep)
+    return kernel.residual_norm(x, branch, gamma, drawn, keep, norm.weight, norm.bias, norm.eps)
+
+
+def _against_depthwise_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> str | None:
+    return _against_depthwise(x, conv, x) or _against_norm(x, norm)
+
+
+def _depthwise_norm(x: Tensor, conv: nn.Conv2d, norm: nn.LayerNorm) -> Any:
+    from mmsec.ops.kernels.gpu import norm as kernel
+
+    return kernel.residual_norm(_depthwise(x, conv, x), None, None, None, 1.0, norm.weight, norm.bias, norm.eps)
+
+
+def _attention_inputs(tokens: 'Tokens', grouping: 'Grouping | None', lepe: nn.Conv2d) -> tuple:
+    """What the kernel takes: the map of queries, keys and values, heads, order, table, clusters, weight and bias."""
+    batch, _, _, heads, width = tokens.qkv.shape
+    order, num_clusters = (None, 1) if grouping is None else grouping
+    qkv = tokens.qkv.view(batch, *tokens.size, 3 * heads * width)
+    return qkv, heads, order, tokens.rotary, num_clusters, lepe.weight, lepe.bias
+
+
+def _against_attention(tokens: 'Tokens', grouping: 'Grouping | None', lepe: nn.Conv2d) -> str | None:
+    if why := conditions.why_call(lepe, nn.Conv2d) or _why_not('attention', tokens.qkv, lepe.weight):
+        return why
+    if not tokens.qkv.is_contiguous():
+        return 'queries, keys and values are not contiguous'
+    from mmsec.ops.kernels.gpu import lepe as kernel
+
+    qkv, heads, order, table, _, weight, bias = _attention_inputs(tokens, grouping, lepe)
+    return kernel.serves(qkv, heads, order, table, weight, bias)
+
+
+def _attention(tokens: 'Tokens', grouping: 'Grouping | None', lepe: nn.Conv2d) -> Tensor:
+    from mmsec.ops.kernels.gpu import lepe as kernel
+
+    return kernel.lepe_attention(*_attention_inputs(tokens, grouping, lepe))
+
+
+def _against_sort(scores: Tensor) -> str | None:
+    if why := _why_not('sort', scores):
+        return why
+    from mmsec.ops.kernels.gpu import sort
+
+    return sort.serves(scores)
+
+
+def _sort(scores: Tensor) -> Tensor:
+    from mmsec.ops.kernels.gpu import sort
+
+    return sort.argsort(scores)
+
+
+def _scored(tokens: 'Tokens', feature: str) -> tuple[Tensor, Tensor | None]:
+    """The feature as it lies in memory, and the table that it is to be rotated by."""
+    if feature == 'token':
+        return tokens.token.detach(), None
+    x = tokens.qkv[:, :, ('query', 'key', 'value').index(feature)].detach()
+    return x, None if feature == 'value' else tokens.rotary
+
+
+def _against_scores(tokens: 'Tokens', feature: str, metric: str, magnitude: bool) -> str | None:
+    x, _ = _scored(tokens, feature)
+    return _why_not('scores', x) or (None if x.stride(-1) == 1 else 'channels are not adjacent')
+
+
+def _scores(tokens: 'Tokens', feature: str, metric: str, magnitude: bool) -> Tensor:
+    from mmsec.ops.kernels.gpu import score
+
+    return score.semantic_scores(*_scored(tokens, feature), metric, magnitude)
+
+
+def _linear_weights(block: nn.Module) -> dict[str, Tensor]:
+    """Weights and biases of the linear layers inside, by name, that autocast would cast one by one."""
+    return {
+        f'{name}.{kind}': parameter
+        for name, layer in block.named_modules()
+        if type(layer) is nn.Linear
+        for kind, parameter in layer.named_parameters(recurse=False)
+        if parameter.dtype == torch.float32
+    }
+
+
+def _against_cast(block: nn.Module, *inputs: Any) -> str | None:
+    x = inputs[0]
+    if not isinstance(x, Tensor):
+        return 'the first input is no tensor'
+    if why := _why_not('cast', x):
+        return why
+    return None if torch.is_autocast_enabled(x.device.type) else 'there is no autocast'
+
+
+def _call_with_cast_weights(block: nn.Module, *inputs: Any) -> Any:
+    from mmsec.ops.kernels.gpu.cast import CastTogether, cast_together
+
+    weights = _linear_weights(block)
+    dtype = torch.get_autocast_dtype(inputs[0].device.type)
+    cast = CastTogether.apply if conditions.wants_gradient(*weights.values()) else cast_together
+    copies = dict(zip(weights, cast(dtype, *weights.values()), strict=True))
+    return torch.func.functional_call(block, copies, inputs, tie_weights=False)
+
+
+DEPTHWISE = Kernel('Triton depthwise', _against_depthwise, _depthwise)
+GELU_DEPTHWISE = Kernel('Triton GELU and depthwise', lambda x, conv: _against_depthwise(x, conv, x), _gelu_depthwise)
+DEPTHWISE_NORM = Kernel('Triton depthwise and LayerNorm', _against_depthwise_norm, _depthwise_norm)
+RESIDUAL = Kernel('Triton residual', _against_residual, _residual)
+RESIDUAL_NORM = Kernel('Triton residual and LayerNorm', _against_residual, _residual)
+ATTENTION = Kernel('Triton attention', _against_attention, _attention)
+SORT = Kernel('Triton sort', _against_sort, _sort)
+SCORES = Kernel('Triton scores', _against_scores, _scores)
+WEIGHTS_CAST_TOGETHER = Kernel('weights cast together', _against_cast, _call_with_cast_weights)

@@ -1,0 +1,209 @@
+"""Backbones are plain PyTorch: hooks, adapters, quantisation and counters work on them as on any model."""
+
+import copy
+from contextlib import contextmanager
+
+import pytest
+import torch
+from mmengine.analysis import get_model_complexity_info
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from mmsec import ops
+from mmsec.models import SecViT
+from mmsec.models.layers.cluster_counts import ClusterCount
+from mmsec.models.layers.secvit import Block
+from mmsec.registry import MODELS
+from tests.conftest import SMALL_ARCH
+from tests.models.backbones.small import SMALL
+
+
+def backbone(**options) -> SecViT:
+    torch.manual_seed(0)
+    return SecViT(SMALL_ARCH, drop_path_rate=0.0, **options).eval()
+
+
+@pytest.fixture(params=['measured', 'on'])
+def kernels(request):
+    """The default, and every kernel that can run here, Triton's in its interpreter."""
+    with ops.use_kernels(request.param):
+        yield request.param
+
+
+class Recorder:
+    """Keeps what layers return, with a copy of it as it was then."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[Tensor, Tensor]] = []
+
+    def hook(self, module: nn.Module, inputs: tuple, output: object) -> None:
+        for each in output if isinstance(output, tuple) else (output,):
+            if isinstance(each, Tensor):
+                self.kept.append((each, each.clone()))
+
+    def check(self) -> None:
+        assert self.kept
+        assert all(torch.equal(kept, then) for kept, then in self.kept)
+
+
+class Wrapper(nn.Module):
+    """Takes the place of a layer, as an adapter does, and keeps what it returned."""
+
+    def __init__(self, layer: nn.Module, factor: float = 1.0) -> None:
+        super().__init__()
+        self.layer, self.factor, self.recorder = layer, factor, Recorder()
+
+    def forward(self, *inputs):
+        out = self.factor * self.layer(*inputs) if self.factor != 1 else self.layer(*inputs)
+        self.recorder.hook(self, inputs, out)
+        return out
+
+
+@contextmanager
+def hooked(model: nn.Module, recorder: Recorder, where: str):
+    """Hooks of all modules at once, of each module, or of the modules inside wrappers."""
+    if where == 'global':
+        handles = [torch_module.register_module_forward_hook(recorder.hook)]
+    else:
+        handles = [module.register_forward_hook(recorder.hook) for module in model.modules()]
+    yield
+    for handle in handles:
+        handle.remove()
+
+
+@pytest.mark.usefixtures('kernels')
+@pytest.mark.parametrize('where', ['global', 'each'])
+@torch.no_grad()
+def test_what_a_hook_keeps_is_never_overwritten(where):
+    model, images, recorder = backbone(), torch.randn(1, 3, 40, 50), Recorder()
+    expected = model(images)
+    names = [name for name, module in model.named_modules() if name]
+    seen: set[str] = set()
+    with hooked(model, recorder, where):
+        handles = [
+            module.register_forward_hook(lambda *_, name=name: seen.add(name)) for name, module in model.named_modules()
+        ]
+        torch.testing.assert_close(model(images), expected)
+        for handle in handles:
+            handle.remove()
+    recorder.check()
+    containers = (nn.ModuleList, nn.ModuleDict)
+    called = {name for name in names if not isinstance(model.get_submodule(name), containers)}
+    without_groups = {name for name in called if name.endswith('grouping') and 'stages.3' in name}  # one cluster
+    assert called - without_groups <= seen
+
+
+@pytest.mark.usefixtures('kernels')
+@torch.no_grad()
+def test_any_layer_can_be_wrapped_and_what_the_wrapper_keeps_stays():
+    block = Block(32, 2, 3, 0.1, True, dict(type='SemanticGrouping'), 0, ClusterCount(4)).eval()
+    x, rotary = torch.randn(2, 4, 4, 32), ops.rotary_table(4, 4, 16, torch.float32, torch.device('cpu'))
+    expected = block(x, rotary)
+    names = [name for name, module in block.named_modules() if name and not name.endswith('grouping')]
+    assert {'attn', 'attn.qkv', 'attn.lepe', 'pos', 'ffn.fc1', 'ffn.dwconv', 'norm2', 'drop_path'} < set(names)
+    for name in names:
+        wrapped = copy.deepcopy(block)
+        *path, last = name.split('.')
+        parent = wrapped.get_submodule('.'.join(path))
+        setattr(parent, last, Wrapper(getattr(parent, last)))
+        torch.testing.assert_close(wrapped(x, rotary), expected)
+        getattr(parent, last).recorder.check()
+        setattr(parent, last, Wrapper(getattr(parent, last).layer, factor=2.0))
+        if not name.startswith('scale'):  # whose factors are tiny at first
+            assert not torch.equal(wrapped(x, rotary), expected), name
+
+
+def test_every_layer_with_weights_is_one_of_torch_itself():
+    kinds = {type(m) for m in SecViT(SMALL_ARCH).modules() if list(m.parameters(recurse=False))}
+    assert {kind.__name__ for kind in kinds if kind.__module__.split('.')[0] != 'torch'} == {'LayerScale'}
+
+
+def test_dynamic_quantisation_converts_every_linear_layer():
+    model = backbone(grouping=dict(type='WindowGrouping'))  # which rounding does not change
+    images = torch.randn(1, 3, 40, 50)
+    layers = sum(type(m) is nn.Linear for m in model.modules())
+    quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
+    kinds = [type(m) for m in quantized.modules()]
+    assert layers == 4 * sum(SMALL_ARCH['depths'])
+    assert sum(kind.__module__.startswith('torch.ao.nn.quantized.dynamic') for kind in kinds) == layers
+    with torch.no_grad():
+        maps = quantized(images), model(images)
+    for ours, wanted in zip(*maps, strict=True):
+        assert (ours - wanted).norm() < 0.3 * wanted.norm()
+
+
+def multiply_adds(model: SecViT, images: Tensor) -> int:
+    """Multiply-adds of convolutions and linear layers, from sizes alone."""
+    total, side, depths = 0, images.shape[-1] // 2, SMALL_ARCH['depths']
+    for layer in model.patch_embed.proj:
+        if isinstance(layer, nn.Conv2d):
+            side = side // layer.stride[0] if layer is model.patch_embed.proj[9] else side
+            total += side**2 * layer.weight.numel()
+    for i, width in enumerate(SMALL_ARCH['embed_dims']):
+        if i:
+            side //= 2
+            total += side**2 * 9 * width * SMALL_ARCH['embed_dims'][i - 1]
+        linear, conv = (4 + 2 * 3) * width**2, (9 + 25 + 3 * 9) * width
+        total += depths[i] * side**2 * (linear + conv)
+    return total
+
+
+def test_counters_that_look_at_layers_see_all_of_them():
+    """That of mmengine traces a graph; thop, ptflops and others hook layers by their exact type."""
+    model, images = backbone(num_clusters=(1, 1, 1, 1)), torch.randn(1, 3, 64, 64)
+    wanted = multiply_adds(model, images)
+    found = 0
+
+    def count(module, inputs, output):
+        nonlocal found
+        tokens = output.numel() // (output.shape[1] if type(module) is nn.Conv2d else output.shape[-1])
+        found += tokens * module.weight.numel()
+
+    for module in model.modules():
+        if type(module) in (nn.Conv2d, nn.Linear):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        model(images)
+    assert found == wanted
+    by_operator = get_model_complexity_info(backbone(num_clusters=(1, 1, 1, 1)), inputs=images, show_arch=False,
+                                            show_table=False)  # fmt: skip
+    assert by_operator['flops'] >= wanted
+
+
+class LowRank(nn.Module):
+    """A linear layer with a low-rank adapter beside it."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base = base
+        self.down, self.up = nn.Linear(base.in_features, 2, False), nn.Linear(2, base.out_features, False)
+
+    def forward(self, x):
+        return self.base(x) + self.up(self.down(x))
+
+
+@pytest.mark.usefixtures('kernels')
+def test_low_rank_adapters_are_put_in_by_exact_type_and_learn():
+    model = backbone()
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is nn.Linear and not isinstance(module, LowRank):
+                setattr(module, name, LowRank(child))
+    sum(m.square().sum() for m in model(torch.randn(2, 3, 40, 50))).backward()
+    adapters = [m for m in model.modules() if isinstance(m, LowRank)]
+    assert len(adapters) == 4 * sum(SMALL_ARCH['depths'])
+    assert all(adapter.up.weight.grad.any() for adapter in adapters)
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_no_autograd_function_runs_where_no_gradient_is_wanted(name, kernels, monkeypatch):
+    model = MODELS.build(SMALL[name].config()).eval()
+
+    def refuse(cls, *args, **kwargs):
+        raise AssertionError(f'{cls.__name__} ran')
+
+    monkeypatch.setattr(torch.autograd.Function, 'apply', classmethod(refuse))
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+        model(torch.randn(1, 3, 40, 50))
+    with pytest.raises(AssertionError, match='ran'):  # and it would be noticed
+        sum(m.sum() for m in SecViT(SMALL_ARCH)(torch.randn(1, 3, 40, 50)))
