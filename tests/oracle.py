@@ -1,10 +1,10 @@
-"""What is right: SecViT in plain torch, attention over all tokens under a mask. Tests hold the real one against it."""
+"""The reference in tests: SecViT, and ViT in clusters, in plain torch with attention over all tokens under a mask."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmsec.models import SecViT
+from mmsec.models import SecViT, ViT
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, ids: Tensor | None) -> Tensor:
@@ -57,6 +57,25 @@ def forward(backbone: SecViT, x: Tensor, ids: list[Tensor | None] | None = None)
             x = x + _nchw(block.scale2(_linear(block.ffn.fc2, hidden)))
         norm = backbone.out_norms[str(i)] if str(i) in backbone.out_norms else nn.Identity()
         maps[i] = _nchw(norm(_nhwc(x)))
+    return tuple(maps[i] for i in backbone.out_indices)
+
+
+def vit_forward(backbone: ViT, x: Tensor, num_clusters: int) -> tuple[Tensor, ...]:
+    """What ``backbone(x)`` is, in semantic clusters of keys in every block, without drop path and output norms."""
+    tokens = backbone.patch_embed(x)
+    x, protected, maps = tokens.x, tokens.protected, {}
+    for i, block in enumerate(backbone.blocks):
+        q, k, v = (
+            t.unflatten(-1, (block.attn.num_heads, -1)) for t in _linear(block.attn.qkv, block.norm1(x)).chunk(3, -1)
+        )  # (B, P+N, h, d)
+        ids = F.pad(semantic_ids(k[:, protected:], num_clusters), (protected, 0), value=-1)  # (B, h, P+N)
+        seen = (ids[..., None] == ids[..., None, :]) | (ids[..., None] < 0) | (ids[..., None, :] < 0)
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (B, h, P+N, d)
+        scores = (q @ k.mT * q.shape[-1] ** -0.5).masked_fill(~seen, float('-inf'))
+        out = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+        x = x + block.scale1(_linear(block.attn.proj, out))
+        x = x + block.scale2(_linear(block.mlp.fc2, F.gelu(_linear(block.mlp.fc1, block.norm2(x)))))
+        maps[i] = x[:, protected:].unflatten(1, tokens.map_size).permute(0, 3, 1, 2)
     return tuple(maps[i] for i in backbone.out_indices)
 
 

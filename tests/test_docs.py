@@ -9,10 +9,12 @@ from types import ModuleType
 import pytest
 import torch
 from mmengine.config import Config
+from torch import nn
 
 from mmsec import engine, models, ops, registry
 from mmsec.datasets import SkipBroken
 from mmsec.models.inspection import token_clusters
+from mmsec.models.layers.maps import LayerScale
 from mmsec.ops.grouping import GROUPINGS
 from mmsec.version import __version__
 from tests.conftest import ROOT, SMALL_ARCH
@@ -23,7 +25,7 @@ NOW = [name for name in NAMES if name != 'CHANGELOG.md']  # which names what was
 MADE_BY_READERS = {
     'mmsec/ops/grouping/value_length.py',
     'mmsec/models/backbones/strided.py',
-    'mmsec/ops/kernels/addmm.py',
+    'mmsec/ops/kernels/addcmul.py',
 }
 REGISTRIES = [each for each in vars(registry).values() if isinstance(each, registry.Registry)]
 
@@ -127,17 +129,18 @@ def test_the_backbone_of_contributing_is_one_file_and_a_config(size):
 
 def test_the_kernel_of_contributing_computes_what_plain_torch_does():
     names: dict = {'__name__': 'addmm'}
-    exec(example('CONTRIBUTING.md', '# mmsec/ops/kernels/addmm.py'), names)
-    kernel = names['LINEAR_AS_ADDMM']
-    x, weight, bias = (torch.randn(shape, dtype=torch.float64) for shape in ((2, 5, 7, 8), (12, 8), (12,)))
-    inputs = [t.requires_grad_() for t in (x, weight, bias)]
-    assert kernel.why_not(*inputs) is None
-    assert kernel.why_not(x, weight.bfloat16(), bias) == 'types differ, as under autocast'
+    exec(example('CONTRIBUTING.md', '# mmsec/ops/kernels/addcmul.py'), names)
+    kernel = names['RESIDUAL_AS_ADDCMUL']
+    x, branch = torch.randn(2, 2, 5, 7, 8).requires_grad_()
+    layers = LayerScale(8, 0.5).eval(), nn.Identity().eval()
+    assert kernel.why_not(x, branch, *layers) is None
+    assert kernel.why_not(x, branch, nn.Identity(), nn.Identity()) == 'there is no layer scale'
+    assert kernel.why_not(x, branch, LayerScale(8), nn.Identity()) == 'drop path may drop'
     with ops.plain_torch():
-        wanted = ops.linear(*inputs)
-    found = kernel.run(*inputs)
+        wanted = ops.residual(x, branch, *layers)
+    found = kernel.run(x, branch, *layers)
     torch.testing.assert_close(found, wanted)
-    grad = torch.randn_like(wanted)
+    inputs, grad = [x, branch, layers[0].gamma], torch.randn_like(wanted)
     torch.testing.assert_close(torch.autograd.grad(found, inputs, grad), torch.autograd.grad(wanted, inputs, grad))
 
 

@@ -17,7 +17,7 @@ def resize_positions(x: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if torch.compiler.is_exporting():  # one operator of ONNX; a graph for any size cannot look whether it is needed
         return F.interpolate(x, size=size, mode='bicubic', align_corners=False)
-    if tuple(x.shape[-2:]) == tuple(size):
+    if tuple(x.shape[-2:]) == tuple(size) and not torch.jit.is_tracing():  # a trace serves other sizes, too
         return x
     rows, columns = (_bicubic(old, new, x) for old, new in zip(x.shape[-2:], size, strict=True))
     with torch.autocast(x.device.type, enabled=False):

@@ -11,6 +11,7 @@ from mmsec.models.inspection import TokenClusters
 from mmsec.ops import cluster_attention
 from mmsec.ops.merging import Merging
 from mmsec.ops.merging.density_peaks import density_peak_merging
+from mmsec.ops.merging.sizes import at_least, at_most
 
 
 class PatchEmbed(nn.Module):
@@ -84,8 +85,8 @@ class ClusteredAttention(nn.Module):
     def mergings(self, x: Tensor) -> tuple[Merging, Merging]:
         """The clusters of the coarse and of the fine scale, of a normalised map (B, H, W, C)."""
         num_tokens = x.shape[1] * x.shape[2]
-        coarse = max(1, num_tokens // self.reduction**2)
-        of_coarse, of_fine = density_peak_merging(x, (coarse, min(4 * coarse, num_tokens)), self.region_size)
+        coarse = at_least(num_tokens // self.reduction**2, 1)
+        of_coarse, of_fine = density_peak_merging(x, (coarse, at_most(4 * coarse, num_tokens)), self.region_size)
         return of_coarse, of_fine
 
     def clusters(self, x: Tensor) -> TokenClusters:

@@ -51,7 +51,7 @@ def density_peak_merging(x: Tensor, num_clusters: Sequence[int], region_size: in
 
     Source: ClusTR (arXiv 2208.13138); the clustering is DPC-kNN (Du et al., Knowledge-Based Systems 2016).
     """
-    assignments = _density_peaks(x.detach(), num_clusters, region_size)
+    assignments = _density_peaks(x.detach(), x.new_empty(0, *num_clusters), region_size)
     return tuple(Merging.from_assignment(*pair) for pair in zip(assignments.unbind(1), num_clusters, strict=True))
 
 
@@ -124,9 +124,13 @@ def deal_centers(num_clusters: int, sizes: Sequence[int]) -> list[int]:
 
 # One operator for the compiler: the loops inside depend on the size of the map, and their lengths on the tokens.
 @torch.library.custom_op('mmsec::density_peaks', mutates_args=())
-def _density_peaks(x: Tensor, num_clusters: Sequence[int], region_size: int | None) -> Tensor:
-    """(B, H, W, C) -> (B, number of scales, H*W) int64, the cluster of each token."""
+def _density_peaks(x: Tensor, clusters: Tensor, region_size: int | None) -> Tensor:
+    """(B, H, W, C) -> (B, number of scales, H*W) int64, the cluster of each token.
+
+    How many clusters each scale has is the shape of ``clusters``, behind a 0: numbers would be constants of a trace.
+    """
     batch, height, width, channels = x.shape
+    num_clusters = clusters.shape[1:]
     x = x.to(torch.promote_types(x.dtype, torch.float32)).flatten(1, 2)  # (B, N, C)
     out = torch.empty(batch, len(num_clusters), height * width, dtype=torch.int64, device=x.device)
     places = _regions(height, width, region_size, x.device)
@@ -139,20 +143,20 @@ def _density_peaks(x: Tensor, num_clusters: Sequence[int], region_size: int | No
     with _float32_products(x.device.type):
         for (num_tokens, *counts), regions in kinds.items():
             place = torch.stack([places[region] for region in regions])  # (R, n)
-            clusters = _cluster(x[:, place].view(-1, num_tokens, channels), counts)  # (B*R, n) of each scale
-            for scale, ids in enumerate(clusters):
+            found = _cluster(x[:, place].view(-1, num_tokens, channels), counts)  # (B*R, n) of each scale
+            for scale, ids in enumerate(found):
                 out[:, scale, place] = ids.view(batch, *place.shape) + first[scale][regions, None]
     return out
 
 
 @_density_peaks.register_fake
-def _(x: Tensor, num_clusters: Sequence[int], region_size: int | None) -> Tensor:
-    return x.new_empty(x.shape[0], len(num_clusters), x.shape[1] * x.shape[2], dtype=torch.int64)
+def _(x: Tensor, clusters: Tensor, region_size: int | None) -> Tensor:
+    return x.new_empty(x.shape[0], clusters.dim() - 1, x.shape[1] * x.shape[2], dtype=torch.int64)
 
 
 @register_flop_formula(torch.ops.mmsec.density_peaks)
 def _flops(
-    x_shape: Sequence[int], num_clusters: Sequence[int], region_size: int | None, *, out_shape: Sequence[int]
+    x_shape: Sequence[int], clusters_shape: Sequence[int], region_size: int | None, *, out_shape: Sequence[int]
 ) -> int:
     """Floating point operations of the products in :func:`density_peak_merging`, two for each multiply-add.
 
@@ -162,7 +166,7 @@ def _flops(
 
     Args:
         x_shape (Sequence[int]): B, H, W and C of the tokens.
-        num_clusters (Sequence[int]): Clusters of each scale.
+        clusters_shape (Sequence[int]): 0, then the clusters of each scale.
         region_size (int, optional): Most tokens of a region.
         out_shape (Sequence[int]): Not used; PyTorch's counter hands it in.
 
@@ -172,7 +176,7 @@ def _flops(
     batch, height, width, channels = x_shape
     sizes = [len(place) for place in _regions(height, width, region_size, torch.device('cpu'))]
     pairs = sum(size**2 for size in sizes)
-    for count in num_clusters:
+    for count in clusters_shape[1:]:
         pairs += sum((size - dealt) * dealt for size, dealt in zip(sizes, deal_centers(count, sizes), strict=True))
     return 2 * batch * pairs * channels
 

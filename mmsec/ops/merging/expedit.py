@@ -1,5 +1,6 @@
 """Expedit: the grid of tokens is clustered to a smaller grid, and rebuilt softly at the end."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from mmsec.ops.merging.matching import places, products
 from mmsec.ops.merging.merging import Links, Merging
 from mmsec.ops.merging.method import MergingMethod, register_merging
+from mmsec.ops.merging.sizes import at_least, at_most, double, rounded
 
 
 @torch.no_grad()
@@ -64,7 +66,7 @@ def expedit(
         # The floor keeps a centre that no token is close to a mean of the tokens near it, where weights underflow.
         shares = Links(near.expand(batch, -1, -1), num_centers, weights.clamp_min(1e-20))
         centers = Merging(shares).merge(tokens)
-    k = min(k, num_centers)
+    k = at_most(k, num_centers)
     square = centers.square().sum(dim=-1)[:, None]  # (B, 1, h*w)
     best = [(2 * block - square).topk(k, dim=-1) for block in products(tokens, centers)]
     weights = (temperature * torch.cat([values for values, _ in best], dim=1)).softmax(dim=-1)  # (B, H*W, k)
@@ -100,7 +102,7 @@ def _closeness_to_cells(image: Tensor, centers: Tensor, near: Tensor, size: tupl
         Tensor: (B, H*W, window^2).
     """
     batch, height, width, _ = image.shape
-    side = round(near.shape[-1] ** 0.5)
+    side = math.isqrt(near.shape[-1])
     near = near.view(height, width, side, side)
     rows, columns = near[:, 0, :, 0] // size[1], near[0, :, 0] % size[1]  # (H, window), (W, window)
     square = centers.square().sum(dim=-1)  # (B, h, w)
@@ -192,6 +194,8 @@ class Expedit(MergingMethod):
 
     def merged_grid(self, grid: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of the small grid; see :class:`MergingMethod`."""
-        sides = [side * self.size for side in grid] if isinstance(self.size, (int, float)) else self.size
-        height, width = (max(1, min(most, round(side))) for side, most in zip(sides, grid, strict=True))
+        if isinstance(self.size, (int, float)):
+            height, width = (at_least(rounded(double(side) * self.size, round), 1) for side in grid)
+        else:
+            height, width = (at_most(most, side) for most, side in zip(self.size, grid, strict=True))
         return height, width

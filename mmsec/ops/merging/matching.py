@@ -34,7 +34,7 @@ def products(a: Tensor, b: Tensor) -> Iterator[Tensor]:
     Yields:
         Tensor: (B, rows, m), at most :data:`BLOCK` entries or one row of each image.
     """
-    if torch.compiler.is_exporting():  # blocks would make a graph for one size
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # blocks would make a graph for one size
         blocks: tuple[Tensor, ...] = (a,)
     else:
         blocks = a.split(max(1, BLOCK // max(1, b.shape[0] * b.shape[1])), dim=1)

@@ -33,7 +33,7 @@ class Links:
             so the result and the gradient are deterministic.
         """
         rows = self.index.shape[0] * self.num_merged
-        sums = _SumOverTokens.apply(_widen(x).flatten(0, 1), self._ends(), self.weights, rows)
+        sums = _run(_SumOverTokens, _widen(x).flatten(0, 1), self._ends(), self.weights, rows)
         return sums.unflatten(0, (x.shape[0], self.num_merged))
 
     def gather(self, y: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class Links:
             Tensor: (B, N, C) in the type of ``y``; with one link and no weights a copy, bit for bit.
         """
         exact = self.weights is None and self.index.shape[-1] == 1
-        rows = _GatherMerged.apply((y if exact else _widen(y)).flatten(0, 1), self._ends(), self.weights)
+        rows = _run(_GatherMerged, (y if exact else _widen(y)).flatten(0, 1), self._ends(), self.weights)
         return rows.unflatten(0, self.index.shape[:2]).to(y.dtype)
 
     def then(self, later: 'Links') -> 'Links':
@@ -77,6 +77,11 @@ class Links:
         """(B*N, k) row of the B*T' merged tokens at the end of each link."""
         image = torch.arange(self.index.shape[0], device=self.index.device)
         return (self.index + image[:, None, None] * self.num_merged).flatten(0, 1)
+
+
+def _run(function: type[torch.autograd.Function], x: Tensor, *args: Any) -> Tensor:
+    """Run one of the functions below; its forward alone where no gradient is asked for, which torch.jit.trace takes."""
+    return (function.apply if torch.is_grad_enabled() and x.requires_grad else function.forward)(x, *args)
 
 
 class _SumOverTokens(torch.autograd.Function):

@@ -47,7 +47,8 @@ class MergingMethod(ABC):
                 front.
 
         Returns:
-            Merging, optional: From T tokens to fewer; None where this block merges nothing.
+            Merging, optional: From T tokens to fewer; None where this block merges nothing. A graph of
+            ``torch.jit.trace`` does what was done at the traced size: trace, and run, sizes at which tokens merge.
         """
 
     def check_blocks(self, depth: int, run: int) -> None:  # noqa: B027  # most fit every network

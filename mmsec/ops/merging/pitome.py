@@ -1,6 +1,5 @@
 """PiToMe: tokens that many others resemble merge first; tokens unlike all others are protected."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from mmsec.ops.merging.matching import best_pairs, merge_pairs, places, products, unit
 from mmsec.ops.merging.merging import Merging
 from mmsec.ops.merging.method import MergingMethod, register_merging
+from mmsec.ops.merging.sizes import at_most, double, rounded
 
 
 def energy(metric: Tensor, margin: float) -> Tensor:
@@ -49,7 +49,7 @@ def pitome(metric: Tensor, ratio: float, margin: float, mode: Literal['pitome', 
     """
     batch, num_tokens, _ = metric.shape
     count = num_tokens - protected
-    r = min(math.floor(count - count * ratio), count // 2)
+    r = at_most(rounded(count - double(count) * ratio), count // 2)
     front = places(batch, 0, protected, metric.device)
     if r == 0:
         return merge_pairs(places(batch, 0, num_tokens, metric.device), front[:, :0], front[:, :0])

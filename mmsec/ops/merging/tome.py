@@ -9,6 +9,7 @@ from torch import Tensor
 from mmsec.ops.merging.matching import best_pairs, merge_pairs, places, unit
 from mmsec.ops.merging.merging import Merging
 from mmsec.ops.merging.method import MergingMethod, register_merging
+from mmsec.ops.merging.sizes import at_most
 
 
 @torch.no_grad()
@@ -29,10 +30,10 @@ def tome(metric: Tensor, r: int, protected: int = 0) -> Merging:
     Source: Token Merging (arXiv 2210.09461), section 3.
     """
     batch, num_tokens, _ = metric.shape
-    r = max(0, min(r, (num_tokens - protected) // 2))
+    r = at_most(r, (num_tokens - protected) // 2)
     rest = places(batch, protected, num_tokens, metric.device)
     sources, targets = rest[:, protected % 2 :: 2], rest[:, 1 - protected % 2 :: 2]
-    if r == 0:
+    if r <= 0:
         return merge_pairs(places(batch, 0, num_tokens, metric.device), rest[:, :0], rest[:, :0])
     sources, partner = best_pairs(unit(metric), sources, targets)
     front = places(batch, 0, protected, metric.device)

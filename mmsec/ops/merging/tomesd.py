@@ -8,6 +8,7 @@ from torch import Tensor
 from mmsec.ops.merging.matching import best_pairs, merge_pairs, places, unit
 from mmsec.ops.merging.merging import Merging
 from mmsec.ops.merging.method import MergingMethod, register_merging
+from mmsec.ops.merging.sizes import at_most, double, rounded
 
 
 @torch.no_grad()
@@ -44,7 +45,7 @@ def tomesd(metric: Tensor, grid: tuple[int, int], ratio: float, stride: int = 2,
     # A stable sort finds them without waiting for the device, as nonzero would.
     raster = stays.flatten().to(torch.uint8).argsort(stable=True).expand(batch, -1) + protected
     sources, targets = raster.split([height * width - num_targets, num_targets], dim=1)
-    r = min(int(ratio * height * width), sources.shape[1])
+    r = at_most(rounded(ratio * double(height) * double(width)), sources.shape[1])
     if r == 0:
         return merge_pairs(places(batch, 0, num_tokens, metric.device), sources[:, :0], sources[:, :0])
     sources, partner = best_pairs(unit(metric), sources, targets)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from mmsec.models import ViT
 from mmsec.models.inspection import token_clusters
 from mmsec.models.layers.vit import Attention, ClusterAttention, WindowAttention
+from tests import oracle
 from tests.conftest import DATA
 
 ARCH = dict(embed_dims=48, depth=4, num_heads=3, mlp_ratio=4)
@@ -32,6 +33,17 @@ def tiny(**options):
         for parameter in backbone.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
     return backbone.double().eval()
+
+
+@pytest.mark.parametrize('options', [{}, dict(num_registers=2, layer_scale=0.5), dict(with_cls_token=False)], ids=str)
+def test_in_clusters_it_equals_the_oracle_with_gradients(options):
+    clusters = dict(grouping=dict(type='SemanticGrouping'), num_clusters=5, out_indices=(1, 3), out_norm=False)
+    backbone, images = tiny(**clusters, **options), torch.randn(2, 3, 27, 33, dtype=torch.float64)
+    parameters, results = list(backbone.parameters()), []
+    for maps in (backbone(images), oracle.vit_forward(backbone, images, 5)):
+        results.append([*maps, *torch.autograd.grad(sum(m.square().sum() for m in maps), parameters)])
+    for ours, wanted in zip(*results, strict=True):
+        assert (ours - wanted).norm() <= 1e-9 * wanted.norm() + 1e-10
 
 
 @torch.no_grad()
@@ -142,8 +154,8 @@ def test_windows_equal_their_definition(grid, protected):
     x = torch.randn(2, protected + grid[0] * grid[1], 16, dtype=torch.float64)
     out, keys = attention(x, protected, grid)
     padded = F.pad(x[:, protected:].unflatten(1, grid), (0, 0, 0, -grid[1] % 4, 0, -grid[0] % 4))  # (B, H, W, C)
-    front, q, k, v = x[:, :protected], *attention.project(padded.flatten(1, 2))
-    _, front_k, front_v = attention.project(front)
+    front, (q, k, v) = x[:, :protected], attention.project(padded.flatten(1, 2)).unbind(2)
+    _, front_k, front_v = attention.project(front).unbind(2)
     q, k, v = (each.unflatten(1, padded.shape[1:3]) for each in (q, k, v))
     wanted = torch.zeros_like(q)
     for top in range(0, padded.shape[1], 4):
@@ -154,7 +166,7 @@ def test_windows_equal_their_definition(grid, protected):
             wanted[window] = attended.transpose(1, 2).unflatten(1, (4, 4))
     wanted = wanted[:, : grid[0], : grid[1]].flatten(1, 2).flatten(2)
     torch.testing.assert_close(out[:, protected:], attention.proj(wanted))
-    torch.testing.assert_close(keys, attention.project(x)[1])
+    torch.testing.assert_close(keys, attention.project(x)[:, :, 1])
 
 
 @torch.no_grad()

@@ -1,0 +1,80 @@
+"""``torch.jit.trace``, for hosts that deploy by it, and ``torch.func``, of every backbone and every way of merging."""
+
+import io
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmsec.ops.merging import MERGINGS
+from tests.models.backbones.small import SMALL, Small
+from tests.models.backbones.test_contract import build
+
+
+def merging_by(**merging) -> Small:
+    """A ViT that merges."""
+    vit = SMALL['ViT with ToMe']
+    return vit._replace(options=vit.options | dict(merging=merging))
+
+
+VARIANTS = SMALL | {
+    'ViT with ToMeSD': merging_by(type='ToMeSD', ratio=0.5),
+    'ViT with Expedit': merging_by(type='Expedit', after_block=1, size=(2, 3)),
+    'ViT with Expedit to a share of the map': merging_by(type='Expedit', after_block=1, size=0.5),
+}
+TRACED = (2, 64, 96)  # images, their height and their width
+OTHERS = [(1, 64, 96), (3, 37, 53), (2, 128, 80)]
+# Where a trace does not serve all of these: what it serves instead, and why.
+EXCEPTIONS: dict[str, tuple[list[tuple[int, int, int]], str]] = {
+    'Swin in clusters': ([(1, 64, 96), (3, 96, 48), (2, 128, 80)], 'the host finds its padding by numbers of Python'),
+}
+
+
+@pytest.fixture(params=VARIANTS)
+def name(request) -> str:
+    return request.param
+
+
+def images(batch: int, height: int, width: int) -> Tensor:
+    return torch.randn(batch, 3, height, width)
+
+
+def test_every_way_of_merging_is_tried():
+    tried = {small.options.get('merging', {}).get('type') for small in VARIANTS.values()}
+    assert tried >= set(MERGINGS)
+
+
+# A trace is of one way through the code, and torch warns of each place where it turns off.
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning', 'ignore:`torch.jit:DeprecationWarning')
+@torch.no_grad()
+def test_a_trace_saved_and_loaded_gives_the_same_maps_at_every_size(name):
+    backbone, file = build(VARIANTS[name]).eval(), io.BytesIO()
+    torch.jit.save(torch.jit.trace(backbone, images(*TRACED)), file)
+    file.seek(0)
+    loaded = torch.jit.load(file)
+    others, _ = EXCEPTIONS.get(name, (OTHERS, ''))
+    for size in (TRACED, *others):
+        x = images(*size)
+        for ours, wanted in zip(loaded(x), backbone(x), strict=True):
+            assert torch.equal(ours, wanted), size
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning', 'ignore:`torch.jit:DeprecationWarning')
+@torch.no_grad()
+def test_a_trace_at_the_size_of_the_learned_positions_serves_other_sizes():
+    backbone = build(SMALL['ViT']).eval()
+    traced = torch.jit.trace(backbone, images(1, 48, 48))
+    for size in ((1, 48, 48), (2, 37, 53)):
+        x = images(*size)
+        assert all(torch.equal(ours, wanted) for ours, wanted in zip(traced(x), backbone(x), strict=True))
+
+
+def test_gradients_of_torch_func_are_those_of_autograd(name):
+    backbone, x = build(VARIANTS[name]).eval(), images(2, 48, 64)
+
+    def scalar(x: Tensor) -> Tensor:
+        return sum((m * torch.linspace(-1, 1, m.numel()).view_as(m)).sum() for m in backbone(x))
+
+    gradient = torch.func.grad(scalar)(x)
+    x.requires_grad_()
+    assert torch.equal(gradient, torch.autograd.grad(scalar(x), x)[0])

@@ -1,0 +1,137 @@
+"""Triton kernels in a whole backbone: each is chosen where it should be, and results are those of plain torch."""
+
+import pytest
+import torch
+from torch import nn
+
+from mmsec import ops
+from mmsec.models import SecViT
+from mmsec.ops.grouping import GROUPINGS
+from mmsec.ops.kernels import table
+from tests.conftest import SMALL_ARCH
+
+pytest.importorskip('triton', reason='Triton is not installed')
+
+ARCH = SMALL_ARCH | dict(embed_dims=(16, 32), depths=(1, 1), num_heads=(1, 2), layer_scale=(False, True))
+CHOSEN = {
+    'call': 'weights cast together',
+    'conv_residual_norm': 'Triton depthwise and LayerNorm',
+    'residual_norm': 'Triton residual and LayerNorm',
+    'residual': 'Triton residual',
+    'gelu_conv_residual': 'Triton GELU and depthwise',
+    'lepe_attention': 'Triton attention',
+    'token_scores': 'Triton scores',
+    'argsort': 'Triton sort',
+}
+
+
+def backbone(**options) -> SecViT:
+    """Two stages with layer scale in the second, and weights large enough for each of them to matter."""
+    torch.manual_seed(0)
+    model = SecViT(ARCH, **{'num_clusters': (5, 2), 'out_indices': (0, 1), 'drop_path_rate': 0.3} | options)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return model
+
+
+def results(model: SecViT, kernels: str, image: torch.Tensor) -> list[torch.Tensor]:
+    """Maps and the gradients of image and parameters."""
+    torch.manual_seed(1)  # drop path and random groupings
+    image = image.clone().requires_grad_()
+    with ops.use_kernels(kernels):
+        maps = model(image)
+        loss = sum((m * torch.linspace(-1, 1, m.numel()).view_as(m)).sum() for m in maps)
+        learnt = [p for p in model.parameters() if p.requires_grad]
+        return [*maps, *torch.autograd.grad(loss, [image, *learnt])]
+
+
+def assert_close(model: SecViT, height: int = 18, width: int = 27) -> None:
+    """Kernels give what plain torch gives; norms of gradients that are 0 by design are compared with the largest."""
+    image = torch.randn(2, 3, height, width)
+    ours, wanted = (results(model, kernels, image) for kernels in ('on', 'off'))
+    largest = max(each.norm() for each in wanted)
+    for a, b in zip(ours, wanted, strict=True):
+        assert (a - b).norm() <= 2e-5 * b.norm() + 1e-6 * largest
+
+
+def test_every_kernel_is_chosen_where_it_should_be():
+    model, image = backbone().train(), torch.randn(2, 3, 18, 27)
+    with ops.use_kernels('on'), torch.autocast('cpu', torch.float16):  # the interpreter has no bfloat16 products
+        explained = ops.explain(model, image)
+    for op, kernel in CHOSEN.items():
+        answers = [said for name, said in explained[op].items() if name.split(',')[0] == kernel]
+        assert 'chosen' in answers, (op, explained[op])
+        assert op == 'call' or set(answers) == {'chosen'}, (op, explained[op])  # the stem has no linear layer
+    assert ops.explain(model, image)['residual'][CHOSEN['residual']].startswith('not measured to be faster')
+    with ops.use_kernels('on'):
+        blocks = nn.ModuleList([nn.Conv2d(16, 16, 3, padding=1, groups=16)])
+        x = torch.randn(1, 4, 5, 16)
+        assert ops.explain(ops.conv_residual, x, blocks[0], x)['conv_residual']['Triton depthwise'] == 'chosen'
+
+
+@pytest.mark.parametrize('grouping', GROUPINGS)
+def test_any_grouping(grouping):
+    assert_close(backbone(grouping=dict(type=grouping), num_clusters=None, cluster_size=12).train())
+
+
+@pytest.mark.parametrize(
+    'options', [dict(with_cp=True), dict(frozen_stages=1), dict(norm_eval=True), dict(num_clusters=(1, 1))], ids=str
+)
+def test_options_of_the_backbone(options):
+    assert_close(backbone(**options).train())
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1, 33)])
+def test_any_size(size):
+    assert_close(backbone().eval(), *size)
+
+
+def test_frozen_parts_inside_a_block():
+    model = backbone().train()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_('dwconv' not in name and 'lepe' not in name and 'norm1' not in name)
+    assert_close(model)
+
+
+def test_half_precision_is_as_near_to_float64_as_plain_torch():
+    model = backbone(grouping=dict(type='WindowGrouping'), drop_path_rate=0.0).eval()  # rounding moves no token
+    image = torch.randn(2, 3, 18, 27)
+    with torch.no_grad():
+        exact = model.double()(image.double())
+        model.float()
+        with torch.autocast('cpu', torch.float16):
+            plain = model(image)
+            with ops.use_kernels('on'):
+                ours = model(image)
+    for a, b, truth in zip(ours, plain, exact, strict=True):
+        assert (a - truth).norm() <= 2 * (b - truth).norm()
+
+
+@pytest.mark.parametrize(
+    ('tensor', 'reason'),
+    [
+        (torch.zeros(1, 4, 4, 16, dtype=torch.float64), 'not for torch.float64'),
+        (torch.zeros(1, 4, 4, 32)[..., ::2], 'channels'),
+    ],
+)
+def test_what_kernels_cannot_take_is_said(tensor, reason):
+    conv = nn.Conv2d(16, 16, 3, padding=1, groups=16).to(tensor.dtype)
+    with ops.use_kernels('on'):
+        said = ops.explain(ops.conv_residual, tensor, conv, tensor)['conv_residual']['Triton depthwise']
+    assert reason in said
+
+
+def test_a_switch_and_a_table_decide(monkeypatch):
+    assert table.why_not('depthwise') == 'not measured to be faster on none; MMSEC_KERNELS=on turns all kernels on'
+    monkeypatch.setattr(table, '_measured', lambda: {'kernels': ['depthwise'], 'tiles': {'a': {'C64': {'BW': 4}}}})
+    assert table.why_not('depthwise') is None
+    assert table.why_not('sort') is not None
+    assert table.tile('a', 'C64') == {'BW': 4}
+    assert table.tile('a', 'C128') is None
+    with ops.use_kernels('off'):
+        assert table.why_not('depthwise') == 'kernels are off (MMSEC_KERNELS or use_kernels)'
+    with ops.use_kernels('on'):
+        assert table.why_not('sort') is None
+    with pytest.raises(ValueError, match="mode must be 'on', 'off' or 'measured', got 'yes'"), ops.use_kernels('yes'):
+        pass
