@@ -3,11 +3,12 @@
 import re
 from collections.abc import Mapping, Sequence
 
-import torch.utils.checkpoint
+import torch
 from torch import Tensor, nn
 
 from mmsec.models.backbones.base import Backbone
 from mmsec.models.checkpoints import clustr
+from mmsec.models.layers.blocks import run
 from mmsec.models.layers.clustr import Block, PatchEmbed
 from mmsec.registry import MODELS
 
@@ -53,10 +54,7 @@ class Stage(nn.Module):
         """(B, in_channels, H, W) -> (B, C, ceil(H/stride), ceil(W/stride))."""
         x = self.patch_embed(x)  # (B, H', W', C)
         for block in self.blocks:
-            if self.with_cp and torch.is_grad_enabled():
-                x = torch.utils.checkpoint.checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
+            x = run(block, x, with_cp=self.with_cp)
         return self.norm(x).permute(0, 3, 1, 2)
 
 

@@ -6,11 +6,11 @@ from itertools import accumulate
 from operator import mul
 from typing import Any
 
-import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from mmsec.models.backbones.base import Backbone
 from mmsec.models.checkpoints import swin
+from mmsec.models.layers.blocks import run
 from mmsec.models.layers.cluster_counts import PerStage, cluster_counts, per_stage
 from mmsec.models.layers.swin import ClusterMSA
 from mmsec.registry import MODELS
@@ -126,10 +126,7 @@ class SemanticClusters(Backbone):
             if i:
                 x, size = stages[i - 1].downsample(x, size)
             for block in stage.blocks:
-                if self.with_cp and torch.is_grad_enabled():
-                    x = torch.utils.checkpoint.checkpoint(block, x, size, use_reentrant=False)
-                else:
-                    x = block(x, size)
+                x = run(block, x, size, with_cp=self.with_cp)
             if i in self.out_indices:
                 maps[i] = x.transpose(1, 2).unflatten(2, size)
         return maps

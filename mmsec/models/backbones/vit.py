@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from mmsec.models.backbones.base import Backbone
 from mmsec.models.checkpoints import vit
+from mmsec.models.layers.blocks import run
 from mmsec.models.layers.cluster_counts import ClusterCount
 from mmsec.models.layers.vit import (
     Attention,
@@ -211,10 +211,7 @@ class ViT(Backbone):
         """
         tokens = self.patch_embed(x)
         for block in self.blocks:
-            if self.with_cp and torch.is_grad_enabled():
-                tokens = torch.utils.checkpoint.checkpoint(block, tokens, use_reentrant=False)
-            else:
-                tokens = block(tokens)
+            tokens = run(block, tokens, with_cp=self.with_cp)
             yield tokens
 
     @torch.no_grad()

@@ -179,10 +179,13 @@ def _linear_weights(block: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def _first(inputs: Any) -> Tensor:
+    """The first tensor, which may be inside a tuple."""
+    return inputs if isinstance(inputs, Tensor) else _first(inputs[0])
+
+
 def _against_cast(block: nn.Module, *inputs: Any) -> str | None:
-    x = inputs[0]
-    if not isinstance(x, Tensor):
-        return 'the first input is no tensor'
+    x = _first(inputs)
     if why := _why_not('cast', x):
         return why
     return None if torch.is_autocast_enabled(x.device.type) else 'there is no autocast'
@@ -192,7 +195,7 @@ def _call_with_cast_weights(block: nn.Module, *inputs: Any) -> Any:
     from mmsec.ops.kernels.gpu.cast import CastTogether, cast_together
 
     weights = _linear_weights(block)
-    dtype = torch.get_autocast_dtype(inputs[0].device.type)
+    dtype = torch.get_autocast_dtype(_first(inputs).device.type)
     cast = CastTogether.apply if conditions.wants_gradient(*weights.values()) else cast_together
     copies = dict(zip(weights, cast(dtype, *weights.values()), strict=True))
     return torch.func.functional_call(block, copies, inputs, tie_weights=False)
