@@ -14,7 +14,7 @@ demo_ready := $(ready)
 docs_ready := $(VENV)/.docs
 endif
 
-.PHONY: help demo lint test test-slurm test-gpu bench bench-gpu evidence docs tables setup check check-hosts check-docs
+.PHONY: help demo lint test test-slurm test-gpu bench bench-gpu tune-gpu evidence docs tables setup check check-hosts check-docs
 
 help:
 	@echo 'make demo   train and evaluate SecViT on generated data, on the CPU'
@@ -24,6 +24,7 @@ help:
 	@echo 'make test-gpu  what needs a GPU; skipped with one line where there is none'
 	@echo 'make bench  measure docs/performance.md again (about 15 minutes)'
 	@echo 'make bench-gpu  measure the table of docs/performance/ for the GPU of this machine (hours; goes on where it stopped)'
+	@echo 'make tune-gpu  decide which kernels this kind of GPU runs, and measure them (three times nine minutes; goes on where it stopped)'
 	@echo 'make evidence  train what docs/evidence.md compares on real images (many hours; goes on where it stopped)'
 	@echo 'make docs   these pages and the docstrings as a site, in docs/_build'
 	@echo 'make tables  the tables of models in README and docs, from the metafiles beside the configs'
@@ -63,6 +64,9 @@ tables: $(ready)
 
 bench-gpu: $(ready)
 	$(python) tools/analysis_tools/benchmark_gpu.py
+
+tune-gpu: $(ready)
+	$(python) tools/analysis_tools/tune_gpu.py
 
 evidence: $(ready)
 	$(python) tools/analysis_tools/evidence.py

@@ -20,9 +20,7 @@ ROOMS = {
     'export': {'ops', 'models'},
     'cli': {'ops', 'models', 'datasets', 'visualization', 'evaluation', 'engine', 'export'},
 }
-OF_DEVICES = re.compile(
-    r'is_compiling|onednn|mkldnn|cuda|device\.type|ops\.kernels|hooked|overwrit', re.IGNORECASE
-)
+OF_DEVICES = re.compile(r'is_compiling|onednn|mkldnn|cuda|device\.type|ops\.kernels|hooked|overwrit', re.IGNORECASE)
 
 
 def imports(path: Path) -> Iterator[str]:

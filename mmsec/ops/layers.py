@@ -8,10 +8,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmsec.ops.kernels import backwards, cpu, fused_op, opaque, triton
+from mmsec.ops.kernels import backwards, fused_op, opaque, triton
 
 
-@fused_op(opaque.CONVOLUTION, triton.DEPTHWISE, cpu.SUM_IN_PLACE)
+@fused_op(opaque.CONVOLUTION, triton.DEPTHWISE)
 def conv_residual(x: Tensor, conv: nn.Module, residual: Tensor) -> Tensor:
     """``residual + conv(x)``.
 

@@ -14,18 +14,21 @@ from typing import NamedTuple
 
 import torch
 from published_secvit import published_forward
+from swin import swin_transformer
 
 from mmsec.cli.grouping import add_grouping, grouping_of
 from mmsec.engine.processes import run as run_tool
 from mmsec.models import SecViT
 from mmsec.ops import Tokens
 from mmsec.ops.attention import row_indices, take_rows
+from mmsec.ops.kernels import cpu
 
 DTYPES = {'float32': torch.float32, 'tf32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 RIVALS = {
     'reference': 'the published computation, step by step, with the same weights',
     'swin_t': "mmdetection's Swin-T",
     'eager': 'itself, not compiled',
+    'plain': 'itself without what mmsec.ops.kernels.cpu.optimize does',
     'float32': 'itself in float32',
     'quarter': 'itself on an image of half the height and width, a quarter of the tokens',
     'published': 'itself with the published cluster counts',
@@ -34,7 +37,7 @@ RIVALS = {
 
 
 class Side(NamedTuple):
-    """One of the things compared; ``model`` is 'secvit', 'reference' or 'swin_t'."""
+    """One of the things compared; ``model`` is 'secvit', 'plain', 'reference' or 'swin_t'."""
 
     model: str
     arch: str
@@ -86,7 +89,7 @@ def parse_args() -> argparse.Namespace:
 
 def rival_of(side: Side, name: str) -> Side:
     """What ``side`` is compared with under one of :data:`RIVALS`."""
-    if name in ('reference', 'swin_t'):
+    if name in ('reference', 'swin_t', 'plain'):
         return side._replace(model=name)
     if name == 'eager':
         return side._replace(compile=False)
@@ -108,15 +111,12 @@ def secvit(side: Side) -> SecViT:
 def forward_of(side: Side) -> tuple[torch.nn.Module, Callable[[torch.Tensor], Sequence[torch.Tensor]], torch.Tensor]:
     """The model of ``side`` on its device, the function of images that is timed, and such images."""
     torch.manual_seed(0)
-    if side.model == 'swin_t':
-        from mmdet.models import SwinTransformer
-
-        model = SwinTransformer(drop_path_rate=0.0)  # its defaults are Swin-T
-    else:
-        model = secvit(side)
+    model = swin_transformer()(drop_path_rate=0.0) if side.model == 'swin_t' else secvit(side)
     model.to(side.device).train(side.mode == 'train')
     images = torch.randn(side.batch, 3, *side.shape, device=side.device)
     forward = model
+    if side.model == 'secvit' and side.device == 'cpu' and not side.compile:
+        cpu.optimize(model)
     if side.model == 'reference':
         forward = lambda x: published_forward(model, x)  # noqa: E731
     if side.compile:
@@ -273,7 +273,8 @@ def clustering_share(side: Side, repeats: int) -> dict:
         def cluster(layer=layer, tokens=tokens, size=size, num_clusters=num_clusters) -> None:
             if num_clusters == 1:
                 return
-            index, inverse = row_indices(layer.grouping(Tokens(tokens, tokens, tokens, tokens, size), num_clusters))
+            given = Tokens(torch.stack([tokens] * 3, dim=2), tokens, size)
+            index, inverse = row_indices(layer.grouping(given, num_clusters))
             rows = take_rows(index, inverse, *[tokens.flatten(0, 2)] * 3)
             take_rows(inverse, index, rows[0])
 
@@ -289,11 +290,11 @@ def clustering_share(side: Side, repeats: int) -> dict:
 
 def machine() -> dict:
     """What the figures were measured on."""
-    cpu = [
+    names = [
         line.split(':')[1].strip() for line in Path('/proc/cpuinfo').read_text().splitlines() if 'model name' in line
     ]
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {'cpu': cpu[0], 'threads': torch.get_num_threads(), 'gpu': gpu, 'torch': torch.__version__}
+    return {'cpu': names[0], 'threads': torch.get_num_threads(), 'gpu': gpu, 'torch': torch.__version__}
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ Each part is here because it was measured to bring 1.15 times for a whole backbo
 (docs/performance.md).
 """
 
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -30,9 +31,10 @@ class ConvolutionLinear(nn.Linear):
 
 
 class _State:
-    """How many forward passes of optimized backbones are under way."""
+    """How many forward passes of optimized backbones are under way, and how many backbones are optimized."""
 
     depth = 0
+    backbones = 0
 
 
 def _enter(module: nn.Module, inputs: Any) -> None:
@@ -43,10 +45,24 @@ def _leave(module: nn.Module, inputs: Any, output: Any) -> None:
     _State.depth -= 1
 
 
-def optimize(backbone: nn.Module) -> Callable[[], None]:
-    """Make a backbone faster on the CPU of this machine: linear layers on AMD, and attention in bfloat16.
+# Of glibc's mallopt: what is changed, the value, and the one that glibc starts from. Maps are larger than what glibc
+# keeps by default, so each would be mapped anew, and each page of it be a fault.
+_MALLOC = ((-4, 0, 65536), (-1, 2**31 - 1, 128 * 1024))  # M_MMAP_MAX, M_TRIM_THRESHOLD in bytes
 
-    Linear layers are replaced by subclasses with the same parameters; names in the state dict stay.
+
+def _keep_freed_memory(keep: bool) -> None:
+    """Let this process keep up to 2 GiB of freed memory for what comes next, or hand it back as glibc does."""
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
+    if mallopt is not None:
+        for name, value, default in _MALLOC:
+            mallopt(name, value if keep else default)
+
+
+def optimize(backbone: nn.Module) -> Callable[[], None]:
+    """Make a backbone faster on the CPU of this machine.
+
+    On AMD linear layers are replaced by subclasses with the same parameters, so names in the state dict stay. Attention
+    in bfloat16 is computed by another library. The process keeps freed memory.
 
     Args:
         backbone (nn.Module): What is called with images.
@@ -65,14 +81,21 @@ def optimize(backbone: nn.Module) -> Callable[[], None]:
         backbone.register_forward_pre_hook(_enter),
         backbone.register_forward_hook(_leave, always_call=True),
     ]
+    _State.backbones += 1
+    _keep_freed_memory(True)
 
     def undo() -> None:
+        if not hooks:
+            return
         for hook in hooks:
             hook.remove()
+        hooks.clear()
+        _State.backbones -= 1
+        if not _State.backbones:
+            _keep_freed_memory(False)
         for parent, name, layer in replaced:
             layer.train(getattr(parent, name).training)
             setattr(parent, name, layer)
-        replaced.clear()
 
     return undo
 
@@ -85,16 +108,11 @@ def _as_convolution(layer: nn.Linear) -> ConvolutionLinear:
     return other.train(layer.training)
 
 
-def _why_not(x: Tensor) -> str | None:
-    """Why no kernel of this file serves now, or None."""
+def _against_products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> str | None:
     if not _State.depth:
         return 'mmsec.ops.kernels.cpu.optimize was not called for this backbone'
-    return None if x.device.type == 'cpu' else f'not on {x.device.type}'
-
-
-def _against_products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> str | None:
-    if why := _why_not(q):
-        return why
+    if q.device.type != 'cpu':
+        return f'not on {q.device.type}'
     if q.dtype != torch.bfloat16:
         return f"PyTorch's own kernels are the faster ones for {q.dtype}"
     if conditions.wants_gradient(q, k, v):
@@ -139,19 +157,3 @@ def attention_in_products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None =
 
 
 ATTENTION_IN_PRODUCTS = Kernel('oneDNN products', _against_products, attention_in_products)
-
-
-def _against_sum_in_place(x: Tensor, conv: nn.Module, residual: Tensor) -> str | None:
-    if why := _why_not(x) or conditions.why_call(conv, nn.Conv2d):
-        return why
-    result = torch.get_autocast_dtype('cpu') if torch.is_autocast_enabled('cpu') else x.dtype
-    return None if residual.dtype == result else f'the sum of {result} and {residual.dtype} is the wider of the two'
-
-
-def _sum_in_place(x: Tensor, conv: nn.Conv2d, residual: Tensor) -> Tensor:
-    out = F.conv2d(x.permute(0, 3, 1, 2), conv.weight, conv.bias, conv.stride, conv.padding, 1, conv.groups)
-    # Nobody else has seen what the convolution returned, and no backward needs it.
-    return out.add_(residual.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-
-
-SUM_IN_PLACE = Kernel('sum in place', _against_sum_in_place, _sum_in_place)

@@ -1,0 +1,293 @@
+"""What `make tune-gpu` decides and measures, tried on a CPU with tiny shapes: there is one chance on a GPU."""
+
+import importlib
+import json
+import subprocess
+import sys
+import types
+
+import pytest
+import torch
+
+from mmsec.ops.kernels import table
+from tests.conftest import ROOT, run_tool
+
+pytest.importorskip('triton', reason='Triton is not installed')
+
+
+@pytest.fixture(autouse=True)
+def _tools(monkeypatch, tmp_path):
+    """Tools are found, and processes that they start interpret kernels with one thread."""
+    monkeypatch.syspath_prepend(ROOT / 'tools/analysis_tools')
+    for name, value in (
+        ('TRITON_INTERPRET', '1'),
+        ('OMP_NUM_THREADS', '1'),
+        ('TRITON_CACHE_DIR', str(tmp_path / 'cache')),
+    ):
+        monkeypatch.setenv(name, value)
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.fixture
+def tool():
+    """tools/analysis_tools/tune_gpu.py as a module."""
+    return importlib.import_module('tune_gpu')
+
+
+def start(tool, monkeypatch, folder, *options):
+    """Run the tool in this process."""
+    command = ['tune_gpu.py', '--device', 'cpu', '--tiny', '--out', str(folder), *map(str, options)]
+    monkeypatch.setattr(sys, 'argv', command)
+    tool.main()
+
+
+def test_a_dry_run_goes_through_all_and_a_second_one_has_nothing_left(tool, monkeypatch, capfd, tmp_path):
+    before = table.PATH.read_bytes() if table.PATH.is_file() else None
+    start(tool, monkeypatch, tmp_path)
+    said = capfd.readouterr().out
+    assert [f'part {part} is done' in said for part in (1, 2, 3)] == [True] * 3
+    content = json.loads((tmp_path / 'tuning_cpu.json').read_text())
+    cells = content['cells']
+    assert list(cells) == list(importlib.import_module('tune_plan').plan('cpu', True))
+    assert {name: cell['error'] for name, cell in cells.items() if 'error' in cell} == {}
+    for name, cell in cells.items():
+        if name.startswith('tiles, '):
+            assert cell['wrong'] == [], name
+            assert all(error <= 1e-2 for error in cell['plain_error'].values())  # of the same inputs in float64
+            assert all('kernel' in row for label, row in cell['against'].items() if 'too long' not in label)
+            assert [row for rows in cell['tiles'].values() for row in rows if 'failed' in row] == [], name
+        errors = [row['error'] for row in cell.values() if isinstance(row, dict) and isinstance(row.get('error'), str)]
+        assert errors == [] or name.endswith('graph'), name  # a CPU has none
+    assert cells['set, cast']['distance'] <= 2e-2
+    assert 'call' in cells['set, cast']['explained']
+    assert cells['float32 bound']['code'] == 0
+    assert 'tests collected' in cells['float32 bound']['tail']
+    assert 'a CPU has no CUDA graphs' in cells['benchmark_gpu.py, graph']['tail']
+    assert len(cells['visits, Swin-T']['first']) == 1
+    assert cells['regional compilation']['2x3x32x40']['compiled']['graphs'] > 0
+    text = (tmp_path / 'tuning_cpu.md').read_text()
+    assert '| depthwise | C16 K3 | {' in text
+    assert '## What went wrong or was left out' in text
+    assert (tmp_path / 'tuning_cpu.png').stat().st_size > 1000
+    assert (table.PATH.read_bytes() if table.PATH.is_file() else None) == before
+
+    entry = json.loads((tmp_path / 'table.json').read_text())['cpu']
+    monkeypatch.setattr(table, 'PATH', tmp_path / 'table.json')
+    monkeypatch.setattr(table, '_device', lambda: 'cpu')
+    table._read.cache_clear()
+    try:
+        assert table.tile('depthwise', 'C16 K3') == entry['tiles']['depthwise']['C16 K3']
+        assert [table.why_not(kernel) for kernel in entry['kernels']] == [None] * len(entry['kernels'])
+        assert table.why_not('sort').startswith('not measured')
+    finally:
+        table._read.cache_clear()
+
+    class Nothing:
+        def __init__(self, device):
+            pass
+
+        def measure(self, cell, seconds):
+            raise AssertionError(cell)
+
+        def kill(self):
+            pass
+
+    monkeypatch.setattr(tool, 'Measurer', Nothing)
+    start(tool, monkeypatch, tmp_path)
+    assert json.loads((tmp_path / 'tuning_cpu.json').read_text()) == content
+
+
+class Fake:
+    """Stands for the process that measures: each cell takes ten seconds of a clock that only it moves."""
+
+    seconds = 0.0
+    answers: dict = {}
+    asked: list = []
+
+    def __init__(self, device):
+        pass
+
+    def measure(self, cell, seconds):
+        Fake.seconds += 10
+        Fake.asked.append(cell['name'])
+        return dict(Fake.answers.get(cell['name'], {'took': 10.0}))
+
+    def kill(self):
+        pass
+
+
+@pytest.fixture
+def fake(tool, monkeypatch):
+    """Four cells, in two parts, and a clock."""
+    Fake.seconds, Fake.answers, Fake.asked = 0.0, {}, []
+    cells = {
+        name: {'part': part, 'run': 'facts', 'name': name} for name, part in (('a', 1), ('b', 1), ('c', 1), ('d', 2))
+    }
+    monkeypatch.setattr(tool, 'plan', lambda device, small: cells)
+    monkeypatch.setattr(tool, 'Measurer', Fake)
+    monkeypatch.setattr(tool, 'time', types.SimpleNamespace(monotonic=lambda: Fake.seconds))
+    return Fake
+
+
+def test_nothing_starts_after_the_deadline_and_the_next_call_goes_on(tool, fake, monkeypatch, capsys, tmp_path):
+    start(tool, monkeypatch, tmp_path, '--part', 1, '--minutes', 0.25)  # the second cell ends after 20 seconds
+    assert fake.asked == ['a', 'b']
+    assert "the time of part 1 is up; the same command goes on with 'c'" in capsys.readouterr().out
+    start(tool, monkeypatch, tmp_path, '--minutes', 0.25)
+    assert fake.asked == ['a', 'b', 'c', 'd']  # each part has its own time
+    start(tool, monkeypatch, tmp_path, '--part', 1, '--again', 'b')
+    assert fake.asked[4:] == ['b']
+
+
+def test_a_cell_that_raises_is_written_and_tried_once_more(tool, fake, monkeypatch, tmp_path):
+    fake.answers = {'b': {'error': 'out of memory'}, 'c': {'code': None, 'unfinished': True, 'tail': '', 'took': 1.0}}
+    for _ in range(4):
+        start(tool, monkeypatch, tmp_path, '--part', 1)
+    assert fake.asked == ['a', 'b', 'c', 'b', 'c', 'c', 'c']
+    cells = json.loads((tmp_path / 'tuning_cpu.json').read_text())['cells']
+    assert cells['b'] == {'error': 'out of memory', 'tries': 2}
+    assert '| b | out of memory |' in (tmp_path / 'tuning_cpu.md').read_text()
+
+
+def test_figures_of_other_software_are_not_gone_on_with(tool, fake, monkeypatch, tmp_path):
+    start(tool, monkeypatch, tmp_path, '--part', 1)
+    monkeypatch.setattr(torch, '__version__', '1.0')
+    start(tool, monkeypatch, tmp_path, '--part', 1)
+    assert fake.asked == ['a', 'b', 'c'] * 2
+
+
+def test_a_process_that_dies_or_hangs_costs_one_cell(tool, tmp_path):
+    measurer = tool.Measurer('cpu')
+    common = {'device': 'cpu', 'dtype': 'float16', 'rounds': 1, 'run': 'facts'}
+    try:
+        assert measurer.measure(common | {'sizes': [8, 4, 'x']}, 100)['error'].startswith('TypeError: ')
+        first = measurer.process
+        assert 'launch_us' in measurer.measure(common | {'sizes': [8, 4, 1]}, 100)
+        assert measurer.process is first
+        assert 'no answer in 0 seconds' in measurer.measure(common | {'sizes': [8, 4, 10**6]}, 0.01)['error']
+        assert first.poll() is not None
+        assert measurer.measure({'device': 'cpu'}, 100) == {'error': 'the process died, code 1'}
+        measurer.process.wait()
+        measurer.process.poll = lambda: None  # as long as it has not been seen
+        assert measurer.measure(common, 100) == {'error': 'the process died, code 1'}
+    finally:
+        measurer.kill()
+
+
+def test_a_process_that_lost_the_device_is_replaced(tool, monkeypatch, capfd):
+    def release(device):
+        raise RuntimeError('CUDA error: an illegal memory access was encountered')
+
+    monkeypatch.setattr(tool, 'release', release)
+    cell = {'device': 'cpu', 'dtype': 'float16', 'rounds': 1, 'run': 'facts', 'sizes': [8, 4, 1]}
+    monkeypatch.setattr(sys, 'stdin', iter([json.dumps(cell), 'not reached']))
+    monkeypatch.setattr(tool.os, 'dup2', lambda source, target: None)
+    tool.work()
+    answer = json.loads(capfd.readouterr().out)
+    assert answer['lost'].startswith('CUDA error')
+
+    class Process:
+        stdin = types.SimpleNamespace(write=lambda line: None, flush=lambda: None)
+
+        def __init__(self):
+            read, write = tool.os.pipe()
+            tool.os.write(write, json.dumps(answer).encode() + b'\n')
+            self.stdout = tool.os.fdopen(read)
+            self.killed = False
+
+        def poll(self):
+            return None
+
+        def kill(self):
+            self.killed = True
+
+        def wait(self):
+            return -9
+
+    measurer = tool.Measurer('cpu')
+    measurer.process = Process()
+    assert 'launch_us' in measurer.measure(cell, 1)
+    assert measurer.process.killed
+
+
+def test_seconds_on_the_device_are_those_between_two_events(monkeypatch):
+    kernels = importlib.import_module('tune_kernels')
+    done = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            done.append('event')
+
+        def elapsed_time(self, other):
+            return 20.0
+
+    monkeypatch.setattr(torch.cuda, 'Event', Event)
+    monkeypatch.setattr(torch.cuda, 'synchronize', lambda: done.append('wait'))
+    monkeypatch.setattr(torch.cuda, '_sleep', lambda cycles: done.append(cycles), raising=False)
+    assert kernels._once(lambda: done.append('run'), 0.001, 'cuda') == pytest.approx(20e-3 / 5)
+    assert done == ['wait', 15_000_000, 'event', *['run'] * 5, 'event', 'wait']
+
+
+def test_a_tile_that_does_not_run_is_left_out(monkeypatch):
+    kernels, work = importlib.import_module('tune_kernels'), importlib.import_module('tune_work')
+    cell = importlib.import_module('tune_plan').plan('cpu', True)['tiles, norm C16'] | {'ahead': True}
+
+    def fails(*args):
+        raise ValueError('out of resource')
+
+    monkeypatch.setattr(work.norm, 'backward', fails)
+    result = kernels.tiles(cell)
+    assert result['checked']['backward'] == {'failed': 'ValueError: out of resource'}
+    assert [each.split(':')[0] for each in result['wrong']] == ['backward']
+
+
+def test_a_command_that_takes_too_long_is_ended_with_what_it_started():
+    models = importlib.import_module('tune_models')
+    begin = 'import subprocess, sys; print("begun", flush=True); subprocess.run(["sleep", "60"])'
+    result = models.outside([sys.executable, '-c', begin], {}, 1.0)
+    assert result == {'code': None, 'tail': 'begun\n'}
+
+
+def test_what_a_side_raises_is_a_row(tool):
+    models = importlib.import_module('tune_models')
+
+    def wrong():
+        raise TypeError('unknown option')
+
+    rows = models.by_turns({'wrong': models.under({}, wrong), 'late': models.under({}, lambda: wrong)}, 'cpu', 1)
+    assert rows == {name: {'error': 'TypeError: unknown option'} for name in ('wrong', 'late')}
+
+
+def test_swin_needs_no_compiled_operators():
+    code = (
+        "import sys; sys.modules['mmcv._ext'] = None\n"
+        'import torch; from swin import swin_transformer\n'
+        'swin = swin_transformer()(embed_dims=24, depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 4))\n'
+        'maps = swin(torch.zeros(1, 3, 32, 32))\n'
+        "print(len(maps), 'mmdet.models.detectors' in sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT / 'tools/analysis_tools', capture_output=True, text=True, check=True
+    )
+    assert result.stdout.split() == ['4', 'False']
+
+
+@pytest.mark.parametrize(
+    ('options', 'said'),
+    [
+        ((), 'no CUDA device here'),
+        (('--device', 'cpu'), 'a CPU needs --tiny'),
+        (('--device', 'cpu', '--tiny'), '--tiny needs --out'),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(options, said):
+    if torch.cuda.is_available():
+        pytest.skip('there is a GPU')
+    result = run_tool('analysis_tools/tune_gpu.py', *options, check=False)
+    assert result.returncode == 2
+    assert said in result.stdout

@@ -1,0 +1,263 @@
+"""Cells of tune_gpu.py that look at kernels by themselves: what they cost, what they replace, and their tiles."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+import triton
+import tune_rules as rules
+import tune_work
+from benchmark_backbone import DTYPES, machine
+from benchmark_gpu import synchronised
+from torch import Tensor, nn
+from tune_work import Results, Step
+
+from mmsec.ops.kernels.gpu import launch, norm
+
+_CALLS = 5  # between two events
+_CYCLES = 2e9  # of the GPU's clock in a second, about
+_LONGEST_WAIT = 0.2  # seconds
+
+Choice = dict[str, dict[str, launch.Tile]]  # tiles by kernel and key; '' for any key
+
+
+def facts(cell: dict) -> dict:
+    """The machine: its software, copy and product speed, and what a launch costs the host, in microseconds."""
+    device = cell['device']
+    count, side, loop = cell['sizes']
+    source = torch.empty(count, dtype=torch.uint8, device=device)
+    target, small = torch.empty_like(source), torch.zeros(1, 16, device=device)
+    square = torch.randn(side, side, device=device, dtype=DTYPES[cell['dtype']])
+    leaf = torch.zeros(1, 16, device=device, requires_grad=True)
+    with torch.no_grad():
+        seconds = device_seconds({'copy': lambda: target.copy_(source), 'product': lambda: square @ square}, cell)
+    launches = {
+        'add_': lambda: small.add_(1),
+        'Triton': lambda: norm.residual(small, small, None, None, 1.0),
+        'Triton and its Function': lambda: norm.residual(leaf, small, None, None, 1.0),
+    }
+    costs = {}
+    for name, run in launches.items():
+        synchronised(run, device)()
+        start = time.perf_counter()
+        for _ in range(loop):
+            run()
+        costs[name] = (time.perf_counter() - start) / loop * 1e6  # the host's part: nothing waits
+        synchronised(run, device)()
+    return {
+        'machine': machine() | {'triton': triton.__version__, 'cpus': os.cpu_count()},
+        'copy_TB_s': 2 * count / seconds['copy'] / 1e12,
+        'product_TFLOP_s': 2 * side**3 / seconds['product'] / 1e12,
+        'launch_us': costs,
+    }
+
+
+def plans(cell: dict) -> dict:
+    """Seconds of the first and second step of a depthwise convolution at unseen sizes, in PyTorch's three ways."""
+    device, dtype, size = cell['device'], DTYPES[cell['dtype']], cell['size']
+    conv = nn.Conv2d(cell['channels'], cell['channels'], size, padding=size // 2, groups=cell['channels'])
+    conv.to(device, dtype)
+    rows: dict[str, dict[str, list[float]]] = {}
+    for way in ('cuDNN, channels last', 'without cuDNN, channels last', 'cuDNN, channels first'):
+        row = rows[way] = {'first': [], 'second': []}
+        for height, width in cell['maps']:
+            x = torch.randn(2, cell['channels'], height, width, device=device, dtype=dtype)
+            x = x if way.endswith('first') else x.contiguous(memory_format=torch.channels_last)
+            x.requires_grad_()
+
+            def step(x: Tensor = x, way: str = way) -> None:
+                with torch.backends.cudnn.flags(enabled='without' not in way):
+                    conv(x).float().mean().backward()
+
+            for visit in ('first', 'second'):
+                synchronised(lambda: None, device)()
+                start = time.perf_counter()
+                synchronised(step, device)()
+                row[visit].append(time.perf_counter() - start)
+    return rows
+
+
+def device_seconds(runs: dict[str, Callable[[], object]], cell: dict) -> dict[str, float]:
+    """Median seconds of a call on the device, of functions that take turns; each is called twice before."""
+    device = cell['device']
+    host = {}
+    for name, run in runs.items():
+        synchronised(run, device)()
+        start = time.perf_counter()
+        run()
+        host[name] = time.perf_counter() - start
+        synchronised(run, device)()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(cell['rounds']):
+        for name, run in runs.items():
+            times[name].append(_once(run, host[name], device))
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+def _once(run: Callable[[], object], host: float, device: str) -> float:
+    """Seconds of a call on the device, which waits until the host, that takes so long for one, has launched all."""
+    if device == 'cpu':
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    torch.cuda._sleep(int(min(1.5 * _CALLS * host, _LONGEST_WAIT) * _CYCLES))
+    first.record()
+    for _ in range(_CALLS):
+        run()
+    last.record()
+    torch.cuda.synchronize()
+    return first.elapsed_time(last) / 1e3 / _CALLS
+
+
+@contextmanager
+def replaced(name: str, function: Callable) -> Iterator[None]:
+    """Another function in the place of ``launch.tile`` or ``launch.launch`` inside this context."""
+    before = getattr(launch, name)
+    setattr(launch, name, function)
+    try:
+        yield
+    finally:
+        setattr(launch, name, before)
+
+
+def asked(run: Callable[[], object], choice: Choice) -> dict[tuple[str, str], list[launch.Tile]]:
+    """The tiles that a function asks for under some: candidates by kernel and key."""
+    found = {}
+
+    def tile(kernel: str, key: str, candidates: list[launch.Tile]) -> launch.Tile:
+        found[kernel, key] = candidates
+        return choice.get(kernel, {}).get('') or candidates[0]
+
+    with replaced('tile', tile), suppress(Exception):  # one that fails will say so where it is checked
+        run()
+    return found
+
+
+def with_tiles(run: Callable[[], Any], choice: Choice) -> Callable[[], Any]:
+    """A function under these tiles, by kernel and key, '' for any key; the first candidate for what is not there."""
+
+    def tile(kernel: str, key: str, candidates: list[launch.Tile]) -> launch.Tile:
+        keys = choice.get(kernel, {})
+        return keys.get(key) or keys.get('') or candidates[0]
+
+    def both() -> Any:
+        with replaced('tile', tile):
+            return run()
+
+    return both
+
+
+def registers(run: Callable[[], Results]) -> tuple[Results, dict[str, int]]:
+    """What a function gives, and registers and spills of the kernels that it starts, the most; 0 if interpreted."""
+    found = {'registers': 0, 'spills': 0}
+
+    def start(kernel: Any, grid: tuple[int, ...], *args: Any, warps: int = 4, stages: int = 2) -> None:
+        compiled = kernel[grid](*args, num_warps=warps, num_stages=stages)
+        found['registers'] = max(found['registers'], getattr(compiled, 'n_regs', None) or 0)
+        found['spills'] = max(found['spills'], getattr(compiled, 'n_spills', None) or 0)
+
+    with replaced('launch', start):
+        return run(), found
+
+
+def distance(ours: Results, truth: Results) -> float:
+    """The largest relative distance of tensors."""
+    pairs = zip(ours, truth, strict=True)
+    return max(((a.double() - b).norm() / b.norm().clamp(min=1e-30)).item() for a, b in pairs)
+
+
+def tiles(cell: dict) -> dict:
+    """Measure a kernel's tiles, choose, and compare what was chosen with plain torch as it runs today.
+
+    Args:
+        cell (dict): 'what' of tune_work.py is built; 'maps' by stage are timed, and 'small' is held against float64.
+            With 'ahead', everything is compiled and no map is timed; with 'chosen', tiles of an earlier call are.
+            'candidates', by kernel, stand in the place of those of the kernel's module.
+
+    Returns:
+        dict: 'tiles' measured, 'chosen' ones, seconds 'against' plain torch, errors; 'wrong' says what is not right.
+    """
+    make, half = getattr(tune_work, cell['what']), DTYPES[cell['dtype']]
+    small, plain = make(cell, cell['small'], half)
+    exact = make(cell, cell['small'], torch.float64)[1]
+    truth = {name: [each.double() for each in run()] for name, run in exact.items()}
+    errors = {name: distance(plain[step.of]()[step.part], truth[step.of][step.part]) for name, step in small.items()}
+    maps = {} if cell.get('ahead') else {label: make(cell, shape, half) for label, shape in cell['maps'].items()}
+    instead = cell.get('candidates', {}) | {kernel: [*keys.values()] for kernel, keys in cell.get('chosen', {}).items()}
+    default = {kernel: {'': candidates[0]} for kernel, candidates in instead.items()}
+    parts = {name: (step, asked(step.run, default)) for name, step in small.items()}
+    timed = {
+        f'{label}, {name}': (step, asked(step.run, default))
+        for label, (steps, _) in maps.items()
+        for name, step in steps.items()
+    }
+    found: dict[tuple[str, str], list[launch.Tile]] = {}
+    for _, wants in [*parts.values(), *timed.values()]:
+        found |= wants
+    measured: dict[str, Any] = {}
+    chosen: dict[str, dict[str, launch.Tile]] = {}
+    for (kernel, key), candidates in found.items():
+        of = {name: step for name, (step, wants) in parts.items() if kernel in {each for each, _ in wants}}
+        if not of:
+            continue  # nothing to compare it with: the default stays
+        others = {each: keys for each, keys in default.items() if each != kernel}
+        rows = [
+            {'tile': tile} | checked(of, truth, others | {kernel: {'': tile}})
+            for tile in instead.get(kernel, candidates)
+        ]
+        for label, (step, wants) in timed.items():
+            if (kernel, key) in wants:
+                usable = {str(i): row for i, row in enumerate(rows) if 'failed' not in row}
+                under = {i: with_tiles(step.run, others | {kernel: {'': row['tile']}}) for i, row in usable.items()}
+                for i, seconds in device_seconds(under, cell).items():
+                    usable[i]['seconds'][label] = seconds
+        measured[f'{kernel}, {key}'] = rows
+        best = rules.fastest(rows, max(errors[name] for name in of))
+        if best is not None:
+            chosen.setdefault(kernel, {})[key] = best
+    under = default | chosen
+    last = {name: checked({name: step}, truth, under) for name, step in small.items()}
+    wrong = [f'{name}: {row}' for name, row in last.items() if not rules.right(row, errors[name])]
+    against = {name: row for label, work in maps.items() for name, row in compared(label, *work, under, cell)}
+    wrong += [f'{name}: two runs differ' for name, row in against.items() if not row['equal']]
+    return dict(tiles=measured, chosen=chosen, against=against, plain_error=errors, checked=last, wrong=wrong)
+
+
+def checked(steps: dict[str, Step], truth: dict[str, Results], choice: Choice) -> dict:
+    """Error against float64, equality of two runs, and registers under some tiles; or why they fail."""
+    row: dict[str, Any] = {'error': 0.0, 'equal': True, 'registers': 0, 'spills': 0, 'seconds': {}}
+    try:
+        for step in steps.values():
+            run = with_tiles(step.run, choice)
+            first, used = registers(run)
+            for name, value in used.items():
+                row[name] = max(row[name], value)
+            second = run()
+            row['error'] = max(row['error'], distance(first, truth[step.of][step.part]))
+            row['equal'] &= all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    except Exception as error:  # of Triton's compiler, or its driver for want of shared memory
+        return {'failed': f'{type(error).__name__}: {error}'[:300]}
+    return row
+
+
+def compared(
+    label: str, steps: dict[str, Step], plain: dict[str, Callable], choice: Choice, cell: dict
+) -> Iterator[tuple[str, dict]]:
+    """Seconds of each pass on a map, in plain torch and by the kernels, where they serve; and whether bits repeat."""
+    for of, run in plain.items():
+        parts = [step.run for step in steps.values() if step.of == of]
+
+        def ours(parts: list = parts) -> list:
+            return [each for part in parts for each in part()]
+
+        ours = with_tiles(ours, choice)
+        sides = {'plain': run} | ({'kernel': ours} if parts else {})
+        row: dict[str, Any] = device_seconds(sides, cell)
+        row['equal'] = all(torch.equal(a, b) for a, b in zip(ours(), ours(), strict=True))
+        yield f'{label}, {of}', row
