@@ -2,6 +2,7 @@
 
 import functools
 import os
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,10 +20,11 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 @functools.cache
 def _missing() -> str | None:
-    """Why there is no Triton, or None."""
+    """Why there is no Triton, or None; a warning says so once."""
     try:
         import triton  # noqa: F401
     except ImportError as error:
+        warnings.warn(f'GPU kernels are left out, plain torch takes their place: {error}', stacklevel=2)
         return f'Triton is missing: {error}'
     return None
 

@@ -1,5 +1,7 @@
 """Triton kernels in a whole backbone: each is chosen where it should be, and results are those of plain torch."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,7 @@ from mmsec import ops
 from mmsec.models import SecViT
 from mmsec.ops.grouping import GROUPINGS
 from mmsec.ops.kernels import table
+from mmsec.ops.kernels import triton as kernels
 from tests.conftest import SMALL_ARCH
 
 pytest.importorskip('triton', reason='Triton is not installed')
@@ -135,3 +138,43 @@ def test_a_switch_and_a_table_decide(monkeypatch):
         assert table.why_not('sort') is None
     with pytest.raises(ValueError, match="mode must be 'on', 'off' or 'measured', got 'yes'"), ops.use_kernels('yes'):
         pass
+
+
+def test_without_triton_plain_torch_runs_and_a_warning_says_so_once(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'triton', None)  # as if it were not installed
+    kernels._missing.cache_clear()
+    x, conv = torch.randn(1, 4, 5, 16), nn.Conv2d(16, 16, 3, padding=1, groups=16)
+    with ops.use_kernels('on'):
+        with pytest.warns(UserWarning, match='GPU kernels are left out, plain torch takes their place') as caught:
+            for _ in range(2):
+                assert ops.conv_residual(x, conv, x).shape == x.shape
+        assert len(caught) == 1
+        said = ops.explain(ops.conv_residual, x, conv, x)['conv_residual']['Triton depthwise']
+    assert said.startswith('Triton is missing')
+    kernels._missing.cache_clear()
+
+
+def test_kernels_stay_out_of_graphs():
+    model, image = backbone(drop_path_rate=0.0).eval(), torch.randn(1, 3, 18, 27)
+    with torch.no_grad():
+        expected = model(image)
+        with ops.use_kernels('on'):
+            torch._dynamo.reset()
+            compiled = torch.compile(model, backend='eager', fullgraph=True)
+            exported = torch.export.export(model, (image,), strict=False).module()
+            for graph in (compiled, exported):
+                for ours, wanted in zip(graph(image), expected, strict=True):
+                    assert torch.equal(ours, wanted)
+
+
+def test_gradients_of_weights_that_are_cast_together_reach_ddp(tmp_path):
+    """DistributedDataParallel waits for the gradient of each parameter by a hook on it."""
+    torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
+    try:
+        model, image = backbone(drop_path_rate=0.0).eval(), torch.randn(1, 3, 18, 27)
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        with ops.use_kernels('on'), torch.autocast('cpu', torch.float16):
+            sum(m.float().sum() for m in wrapped(image)).backward()
+        assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
+    finally:
+        torch.distributed.destroy_process_group()
