@@ -1,6 +1,12 @@
 """Pure tensor functions, which need torch alone: grouping, attention, fused ops over maps, rotary embedding."""
 
-from mmsec.ops.attention import attention, cluster_attention, lepe_attention, proportional_attention
+from mmsec.ops.attention import (
+    attention,
+    cluster_attention,
+    lepe_attention,
+    proportional_attention,
+    qkv_attention,
+)
 from mmsec.ops.grouping import Grouping, Tokens, build_grouping, cluster_ids, cluster_sizes
 from mmsec.ops.kernels import explain, plain_torch, use_kernels
 from mmsec.ops.layers import (
@@ -31,6 +37,7 @@ __all__ = [
     'lepe_attention',
     'plain_torch',
     'proportional_attention',
+    'qkv_attention',
     'residual',
     'residual_norm',
     'resize_positions',

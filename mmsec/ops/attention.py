@@ -31,6 +31,22 @@ def lepe_attention(tokens: Tokens, grouping: Grouping | None, lepe: nn.Module) -
     return conv_residual(value, lepe, out)
 
 
+@fused_op(triton.QKV_ATTENTION)
+def qkv_attention(qkv: Tensor, grouping: Grouping, protected: int = 0) -> Tensor:
+    """:func:`cluster_attention` of queries, keys and values that lie side by side.
+
+    Args:
+        qkv (Tensor): (B, P + N, 3, h, d), as a linear layer makes them.
+        grouping (Grouping): The clusters of the N tokens.
+        protected (int): Protected tokens P. Default: 0.
+
+    Returns:
+        Tensor: (B, P + N, h, d).
+    """
+    q, k, v = qkv.unbind(2)
+    return cluster_attention(q, k, v, grouping, protected)
+
+
 def cluster_attention(q: Tensor, k: Tensor, v: Tensor, grouping: Grouping | None, protected: int = 0) -> Tensor:
     """Softmax attention of each token over the tokens of its own cluster, scaled by d^(-1/2).
 

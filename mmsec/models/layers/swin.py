@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from mmsec.models.inspection import TokenClusters, grouped_clusters
 from mmsec.models.layers.cluster_counts import ClusterCount
-from mmsec.ops import Tokens, build_grouping, cluster_attention
+from mmsec.ops import Tokens, build_grouping, cluster_attention, qkv_attention
 
 
 class ClusterMSA(nn.Module):
@@ -43,8 +43,10 @@ class ClusterMSA(nn.Module):
         """
         tokens = self.tokens(x, size)
         num_clusters = self.count.of(x.shape[1])
-        grouping = self.grouping(tokens, num_clusters) if num_clusters > 1 else None
-        out = cluster_attention(tokens.query, tokens.key, tokens.value, grouping)  # (B, N, h, d)
+        if num_clusters > 1:
+            out = qkv_attention(tokens.qkv, self.grouping(tokens, num_clusters))  # (B, N, h, d)
+        else:
+            out = cluster_attention(tokens.query, tokens.key, tokens.value, None)
         return self.drop(self.w_msa['proj_drop'](self.w_msa['proj'](out.flatten(2))))
 
     def tokens(self, x: Tensor, size: tuple[int, int]) -> Tokens:

@@ -20,6 +20,7 @@ from mmsec.ops import (
     build_grouping,
     cluster_attention,
     proportional_attention,
+    qkv_attention,
     resize_positions,
 )
 from mmsec.ops.merging import Merging, MergingMethod
@@ -198,8 +199,7 @@ class ClusterAttention(Attention):
         assert sizes is None
         qkv = self.project(x)
         grouping = self.grouping(self.tokens(x, qkv, protected, grid), self.count.of(x.shape[1] - protected))
-        q, k, v = qkv.unbind(2)
-        return self.proj(cluster_attention(q, k, v, grouping, protected).flatten(2)), k
+        return self.proj(qkv_attention(qkv, grouping, protected).flatten(2)), qkv[:, :, 1]
 
     def tokens(self, x: Tensor, qkv: Tensor, protected: int, grid: tuple[int, int]) -> Tokens:
         """What a grouping may look at: the tokens of the map."""
@@ -241,11 +241,11 @@ class WindowAttention(Attention):
         more = self.window_size - 1  # at least what is missing, whatever the size
         image = F.pad(x[:, protected:].unflatten(1, grid), (0, 0, 0, more, 0, more))
         image = image[:, : padded[0], : padded[1]].flatten(1, 2)  # (B, padded tokens, C)
-        q, k, v = self.project(torch.cat([x[:, :protected], image], dim=1)).unbind(2)
+        qkv = self.project(torch.cat([x[:, :protected], image], dim=1))
         windows = Grouping(self.order(rows, columns, x.device)[None, None], rows * columns)
         out, k = (
             torch.cat([y[:, :protected], _cut(y[:, protected:], padded, grid)], dim=1)
-            for y in (cluster_attention(q, k, v, windows, protected), k)
+            for y in (qkv_attention(qkv, windows, protected), qkv[:, :, 1])
         )
         return self.proj(out.flatten(2)), k
 

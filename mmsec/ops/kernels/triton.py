@@ -137,6 +137,25 @@ def _attention(tokens: 'Tokens', grouping: 'Grouping | None', lepe: nn.Conv2d) -
     return kernel.lepe_attention(*_attention_inputs(tokens, grouping, lepe))
 
 
+def _against_qkv(qkv: Tensor, grouping: 'Grouping', protected: int = 0) -> str | None:
+    if protected:
+        return 'protected tokens attend to all tokens, and all to them'
+    if why := _why_not('attention', qkv):
+        return why
+    from mmsec.ops.kernels.gpu import attention
+
+    return attention.serves(qkv, grouping.order, None)
+
+
+def _qkv(qkv: Tensor, grouping: 'Grouping', protected: int = 0) -> Tensor:
+    from mmsec.ops.kernels.gpu import lepe as kernel
+
+    batch, num_tokens, _, heads, width = qkv.shape
+    qkv = qkv.reshape(batch, 1, num_tokens, 3 * heads * width)
+    out = kernel.lepe_attention(qkv, heads, grouping.order, None, grouping.num_clusters, None, None)
+    return out.view(batch, num_tokens, heads, width)
+
+
 def _against_sort(scores: Tensor) -> str | None:
     if why := _why_not('sort', scores):
         return why
@@ -209,6 +228,7 @@ DEPTHWISE_NORM = Kernel('Triton depthwise and LayerNorm', _against_depthwise_nor
 RESIDUAL = Kernel('Triton residual', _against_residual, _residual)
 RESIDUAL_NORM = Kernel('Triton residual and LayerNorm', _against_residual, _residual)
 ATTENTION = Kernel('Triton attention', _against_attention, _attention)
+QKV_ATTENTION = Kernel('Triton attention of qkv', _against_qkv, _qkv)
 SORT = Kernel('Triton sort', _against_sort, _sort)
 SCORES = Kernel('Triton scores', _against_scores, _scores)
 WEIGHTS_CAST_TOGETHER = Kernel('weights cast together', _against_cast, _call_with_cast_weights)

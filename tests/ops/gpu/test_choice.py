@@ -27,6 +27,8 @@ CHOSEN = {
     'argsort': 'Triton sort',
 }
 
+QKV = 'Triton attention of qkv'
+
 
 def backbone(**options) -> SecViT:
     """Two stages with layer scale in the second, and weights large enough for each of them to matter."""
@@ -138,6 +140,25 @@ def test_a_switch_and_a_table_decide(monkeypatch):
         assert table.why_not('sort') is None
     with pytest.raises(ValueError, match="mode must be 'on', 'off' or 'measured', got 'yes'"), ops.use_kernels('yes'):
         pass
+
+
+@pytest.mark.parametrize(('num_tokens', 'num_clusters'), [(30, 4), (140, 1)])
+def test_attention_of_qkv_alone(num_tokens, num_clusters):
+    """As Swin in clusters calls it; a ViT has protected tokens."""
+    qkv = torch.randn(2, num_tokens, 3, 2, 16, requires_grad=True)
+    grouping = ops.Grouping(torch.rand(2, 2, num_tokens).argsort(-1), num_clusters)
+    weights = torch.randn(2, num_tokens, 2, 16)
+    results = []
+    for mode in ('on', 'off'):
+        with ops.use_kernels(mode):
+            out = ops.qkv_attention(qkv, grouping)
+        results.append([out, *torch.autograd.grad((out * weights).sum(), qkv)])
+    torch.testing.assert_close(results[0], results[1])
+    with ops.use_kernels('on'):
+        assert ops.explain(ops.qkv_attention, qkv, grouping)['qkv_attention'][QKV] == 'chosen'
+        protected = torch.cat([qkv[:, :1], qkv], dim=1)
+        said = ops.explain(ops.qkv_attention, protected, grouping, 1)['qkv_attention'][QKV]
+    assert said == 'protected tokens attend to all tokens, and all to them'
 
 
 def test_without_triton_plain_torch_runs_and_a_warning_says_so_once(monkeypatch):

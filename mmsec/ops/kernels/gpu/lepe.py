@@ -20,14 +20,14 @@ class LepeAttention(torch.autograd.Function):
         order: Tensor | None,
         table: Tensor | None,
         num_clusters: int,
-        weight: Tensor,
+        weight: Tensor | None,
         bias: Tensor | None,
     ) -> Tensor:
         qkv, values = _parts(x, heads)
         out, lse = attention.forward(qkv, order, table, num_clusters)
         ctx.heads, ctx.num_clusters = heads, num_clusters
         ctx.save_for_backward(x, order, table, None if attention.whole(qkv, num_clusters) else out, lse, weight, bias)
-        return depthwise.forward(values, weight, bias, out.view(values.shape), False)
+        return _with_lepe(values, weight, bias, out)
 
     @staticmethod
     @once_differentiable
@@ -40,8 +40,9 @@ class LepeAttention(torch.autograd.Function):
             grad_weight, grad_bias = depthwise.weight_gradient(grad, values, weight, bias, False)
         if ctx.needs_input_grad[0]:
             grad_x = attention.backward(grad.flatten(1, 2), qkv, order, table, out, lse, ctx.num_clusters).view(x.shape)
-            _, grad_values = _parts(grad_x, ctx.heads)
-            depthwise.input_gradient(grad, weight, grad_values, out=grad_values)
+            if weight is not None:
+                _, grad_values = _parts(grad_x, ctx.heads)
+                depthwise.input_gradient(grad, weight, grad_values, out=grad_values)
         return grad_x, None, None, None, None, grad_weight, grad_bias
 
 
@@ -51,7 +52,7 @@ def lepe_attention(
     order: Tensor | None,
     table: Tensor | None,
     num_clusters: int,
-    weight: Tensor,
+    weight: Tensor | None,
     bias: Tensor | None,
 ) -> Tensor:
     """Attention inside clusters plus a depthwise convolution of the values (LePE), in two launches.
@@ -62,7 +63,7 @@ def lepe_attention(
         order (Tensor, optional): As in :func:`attention.forward`, like ``table`` and ``num_clusters``.
         table (Tensor, optional): As above.
         num_clusters (int): As above.
-        weight (Tensor): (C, 1, K, K) of the convolution.
+        weight (Tensor, optional): (C, 1, K, K) of the convolution; None for attention alone.
         bias (Tensor, optional): (C,).
 
     Returns:
@@ -74,7 +75,13 @@ def lepe_attention(
         return LepeAttention.apply(x, heads, order, table, num_clusters, weight, bias)
     qkv, values = _parts(x, heads)
     out, _ = attention.forward(qkv, order, table, num_clusters)
-    return depthwise.forward(values, weight, bias, out.view(values.shape), False)
+    return _with_lepe(values, weight, bias, out)
+
+
+def _with_lepe(values: Tensor, weight: Tensor | None, bias: Tensor | None, out: Tensor) -> Tensor:
+    """What attention gave (B, N, C), and the convolution of the values (B, H, W, C) if there is one."""
+    out = out.view(values.shape)
+    return out if weight is None else depthwise.forward(values, weight, bias, out, False)
 
 
 def _parts(x: Tensor, heads: int) -> tuple[Tensor, Tensor]:
