@@ -5,7 +5,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from mmsec.ops.kernels import conditions
 from mmsec.ops.kernels.dispatch import Kernel
@@ -56,24 +55,35 @@ ROWS_SIDE_BY_SIDE = Kernel('side by side', _against_side_by_side, _rows_side_by_
 ROWS_BY_INVERSE = Kernel('gradient by the inverse', _against_inverse, _rows_by_inverse, in_graphs=True)
 
 
+def _gelu_depthwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``t + depthwise(t)`` of ``t = GELU(x)``."""
+    hidden = F.gelu(x)
+    mixed = F.conv2d(hidden.permute(0, 3, 1, 2), weight, bias, 1, weight.shape[-1] // 2, 1, x.shape[-1])
+    return hidden + mixed.permute(0, 2, 3, 1)
+
+
 class _GeluDepthwise(torch.autograd.Function):
     """GELU, depthwise convolution and residual. The backward computes GELU again instead of keeping it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight, bias)
         device = x.device.type
-        if torch.is_autocast_enabled(device):  # which would keep what it casts here, without the way of the gradient
-            weight, bias = (t.to(torch.get_autocast_dtype(device)) for t in (weight, bias))
-        ctx.save_for_backward(x, weight)
-        hidden = F.gelu(x)
-        mixed = F.conv2d(hidden.permute(0, 3, 1, 2), weight, bias, 1, weight.shape[-1] // 2, 1, x.shape[-1])
-        return hidden + mixed.permute(0, 2, 3, 1)
+        ctx.type = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        return _gelu_depthwise(x, weight, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        hidden, grad_mixed = F.gelu(x).to(weight.dtype), grad.to(weight.dtype)
+        inputs = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient is to be differentiated, too
+            wanted = [t for t, need in zip(inputs, ctx.needs_input_grad, strict=True) if need]
+            with torch.autocast(grad.device.type, ctx.type, enabled=ctx.type != inputs[1].dtype):
+                out = _gelu_depthwise(*inputs)
+            found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True))
+            return tuple(next(found) if need else None for need in ctx.needs_input_grad)
+        x, weight, _ = inputs
+        kept, weight = weight.dtype, weight.to(ctx.type)
+        hidden, grad_mixed = F.gelu(x).to(ctx.type), grad.to(ctx.type)
         padding, channels = [weight.shape[-1] // 2] * 2, x.shape[-1]
         grad_hidden, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
             grad_mixed.permute(0, 3, 1, 2),
@@ -88,16 +98,15 @@ class _GeluDepthwise(torch.autograd.Function):
             channels,
             ctx.needs_input_grad[:3],
         )
+        grads = [None if each is None else each.to(kept) for each in (grad_weight, grad_bias)]
         if grad_hidden is None:
-            return None, grad_weight, grad_bias
-        return torch.ops.aten.gelu_backward(grad + grad_hidden.permute(0, 2, 3, 1), x), grad_weight, grad_bias
+            return None, *grads
+        return torch.ops.aten.gelu_backward(grad + grad_hidden.permute(0, 2, 3, 1), x), *grads
 
 
 def _against_recomputing(x: Tensor, conv: nn.Conv2d) -> str | None:
-    if why := conditions.why_call(conv, nn.Conv2d):
+    if why := conditions.why_conv(conv):
         return why
-    if conv.bias is None:
-        return 'it has no bias'
     return None if conditions.wants_gradient(x, conv.weight, conv.bias) else 'no gradient is wanted'
 
 
@@ -111,7 +120,8 @@ GELU_RECOMPUTED = Kernel(
 def _against_complex(x: Tensor, table: Tensor) -> str | None:
     if torch.compiler.is_compiling():
         return 'not under torch.compile, which fuses the formula and not complex numbers'
-    return None if x.stride(-1) == 1 else 'the channels of a token do not lie side by side in memory'
+    pairs = x.stride(-1) == 1 and not any(stride % 2 for stride in (*x.stride()[:-1], x.storage_offset()))
+    return None if pairs or x.dtype != table.dtype else 'pairs of channels do not lie side by side in memory'
 
 
 def _rotation_as_complex(x: Tensor, table: Tensor) -> Tensor:

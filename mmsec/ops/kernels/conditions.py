@@ -18,6 +18,8 @@ def why_plain() -> str | None:
         return 'not under torch.compile'
     if torch.jit.is_tracing():
         return 'not under torch.jit.trace'
+    if torch.autograd.forward_ad._current_level >= 0:
+        return 'not in forward-mode differentiation'
     return 'not under torch.func' if torch._C._are_functorch_transforms_active() else None
 
 
@@ -42,4 +44,24 @@ def why_call(layer: nn.Module, kind: type[nn.Module]) -> str | None:
     hooked = any(getattr(layer, hooks) for hooks in _HOOKS)
     if hooked or any(getattr(torch_module, f'_global{hooks}') for hooks in _HOOKS):
         return f'a hook looks at {kind.__name__}'
+    return None
+
+
+def why_conv(layer: nn.Module, depthwise: bool = True) -> str | None:
+    """Why a layer is more than a convolution by its weight, with a bias, or must be called, or None.
+
+    Args:
+        layer (nn.Module): The layer.
+        depthwise (bool): Whether it must also be a depthwise convolution that keeps the size. Default: True.
+    """
+    if why := why_call(layer, nn.Conv2d):
+        return why
+    assert isinstance(layer, nn.Conv2d)
+    size, stride, padding = layer.kernel_size, layer.stride, layer.padding
+    square = all(isinstance(each, tuple) and each[0] == each[1] for each in (size, stride, padding))
+    if not square or layer.dilation != (1, 1) or layer.padding_mode != 'zeros' or layer.bias is None:
+        return f'not for {layer}'
+    same = stride == (1, 1) and padding == (size[0] // 2,) * 2 and size[0] % 2 == 1
+    if depthwise and not (same and layer.in_channels == layer.out_channels == layer.groups):
+        return f'not for {layer}: it is no depthwise convolution that keeps the size'
     return None

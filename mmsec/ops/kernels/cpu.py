@@ -5,6 +5,7 @@ Each part is here because it was measured to bring 1.15 times for a whole backbo
 """
 
 import ctypes
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -30,19 +31,23 @@ class ConvolutionLinear(nn.Linear):
         return F.conv2d(x.permute(0, 3, 1, 2), self.weight[..., None, None], self.bias).permute(0, 2, 3, 1)
 
 
-class _State:
-    """How many forward passes of optimized backbones are under way, and how many backbones are optimized."""
+class _State(threading.local):
+    """The optimized backbones whose forward pass is under way in this thread."""
 
-    depth = 0
-    backbones = 0
+    running: tuple[nn.Module, ...] = ()
+
+
+_STATE = _State()
+_OPTIMIZED: set[int] = set()  # a number for each backbone that is
 
 
 def _enter(module: nn.Module, inputs: Any) -> None:
-    _State.depth += 1
+    _STATE.running += (module,)
 
 
 def _leave(module: nn.Module, inputs: Any, output: Any) -> None:
-    _State.depth -= 1
+    if _STATE.running and _STATE.running[-1] is module:  # not if a hook before _enter raised
+        _STATE.running = _STATE.running[:-1]
 
 
 # Of glibc's mallopt: what is changed, the value, and the one that glibc starts from. Maps are larger than what glibc
@@ -64,6 +69,8 @@ def optimize(backbone: nn.Module) -> Callable[[], None]:
     On AMD linear layers are replaced by subclasses with the same parameters, so names in the state dict stay. Attention
     in bfloat16 is computed by another library. The process keeps freed memory.
 
+    A copy of the backbone is optimized, too, and cannot be undone. Quantise before.
+
     Args:
         backbone (nn.Module): What is called with images.
 
@@ -81,7 +88,8 @@ def optimize(backbone: nn.Module) -> Callable[[], None]:
         backbone.register_forward_pre_hook(_enter),
         backbone.register_forward_hook(_leave, always_call=True),
     ]
-    _State.backbones += 1
+    number = max(_OPTIMIZED, default=0) + 1
+    _OPTIMIZED.add(number)
     _keep_freed_memory(True)
 
     def undo() -> None:
@@ -90,12 +98,14 @@ def optimize(backbone: nn.Module) -> Callable[[], None]:
         for hook in hooks:
             hook.remove()
         hooks.clear()
-        _State.backbones -= 1
-        if not _State.backbones:
+        _OPTIMIZED.discard(number)
+        if not _OPTIMIZED:
             _keep_freed_memory(False)
         for parent, name, layer in replaced:
-            layer.train(getattr(parent, name).training)
-            setattr(parent, name, layer)
+            current = getattr(parent, name, None)
+            if type(current) is ConvolutionLinear:  # not what somebody else has put there since
+                layer.__dict__ = current.__dict__  # with weights and hooks that came since
+                setattr(parent, name, layer)
 
     return undo
 
@@ -109,7 +119,7 @@ def _as_convolution(layer: nn.Linear) -> ConvolutionLinear:
 
 
 def _against_products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> str | None:
-    if not _State.depth:
+    if not _STATE.running:
         return 'mmsec.ops.kernels.cpu.optimize was not called for this backbone'
     if q.device.type != 'cpu':
         return f'not on {q.device.type}'

@@ -72,11 +72,6 @@ def _compiling() -> str | None:
     return None if torch.compiler.is_compiling() else 'not under torch.compile'
 
 
-def _opaque(layer: nn.Module) -> str | None:
-    """Why a layer cannot be an opaque convolution, or None."""
-    return conditions.why_call(layer, nn.Conv2d) or ('it has no bias' if layer.bias is None else None)
-
-
 def _conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """(B, H, W, C) -> (B, H', W', C')."""
     weight, bias = conv.weight, conv.bias
@@ -87,15 +82,17 @@ def _conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
 
 def _against_call(block: nn.Module, *inputs: Any) -> str | None:
-    layers = block if isinstance(block, nn.Sequential) else [block]
     if why := _compiling():
         return why
+    if isinstance(block, nn.Sequential) and (why := conditions.why_call(block, nn.Sequential)):
+        return why
+    layers = block if isinstance(block, nn.Sequential) else [block]
     return None if any(type(layer) is nn.Conv2d for layer in layers) else 'there is no convolution in it'
 
 
 def _call(block: nn.Module, x: Tensor) -> Tensor:
     for layer in block if isinstance(block, nn.Sequential) else [block]:
-        if isinstance(layer, nn.Conv2d) and _opaque(layer) is None:
+        if isinstance(layer, nn.Conv2d) and conditions.why_conv(layer, depthwise=False) is None:
             x = _conv(x.permute(0, 2, 3, 1), layer).permute(0, 3, 1, 2)
         else:
             x = layer(x)
@@ -105,7 +102,7 @@ def _call(block: nn.Module, x: Tensor) -> Tensor:
 CALL = Kernel('opaque convolutions', _against_call, _call, in_graphs=True)
 CONVOLUTION = Kernel(
     'opaque convolution',
-    lambda x, conv, residual: _compiling() or _opaque(conv),
+    lambda x, conv, residual: _compiling() or conditions.why_conv(conv),
     lambda x, conv, residual: residual + _conv(x, conv),
     in_graphs=True,
 )

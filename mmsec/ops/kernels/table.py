@@ -26,7 +26,9 @@ if _State.mode not in ('on', 'off', 'measured'):
 
 @contextmanager
 def use_kernels(mode: str) -> Iterator[None]:
-    """Turn all kernels on or off inside this context, whatever was measured.
+    """Turn all kernels on or off inside this context, whatever was measured; for all threads of the process.
+
+    With activation checkpointing the backward pass belongs inside, too, because it computes blocks again.
 
     Args:
         mode (str): 'on' for every kernel that can run; 'off' for plain torch; 'measured' for the default, GPU kernels

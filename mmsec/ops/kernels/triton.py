@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from mmsec.ops.grouping import Grouping, Tokens
 
 _INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'  # kernels run on a CPU, for tests
+# Layers whose arithmetic the residual kernel knows.
+_SCALE, _DROP_PATH = 'mmsec.models.layers.maps.LayerScale', 'mmcv.cnn.bricks.drop.DropPath'
+_CASTING: set[int] = set()  # blocks whose weights are replaced by copies now
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -44,7 +47,7 @@ def _why_not(name: str, *tensors: Tensor) -> str | None:
 
 
 def _against_depthwise(x: Tensor, conv: nn.Conv2d, residual: Tensor) -> str | None:
-    if why := conditions.why_call(conv, nn.Conv2d) or _why_not('depthwise', x, residual, conv.weight):
+    if why := conditions.why_conv(conv) or _why_not('depthwise', x, residual, conv.weight):
         return why
     from mmsec.ops.kernels.gpu import depthwise
 
@@ -64,52 +67,62 @@ def _gelu_depthwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
 
 def _against_norm(x: Tensor, norm: Any) -> str | None:
-    """Common to all residuals with and without a LayerNorm behind them."""
-    if norm is not None and (why := conditions.why_call(norm, nn.LayerNorm)):
+    """Common to all with a LayerNorm behind them."""
+    if why := conditions.why_call(norm, nn.LayerNorm):
         return why
-    tensors = [x] if norm is None else [x, norm.weight]
-    if why := _why_not('residual_norm', *tensors):
-        return why
-    if norm is not None and tuple(norm.normalized_shape) != x.shape[-1:]:
-        return 'the norm is over more than the channels'
-    return None if x.is_contiguous() else 'the map is not contiguous'
+    if norm.weight is None or tuple(norm.normalized_shape) != x.shape[-1:]:
+        return f'not for {norm}'
+    return _why_not('residual_norm', x, norm.weight)
 
 
-def _against_residual(
-    x: Tensor, branch: Tensor, scale: nn.Module, drop_path: nn.Module, norm: nn.Module | None = None
-) -> str | None:
-    if why := _against_norm(x, norm):
-        return why
-    if branch.dtype != x.dtype or not branch.is_contiguous():
-        return f'the branch is {branch.dtype}, the map {x.dtype}, or one of them not contiguous'
-    for layer, attribute in ((scale, 'gamma'), (drop_path, 'drop_prob')):
-        if type(layer) is not nn.Identity and not hasattr(layer, attribute):
-            return f'{type(layer).__name__} has no {attribute}'
-        if why := conditions.why_call(layer, type(layer)):
+def _into(x: Tensor) -> torch.dtype | None:
+    """The type that the linear layer behind a norm wants; None for that of the map."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+
+def _against_residual(x: Tensor, branch: Tensor, scale: Any, drop_path: Any, norm: Any = None) -> str | None:
+    for layer, known in ((scale, _SCALE), (drop_path, _DROP_PATH)):
+        kind = type(layer)
+        if kind is not nn.Identity and f'{kind.__module__}.{kind.__qualname__}' != known:
+            return f'{kind.__name__} is not known'
+        if why := conditions.why_call(layer, kind):
             return why
-    return None
-
-
-def _residual(x: Tensor, branch: Tensor, scale: Any, drop_path: Any, norm: nn.LayerNorm | None = None) -> Any:
+    if why := _why_not('residual_norm', x, branch) if norm is None else _against_norm(x, norm):
+        return why
     from mmsec.ops.kernels.gpu import norm as kernel
 
-    dropped = getattr(drop_path, 'drop_prob', 0.0) > 0 and drop_path.training
-    keep = 1 - drop_path.drop_prob if dropped else 1.0
-    drawn = torch.rand(x.shape[0], dtype=branch.dtype, device=x.device) if dropped else None
-    gamma = getattr(scale, 'gamma', None)
+    weight, bias = (None, None) if norm is None else (norm.weight, norm.bias)
+    return kernel.serves(x, branch, getattr(scale, 'gamma', None), None, weight, bias)
+
+
+def _residual(x: Tensor, branch: Tensor, scale: Any, drop_path: Any, norm: Any = None) -> Any:
+    from mmsec.ops.kernels.gpu import norm as kernel
+
+    gamma, keep, drawn = getattr(scale, 'gamma', None), 1.0, None
+    if drop_path.training and getattr(drop_path, 'drop_prob', 0.0) > 0:
+        keep = 1 - drop_path.drop_prob
+        dtype = branch.dtype if gamma is None else torch.promote_types(branch.dtype, gamma.dtype)
+        drawn = torch.rand(x.shape[0], dtype=dtype, device=x.device)
     if norm is None:
         return x + branch if gamma is None and drawn is None else kernel.residual(x, branch, gamma, drawn, keep)
-    return kernel.residual_norm(x, branch, gamma, drawn, keep, norm.weight, norm.bias, norm.eps)
+    return kernel.residual_norm(x, branch, gamma, drawn, keep, norm.weight, norm.bias, norm.eps, _into(x))
 
 
-def _against_depthwise_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> str | None:
-    return _against_depthwise(x, conv, x) or _against_norm(x, norm)
+def _against_depthwise_norm(x: Tensor, conv: nn.Conv2d, norm: Any) -> str | None:
+    if why := _against_depthwise(x, conv, x) or _against_norm(x, norm):
+        return why
+    from mmsec.ops.kernels.gpu import norm as kernel
+
+    return kernel.serves(x, None, None, None, norm.weight, norm.bias)
 
 
 def _depthwise_norm(x: Tensor, conv: nn.Conv2d, norm: nn.LayerNorm) -> Any:
     from mmsec.ops.kernels.gpu import norm as kernel
 
-    return kernel.residual_norm(_depthwise(x, conv, x), None, None, None, 1.0, norm.weight, norm.bias, norm.eps)
+    return kernel.residual_norm(
+        _depthwise(x, conv, x), None, None, None, 1.0, norm.weight, norm.bias, norm.eps, _into(x)
+    )
 
 
 def _attention_inputs(tokens: 'Tokens', grouping: 'Grouping | None', lepe: nn.Conv2d) -> tuple:
@@ -121,14 +134,13 @@ def _attention_inputs(tokens: 'Tokens', grouping: 'Grouping | None', lepe: nn.Co
 
 
 def _against_attention(tokens: 'Tokens', grouping: 'Grouping | None', lepe: nn.Conv2d) -> str | None:
-    if why := conditions.why_call(lepe, nn.Conv2d) or _why_not('attention', tokens.qkv, lepe.weight):
+    if why := conditions.why_conv(lepe) or _why_not('attention', tokens.qkv, lepe.weight):
         return why
     if not tokens.qkv.is_contiguous():
         return 'queries, keys and values are not contiguous'
     from mmsec.ops.kernels.gpu import lepe as kernel
 
-    qkv, heads, order, table, _, weight, bias = _attention_inputs(tokens, grouping, lepe)
-    return kernel.serves(qkv, heads, order, table, weight, bias)
+    return kernel.serves(*_attention_inputs(tokens, grouping, lepe))
 
 
 def _attention(tokens: 'Tokens', grouping: 'Grouping | None', lepe: nn.Conv2d) -> Tensor:
@@ -144,7 +156,7 @@ def _against_qkv(qkv: Tensor, grouping: 'Grouping', protected: int = 0) -> str |
         return why
     from mmsec.ops.kernels.gpu import attention
 
-    return attention.serves(qkv, grouping.order, None)
+    return attention.serves(qkv, grouping.order, None, grouping.num_clusters)
 
 
 def _qkv(qkv: Tensor, grouping: 'Grouping', protected: int = 0) -> Tensor:
@@ -179,8 +191,12 @@ def _scored(tokens: 'Tokens', feature: str) -> tuple[Tensor, Tensor | None]:
 
 
 def _against_scores(tokens: 'Tokens', feature: str, metric: str, magnitude: bool) -> str | None:
-    x, _ = _scored(tokens, feature)
-    return _why_not('scores', x) or (None if x.stride(-1) == 1 else 'channels are not adjacent')
+    x, rotary = _scored(tokens, feature)
+    if why := _why_not('scores', x):
+        return why
+    from mmsec.ops.kernels.gpu import score
+
+    return score.serves(x, rotary, metric)
 
 
 def _scores(tokens: 'Tokens', feature: str, metric: str, magnitude: bool) -> Tensor:
@@ -209,7 +225,13 @@ def _against_cast(block: nn.Module, *inputs: Any) -> str | None:
     x = _first(inputs)
     if why := _why_not('cast', x):
         return why
-    return None if torch.is_autocast_enabled(x.device.type) else 'there is no autocast'
+    if not torch.is_autocast_enabled(x.device.type):
+        return 'there is no autocast'
+    if any(each._forward_pre_hooks or 'forward' in vars(each) for each in block.modules()):
+        return 'a hook may change weights before they are read, as sharding does'
+    if any(hasattr(each, 'device_mesh') for each in block.parameters()):
+        return 'weights are sharded'
+    return 'another thread runs this block' if id(block) in _CASTING else None
 
 
 def _call_with_cast_weights(block: nn.Module, *inputs: Any) -> Any:
@@ -217,9 +239,18 @@ def _call_with_cast_weights(block: nn.Module, *inputs: Any) -> Any:
 
     weights = _linear_weights(block)
     dtype = torch.get_autocast_dtype(_first(inputs).device.type)
-    cast = CastTogether.apply if conditions.wants_gradient(*weights.values()) else cast_together
-    copies = dict(zip(weights, cast(dtype, *weights.values()), strict=True))
-    return torch.func.functional_call(block, copies, inputs, tie_weights=False)
+    learnt = {name: weight for name, weight in weights.items() if conditions.wants_gradient(weight)}
+    frozen = {name: weight for name, weight in weights.items() if name not in learnt}
+    copies: dict[str, Tensor] = {}
+    for cast, named in ((CastTogether.apply, learnt), (cast_together, frozen)):
+        if named:
+            with torch.set_grad_enabled(named is learnt):
+                copies |= dict(zip(named, cast(dtype, *named.values()), strict=True))
+    _CASTING.add(id(block))
+    try:
+        return torch.func.functional_call(block, copies, inputs, tie_weights=False)
+    finally:
+        _CASTING.discard(id(block))
 
 
 DEPTHWISE = Kernel('Triton depthwise', _against_depthwise, _depthwise)

@@ -185,7 +185,7 @@ def test_lepe(num_clusters: int, size: tuple[int, int, int], dtype: torch.dtype,
     order = orders(size[0], heads, num_tokens) if num_clusters > 1 else None
     table = angles(num_tokens, channels // heads)
     place = heads, order, table, num_clusters
-    assert lepe.serves(x, heads, order, table, weight, bias) is None
+    assert lepe.serves(x, heads, order, table, num_clusters, weight, bias) is None
     usual = gradients(lepe_plain(x, *place, weight, bias), grad, x, weight, bias)
     wide = [t.detach().double().requires_grad_() for t in (x, weight, bias)]
     exact = gradients(lepe_plain(wide[0], *place, *wide[1:]), grad, *wide)
@@ -223,10 +223,10 @@ def test_refused_tensors() -> None:
     assert 'float64' in (attention.serves(qkv.double(), order, table) or '')
     assert '128' in (attention.serves(torch.zeros(2, 6, 3, 2, 128), order, None) or '')  # of float32
     assert attention.serves(torch.zeros(2, 6, 3, 2, 128).half(), order, None) is None
-    assert 'strides' in (attention.serves(qkv[:, 1:], order, None) or '')
+    assert 'strides' in (attention.serves(qkv[:, 1:], order[..., :5], None) or '')
     assert 'order' in (attention.serves(qkv, order.int(), table) or '')
     assert 'table' in (attention.serves(qkv, order, table.double()) or '')
     x = qkv.view(2, 2, 3, 192)
-    assert lepe.serves(x, 2, order, table, torch.zeros(64, 1, 5, 5), None) is None
-    assert lepe.serves(x, 2, order, table, torch.zeros(64, 1, 7, 7), None) is not None
-    assert lepe.serves(x, 2, order.int(), table, torch.zeros(64, 1, 5, 5), None) is not None
+    assert lepe.serves(x, 2, order, table, 1, torch.zeros(64, 1, 5, 5), None) is None
+    assert lepe.serves(x, 2, order, table, 1, torch.zeros(64, 1, 7, 7), None) is not None
+    assert lepe.serves(x, 2, order.int(), table, 1, torch.zeros(64, 1, 5, 5), None) is not None

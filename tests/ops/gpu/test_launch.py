@@ -3,6 +3,7 @@
 import fcntl
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -10,6 +11,8 @@ pytest.importorskip('triton', reason='Triton is not installed')
 
 from mmsec.ops.kernels import KernelError, table
 from mmsec.ops.kernels.gpu import launch
+
+OURS = types.SimpleNamespace(module='mmsec.ops.kernels.gpu.norm')
 
 
 class Kernel:
@@ -53,7 +56,9 @@ def test_a_tile_is_the_measured_one_or_the_first(monkeypatch):
 def test_one_process_compiles_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(launch.tempfile, 'gettempdir', lambda: str(tmp_path))
     hook = dict.fromkeys(('key', 'repr', 'fn', 'compile', 'is_manual_warmup', 'already_compiled'))
-    launch._Lock.take(**hook)
+    launch._Lock.take(**hook | {'fn': types.SimpleNamespace(module='another.package')})
+    assert not list(tmp_path.iterdir())
+    launch._Lock.take(**hook | {'fn': OURS})
     (path,) = tmp_path.iterdir()
     with path.open() as other:
         with pytest.raises(BlockingIOError):
@@ -64,7 +69,7 @@ def test_one_process_compiles_at_a_time(tmp_path, monkeypatch):
 
 def test_a_failure_lets_the_next_process_compile(tmp_path, monkeypatch):
     monkeypatch.setattr(launch.tempfile, 'gettempdir', lambda: str(tmp_path))
-    launch._Lock.take(*[None] * 6)
+    launch._Lock.take(None, None, OURS, None, None, None)
     with pytest.raises(KernelError):
         launch.launch(Kernel(RuntimeError('no')), (1,))
     assert launch._Lock.file is None

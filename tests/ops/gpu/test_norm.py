@@ -79,8 +79,8 @@ def near(got: Tensor, same_type: Tensor, exact: Tensor) -> bool:
         ((2, 3, 5, 16), torch.float32, 'branch scale drawn bias', 'normed'),
         ((3, 2, 5, 16), torch.float32, 'weight bias', 'total'),
         ((3, 2, 5, 16), torch.float32, 'weight bias scale drawn', 'total'),
-        ((3, 4, 5, 112), torch.float16, '', 'both'),
-        ((3, 4, 5, 48), torch.bfloat16, '', 'both'),
+        ((3, 4, 5, 112), torch.float16, 'scale', 'both'),  # a scale in float32 makes a float32 sum: test_refusals.py
+        ((3, 4, 5, 48), torch.bfloat16, 'scale', 'both'),
     ],
 )
 def test_results_and_gradients(size, dtype, without, graded):
@@ -152,7 +152,7 @@ def test_long_runs_and_every_tile_sum_the_same(monkeypatch):
     ('reason', 'change'),
     [
         ('channels', dict(x=torch.randn(2, 1, 1, 1025))),
-        ('branch', dict(branch=torch.randn(2, 1, 3, 8).half())),
+        ('branch', dict(branch=torch.randn(1, 1, 3, 8))),
         ('drawn', dict(drawn=torch.rand(3))),
         ('width', dict(weight=torch.randn(7))),
         ('strides', dict(x=torch.randn(2, 1, 8, 3).transpose(2, 3))),

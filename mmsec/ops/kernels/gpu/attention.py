@@ -4,6 +4,7 @@ Tokens are gathered where they are needed and results written where their tokens
 memory. A row of a gradient is written by one program, so there are no atomics. Sizes of maps are run-time numbers.
 """
 
+import itertools
 from typing import Any
 
 import torch
@@ -273,9 +274,15 @@ def _launch(
     )
 
 
-def serves(qkv: Tensor, order: Tensor | None, table: Tensor | None) -> str | None:
+def serves(qkv: Tensor, order: Tensor | None, table: Tensor | None, num_clusters: int = 1) -> str | None:
     """Why the kernels cannot take such tensors, or None."""
-    _, num_tokens, _, heads, width = qkv.shape
+    batch, num_tokens, _, heads, width = qkv.shape
+    if not 1 <= num_clusters <= num_tokens:
+        return f'not for {num_clusters} clusters of {num_tokens} tokens'
+    if order is not None and tuple(order.shape) not in list(itertools.product((1, batch), (1, heads), (num_tokens,))):
+        return f'not for an order {tuple(order.shape)} of {tuple(qkv.shape)}'
+    if table is not None and table.numel() != num_tokens * width:
+        return f'not for a rotary table {tuple(table.shape)} of {tuple(qkv.shape)}'
     if width not in (16, 32, 64, 128):
         return f'not for heads of {width} channels'
     if qkv.dtype not in _HALF and (qkv.dtype != torch.float32 or width > 64):

@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from mmsec.ops.kernels.gpu import launch
 
 
 def _copies(tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype]) -> tuple[Tensor, ...]:
@@ -45,8 +46,8 @@ class CastTogether(torch.autograd.Function):
         return cast_together(dtype, *tensors)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        launch.refuse_second_derivatives()
         there = {i: grad for i, grad in enumerate(grads) if grad is not None and ctx.needs_input_grad[i + 1]}
         copies = dict(zip(there, _copies(list(there.values()), [ctx.dtypes[i] for i in there]), strict=True))
         return (None, *(copies.get(i) for i in range(len(grads))))

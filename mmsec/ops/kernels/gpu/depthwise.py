@@ -10,7 +10,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from mmsec.ops.kernels.gpu import launch
 
@@ -268,11 +267,11 @@ class Depthwise(torch.autograd.Function):
         return forward(x, weight, bias, residual, gelu)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        launch.refuse_second_derivatives()
         x, weight, bias = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        grad = grad.contiguous() if _why_not_dense(grad) else grad  # that of a sum is one number expanded
+        grad = dense(grad)
         grad_x = grad_weight = grad_bias = None
         if needs[0]:
             grad_x = input_gradient(grad, weight, grad if ctx.itself else None, x if ctx.gelu else None)
@@ -286,6 +285,11 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor |
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias, residual)):
         return Depthwise.apply(x, weight, bias, residual, gelu)
     return forward(x, weight, bias, residual, gelu)
+
+
+def dense(grad: Tensor) -> Tensor:
+    """A gradient as kernels read it: a sum's is one number expanded, and strides of sides of 1 may be anything."""
+    return grad.contiguous().view(-1).view(grad.shape) if _why_not_dense(grad) else grad
 
 
 def _why_not_dense(x: Tensor) -> str | None:

@@ -4,9 +4,11 @@ import fcntl
 import os
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+import torch
 import triton
 from triton.errors import TritonError
 
@@ -54,6 +56,18 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, warps: int = 4, stage
         raise KernelError(f'{kernel.__name__}: {error} ({table.SWITCH}=off leaves all kernels out)') from error
 
 
+def refuse_second_derivatives() -> None:
+    """Raise where a backward pass is to be differentiated again: kernels have no second derivatives.
+
+    Raises:
+        RuntimeError: With ``create_graph=True``.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            f'kernels have no second derivatives (create_graph=True); {table.SWITCH}=off leaves them out'
+        )
+
+
 def tile(kernel: str, key: str, candidates: list[Tile]) -> Tile:
     """The sizes that were measured as the fastest on this kind of device, or else the first candidate.
 
@@ -75,10 +89,15 @@ class _Lock:
 
     @classmethod
     def take(cls, key: Any, repr: Any, fn: Any, compile: Any, is_manual_warmup: Any, already_compiled: Any) -> None:
-        """Triton calls this before it compiles, with such names."""
-        if cls.file is None:
-            cls.file = (Path(tempfile.gettempdir()) / f'mmsec_triton_{os.getuid()}.lock').open('w')
-            fcntl.flock(cls.file, fcntl.LOCK_EX)
+        """Triton calls this before it compiles, with such names. After two minutes nobody waits any longer."""
+        if cls.file is not None or not fn.module.startswith('mmsec.'):
+            return
+        cls.file = (Path(tempfile.gettempdir()) / f'mmsec_triton_{os.getuid()}.lock').open('w')
+        for _ in range(1200):
+            try:
+                return fcntl.flock(cls.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.1)
 
     @classmethod
     def let_go(cls, key: Any, repr: Any, fn: Any, compile: Any, is_manual_warmup: Any, already_compiled: Any) -> None:

@@ -4,9 +4,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from mmsec.ops.kernels.gpu import attention, depthwise
+from mmsec.ops.kernels.gpu import attention, depthwise, launch
 
 
 class LepeAttention(torch.autograd.Function):
@@ -30,11 +29,11 @@ class LepeAttention(torch.autograd.Function):
         return _with_lepe(values, weight, bias, out)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        launch.refuse_second_derivatives()
         x, order, table, out, lse, weight, bias = ctx.saved_tensors
         qkv, values = _parts(x, ctx.heads)
-        grad = grad.contiguous()  # as it is, unless it is that of a sum
+        grad = depthwise.dense(grad)
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[5] or ctx.needs_input_grad[6]:
             grad_weight, grad_bias = depthwise.weight_gradient(grad, values, weight, bias, False)
@@ -90,8 +89,14 @@ def _parts(x: Tensor, heads: int) -> tuple[Tensor, Tensor]:
 
 
 def serves(
-    x: Tensor, heads: int, order: Tensor | None, table: Tensor | None, weight: Tensor, bias: Tensor | None
+    x: Tensor,
+    heads: int,
+    order: Tensor | None,
+    table: Tensor | None,
+    num_clusters: int,
+    weight: Tensor,
+    bias: Tensor | None,
 ) -> str | None:
     """Why the kernels cannot take such tensors, or None."""
     qkv, values = _parts(x, heads)
-    return attention.serves(qkv, order, table) or depthwise.serves(values, weight, bias, None)
+    return attention.serves(qkv, order, table, num_clusters) or depthwise.serves(values, weight, bias, None)

@@ -11,7 +11,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from mmsec.ops.kernels.gpu import launch
 
@@ -26,6 +25,8 @@ _SUMMED = (64, 32)  # partial sums x channels that are reduced at a time
 _WIDEST = 1024
 _TYPES = (torch.float32, torch.float16, torch.bfloat16)
 Maybe = Tensor | None
+
+Types = tuple[torch.dtype, torch.dtype]
 
 
 @triton.jit
@@ -152,7 +153,15 @@ def _layout(kernel: str, channels: int) -> tuple[int, int, int]:
 
 
 def forward(
-    x: Tensor, branch: Maybe, scale: Maybe, drawn: Maybe, keep: float, weight: Maybe, bias: Maybe, eps: float
+    x: Tensor,
+    branch: Maybe,
+    scale: Maybe,
+    drawn: Maybe,
+    keep: float,
+    weight: Maybe,
+    bias: Maybe,
+    eps: float,
+    into: torch.dtype | None = None,
 ) -> tuple[Tensor, Maybe, Maybe, Maybe]:
     """The sum of a map and a branch, and its LayerNorm, in one launch.
 
@@ -165,6 +174,7 @@ def forward(
         weight (Tensor, optional): (C,) of the LayerNorm; None if the sum alone is wanted.
         bias (Tensor, optional): (C,).
         eps (float): Of the LayerNorm.
+        into (torch.dtype, optional): Type of the LayerNorm. Default: that of the sum.
 
     Returns:
         tuple: Sum and LayerNorm (B, ..., C), and mean and reciprocal deviation of the tokens in float32; without
@@ -172,10 +182,10 @@ def forward(
     """
     channels, tokens = x.shape[-1], x.numel() // x.shape[-1]
     height, width, warps = _layout('norm_forward', channels)
-    total = x if branch is None else torch.empty_like(x)
+    total = x if branch is None else torch.empty(x.shape, dtype=_sum_type(x, branch, scale), device=x.device)
     normed = mean = rstd = None
     if weight is not None:
-        normed = torch.empty_like(x)
+        normed = torch.empty_like(total, dtype=into)
         mean, rstd = (torch.empty(tokens, dtype=torch.float32, device=x.device) for _ in range(2))
     launch.launch(
         _forward,
@@ -187,8 +197,14 @@ def forward(
     return total, normed, mean, rstd
 
 
+def _sum_type(x: Tensor, branch: Tensor, scale: Maybe) -> torch.dtype:
+    """The type that plain torch gives the sum: a layer scale in float32 makes it float32."""
+    scaled = branch.dtype if scale is None else torch.promote_types(branch.dtype, scale.dtype)
+    return torch.promote_types(x.dtype, scaled)
+
+
 def backward(
-    grad_total: Maybe, grad_normed: Maybe, kept: Sequence[Any], keep: float, needs: Sequence[bool]
+    grad_total: Maybe, grad_normed: Maybe, kept: Sequence[Any], keep: float, needs: Sequence[bool], types: Types
 ) -> list[Maybe]:
     """Gradients of x, branch, scale, weight and bias, in one launch and a second one for the last three.
 
@@ -199,24 +215,26 @@ def backward(
             them or gave them. The sum is for ``grad_normed`` alone, the branch for the gradient of ``scale`` alone.
         keep (float): As :func:`forward` was given.
         needs (Sequence[bool]): Which of the five.
+        types (tuple[torch.dtype, torch.dtype]): Of x and of the branch.
 
     Returns:
         list[Maybe]: Those of ``needs``. That of x is that of the branch, too, where nothing multiplies the branch.
     """
     total, branch, scale, drawn, weight, bias, mean, rstd = kept
     grad_total, grad_normed = (g if g is None else g.contiguous() for g in (grad_total, grad_normed))
-    same = scale is None and drawn is None  # the gradients of x and of the branch
     new_x = new_branch = part = None
     like: Any = total if grad_total is None else grad_total
+    # The gradients of x and of the branch are one tensor.
+    same = scale is None and drawn is None and types == (like.dtype, like.dtype)
     if grad_normed is None:
-        grad_x = grad_total
+        grad_x = None if grad_total is None else grad_total.to(types[0])
         small = [None, None, scale if needs[2] else None]
     else:
-        grad_x = new_x = torch.empty_like(like) if needs[0] or (needs[1] and same) else None
+        grad_x = new_x = torch.empty_like(like, dtype=types[0]) if needs[0] or (needs[1] and same) else None
         small = [t if need else None for t, need in ((weight, needs[3]), (bias, needs[4]), (scale, needs[2]))]
     grad_branch = grad_x if needs[1] else None
     if needs[1] and not same:
-        grad_branch = new_branch = torch.empty_like(like)
+        grad_branch = new_branch = torch.empty_like(like, dtype=types[1])
     channels, tokens = like.shape[-1], like.numel() // like.shape[-1]
     height, width, warps = _layout('norm_backward', channels)
     runs = max(_RUNS, triton.cdiv(tokens, height * _PROGRAMS))
@@ -251,32 +269,41 @@ class ResidualNorm(torch.autograd.Function):
         weight: Maybe,
         bias: Maybe,
         eps: float,
+        into: torch.dtype | None,
     ) -> tuple[Tensor, Maybe]:
-        total, normed, mean, rstd = forward(x, branch, scale, drawn, keep, weight, bias, eps)
+        total, normed, mean, rstd = forward(x, branch, scale, drawn, keep, weight, bias, eps, into)
         normed_from, scaled = total if weight is not None else None, branch if ctx.needs_input_grad[2] else None
         ctx.save_for_backward(normed_from, scaled, scale, drawn, weight, bias, mean, rstd)
-        ctx.keep = keep
+        ctx.keep, ctx.types = keep, (x.dtype, x.dtype if branch is None else branch.dtype)
         ctx.set_materialize_grads(False)
         return total, normed
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_total: Maybe, grad_normed: Maybe) -> tuple[Maybe, ...]:
+        launch.refuse_second_derivatives()
         if grad_total is None and grad_normed is None:
-            return (None,) * 8
+            return (None,) * 9
         needs = [ctx.needs_input_grad[i] for i in (0, 1, 2, 5, 6)]
-        grads = backward(grad_total, grad_normed, ctx.saved_tensors, ctx.keep, needs)
-        return (*grads[:3], None, None, *grads[3:], None)
+        grads = backward(grad_total, grad_normed, ctx.saved_tensors, ctx.keep, needs, ctx.types)
+        return (*grads[:3], None, None, *grads[3:], None, None)
 
 
 def residual_norm(
-    x: Tensor, branch: Maybe, scale: Maybe, drawn: Maybe, keep: float, weight: Maybe, bias: Maybe, eps: float
+    x: Tensor,
+    branch: Maybe,
+    scale: Maybe,
+    drawn: Maybe,
+    keep: float,
+    weight: Maybe,
+    bias: Maybe,
+    eps: float,
+    into: torch.dtype | None = None,
 ) -> tuple[Tensor, Maybe]:
     """Sum and LayerNorm as :func:`forward` gives them, with gradients where they are wanted; arguments as there."""
     wanting = (t is not None and t.requires_grad for t in (x, branch, scale, weight, bias))
     if torch.is_grad_enabled() and any(wanting):
-        return ResidualNorm.apply(x, branch, scale, drawn, keep, weight, bias, eps)
-    return forward(x, branch, scale, drawn, keep, weight, bias, eps)[:2]
+        return ResidualNorm.apply(x, branch, scale, drawn, keep, weight, bias, eps, into)
+    return forward(x, branch, scale, drawn, keep, weight, bias, eps, into)[:2]
 
 
 def residual(x: Tensor, branch: Tensor, scale: Maybe, drawn: Maybe, keep: float) -> Tensor:
@@ -289,8 +316,8 @@ def serves(x: Tensor, branch: Maybe, scale: Maybe, drawn: Maybe, weight: Maybe, 
     channels = x.shape[-1]
     if channels > _WIDEST:
         return f'not for {channels} channels, more than {_WIDEST}'
-    if branch is not None and (branch.shape != x.shape or branch.dtype != x.dtype):
-        return f'not for a branch {tuple(branch.shape)} of {branch.dtype}'
+    if branch is not None and branch.shape != x.shape:
+        return f'not for a branch {tuple(branch.shape)} of a map {tuple(x.shape)}'
     if drawn is not None and drawn.numel() != len(x):
         return f'not for {drawn.numel()} drawn numbers and {len(x)} images'
     if any(t is not None and t.shape != (channels,) for t in (scale, weight, bias)):
