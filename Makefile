@@ -69,7 +69,7 @@ tune-gpu: $(ready)
 	$(python) tools/analysis_tools/tune_gpu.py
 
 evidence: $(ready)
-	$(python) tools/analysis_tools/evidence.py
+	$(python) projects/evidence/evidence.py
 	$(python) tools/analysis_tools/model_index.py --tables
 
 setup: $(ready)

@@ -17,7 +17,7 @@ release = version = __version__
 
 # The source folder is the repository's root, so that links between pages are what they are on GitHub.
 root_doc = 'docs/index'
-include_patterns = ['*.md', 'configs/**.md', 'docs/**']
+include_patterns = ['*.md', 'configs/**.md', 'projects/**.md', 'docs/**']
 exclude_patterns = ['.*', 'data', 'work_dirs', 'checkpoints', 'docs/_build', 'docs/_templates']
 extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.autosummary', 'sphinx.ext.napoleon']
 templates_path = [str(Path(__file__).with_name('_templates'))]

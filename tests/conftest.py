@@ -40,7 +40,6 @@ SMALL_CLUSTR = dict(
 )
 SMALL_VIT = dict(embed_dims=16, depth=12, num_heads=2, mlp_ratio=2)
 SMALL_SWIN = dict(embed_dims=16, depths=(1, 2, 1, 1), num_heads=(1, 2, 2, 4), mlp_ratio=1)
-SMALL_RESNET = dict(depth=18, base_channels=8)
 # Sizes of heads and necks, wherever in them a config has them.
 SMALL_HEAD = dict(
     channels=16,
@@ -127,9 +126,6 @@ def shrink_model(cfg: Config) -> None:
     if backbone.type == 'mmsec.SemanticClusters':
         arch = SMALL_SWIN
         backbone.backbone.update(arch)
-    elif backbone.type in ('SwinTransformer', 'ResNet'):  # the host's own
-        arch = SMALL_SWIN if backbone.type == 'SwinTransformer' else SMALL_RESNET
-        backbone.update(arch)
     else:
         arch = {'mmsec.SecViT': SMALL_ARCH, 'mmsec.ClusTR': SMALL_CLUSTR, 'mmsec.ViT': SMALL_VIT}[backbone.type]
         backbone.arch = arch
@@ -137,8 +133,8 @@ def shrink_model(cfg: Config) -> None:
         counts = zip(backbone.num_clusters, arch['depths'], strict=True)
         backbone.num_clusters = [each[:depth] if isinstance(each, list) else each for each, depth in counts]
     backbone.init_cfg = None
-    dims = arch.get('embed_dims') or arch['base_channels']
-    if backbone.type in ('mmsec.SemanticClusters', 'SwinTransformer', 'ResNet'):
+    dims = arch['embed_dims']
+    if backbone.type == 'mmsec.SemanticClusters':
         dims = [dims << i for i in range(4)]
     if not isinstance(dims, int):  # one number where all maps have it
         dims = [dims[i] for i in backbone.get('out_indices', range(4))]

@@ -19,7 +19,9 @@ from mmsec.ops.grouping import GROUPINGS
 from mmsec.version import __version__
 from tests.conftest import ROOT, SMALL_ARCH
 
-PAGES = sorted({*ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), *ROOT.glob('configs/**/*.md')})
+PAGES = sorted(
+    {*ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), *ROOT.glob('configs/**/*.md'), *ROOT.glob('projects/**/*.md')}
+)
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 NOW = [name for name in NAMES if name != 'CHANGELOG.md']  # which names what was, too
 MADE_BY_READERS = {
@@ -59,7 +61,9 @@ def test_links_lead_somewhere(name):
 @pytest.mark.parametrize('name', NOW)
 def test_paths_are_there(name):
     text = (ROOT / name).read_text()
-    paths = set(re.findall(r'(?<![\w/.])((?:mmsec|tools|configs|docs|tests|requirements)/[\w./-]+\.\w+)', text))
+    paths = set(
+        re.findall(r'(?<![\w/.])((?:mmsec|tools|configs|docs|tests|requirements|projects)/[\w./-]+\.\w+)', text)
+    )
     assert {path for path in paths - MADE_BY_READERS if not (ROOT / path).exists()} == set()
 
 

@@ -3,7 +3,7 @@ import argparse
 import pytest
 from mmengine.config import Config
 
-from mmsec.cli.grouping import add_grouping, grouping_of, set_grouping
+from mmsec.cli.grouping import add_grouping, backbone_options, grouping_of, set_grouping
 from mmsec.errors import InputError
 
 
@@ -42,3 +42,12 @@ def test_the_option_may_be_given_several_times():
     add_grouping(parser, 'append')
     given = parser.parse_args(['--grouping', 'RandomGrouping', '--grouping', 'WindowGrouping', 'shift=True'])
     assert given.grouping == [['RandomGrouping'], ['WindowGrouping', 'shift=True']]
+
+
+def test_a_backbone_groups_otherwise_by_words_of_a_grouping_and_numbers_of_clusters():
+    found = backbone_options('WindowGrouping shift=True num_clusters=16,4,1,1')
+    assert found == dict(grouping=dict(type='WindowGrouping', shift=True), num_clusters=(16, 4, 1, 1))
+    with pytest.raises(InputError, match="num_clusters must be numbers such as 32,8,2,1, got 'a'"):
+        backbone_options('WindowGrouping num_clusters=a')
+    with pytest.raises(InputError, match='a grouping must have a name, got nothing'):
+        backbone_options('')

@@ -1,26 +1,17 @@
 """Parameters and multiply-adds of a config's model, part by part; no data set and no weights are needed."""
 
 import argparse
-from collections.abc import Callable
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from mmsec.cli.config import load_config, revert_sync_bn
+from mmsec.cli.flops import count_kinds
 from mmsec.cli.options import naming_misspelt_options
 from mmsec.engine.processes import run
 
-CLUSTERING = {torch.ops.mmsec.density_peaks, torch.ops.mmsec.kmeans_order}
-ATTENTION = {  # products of queries, keys and values; projections are matrix products as all others
-    torch.ops.aten._scaled_dot_product_efficient_attention,
-    torch.ops.aten._scaled_dot_product_flash_attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu,
-    torch.ops.aten.bmm,
-    torch.ops.aten.baddbmm,
-}
 PARTS = (
     *('backbone', 'neck', 'encoder', 'decoder', 'rpn_head', 'roi_head', 'bbox_head', 'panoptic_head'),
     *('decode_head', 'auxiliary_head', 'head'),
@@ -39,35 +30,6 @@ def parse_args() -> argparse.Namespace:
     if args.shape and min(args.shape) < 32:
         parser.error(f'--shape must be at least 32 32, got {args.shape[0]} {args.shape[1]}')
     return args
-
-
-def count(model: nn.Module, run: Callable[[], object]) -> dict[str, int]:
-    """Multiply-adds of every module that ``run`` reaches, by dotted name; '' is the whole model.
-
-    Matrix products, convolutions, attention products and distances between tokens that are clustered are counted;
-    norms, activations and additions are not.
-    """
-    return {name: sum(kinds.values()) for name, kinds in count_kinds(model, run).items()}
-
-
-def count_kinds(model: nn.Module, run: Callable[[], object]) -> dict[str, dict[str, int]]:
-    """As :func:`count`, and apart for 'clustering', 'attention' and 'rest'."""
-
-    def flash_on_cpu(q, k, v, *args, out_shape=None, **options) -> int:
-        return sdpa_flop_count(q, k, v)
-
-    mapping = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flash_on_cpu}
-    with FlopCounterMode(display=False, custom_mapping=mapping) as counter, torch.no_grad():
-        run()
-    root = type(model).__name__
-    counts = {}
-    for name, operators in counter.get_flop_counts().items():
-        kinds = dict.fromkeys(('clustering', 'attention', 'rest'), 0)
-        for operator, flops in operators.items():
-            kind = 'clustering' if operator in CLUSTERING else 'attention' if operator in ATTENTION else 'rest'
-            kinds[kind] += flops // 2
-        counts['' if name == 'Global' else name.removeprefix(root).removeprefix('.')] = kinds
-    return counts
 
 
 def built(path: str) -> tuple[Config, nn.Module]:

@@ -4,6 +4,7 @@ Results are those of docs/evidence; nothing else is trained here.
 """
 
 import argparse
+import json
 import statistics
 import sys
 from collections.abc import Iterator
@@ -11,11 +12,10 @@ from pathlib import Path
 
 import torch
 import yaml
-from evidence_pages import GROUPING_RUNS, METRICS, finished, runs_in
-from evidence_runs import PUBLISHED, SMALL
-from get_flops import SHAPES, built, count_kinds, predict
+from get_flops import SHAPES, built, predict
 from mmengine.config import Config
 
+from mmsec.cli.flops import count_kinds
 from mmsec.datasets.wrappers import inner_datasets
 from mmsec.engine.processes import run
 from mmsec.errors import InputError
@@ -26,8 +26,6 @@ PAPERS = {  # of each backbone
     'SemanticClusters': ('https://arxiv.org/abs/2405.13337', 'Semantic Equitable Clustering'),
     'ClusTR': ('https://arxiv.org/abs/2208.13138', 'ClusTR: Exploring Efficient Self-attention via Clustering'),
     'ViT': ('https://arxiv.org/abs/2010.11929', 'An Image is Worth 16x16 Words'),
-    'SwinTransformer': ('https://arxiv.org/abs/2103.14030', 'Swin Transformer'),
-    'ResNet': ('https://arxiv.org/abs/1512.03385', 'Deep Residual Learning for Image Recognition'),
 }
 DATA = {
     'data/coco': 'COCO 2017',
@@ -41,7 +39,15 @@ DATA = {
 }
 EVIDENCE = ROOT / 'docs/evidence'
 TASKS = {'mmdet': 'Instance Segmentation', 'mmseg': 'Semantic Segmentation'}
-METRICS_OF = {'mmdet': METRICS['nuclei'], 'mmseg': METRICS['camvid']}
+METRICS = {  # of each host
+    'mmdet': {
+        'coco/segm_mAP': 'mask AP',
+        'coco/segm_mAP_50': 'mask AP50',
+        'coco/segm_mAP_75': 'mask AP75',
+        'coco/bbox_mAP': 'box AP',
+    },
+    'mmseg': {'mIoU': 'mIoU', 'aAcc': 'pixel accuracy'},
+}
 BEGIN, END = '<!-- models: made by make tables -->', '<!-- /models -->'
 PAGES = ('README.md', 'docs/models.md')
 
@@ -150,21 +156,17 @@ def update(again: bool) -> None:
 
 
 def trained() -> dict[str, list[dict]]:
-    """Rows of finished runs in docs/evidence, one for each seed, by the name of their config."""
-    found = {
-        name: finished(seeds)
-        for file in ('backbones', 'transfer')
-        for name, seeds in runs_in(EVIDENCE, f'{file}.json').items()
-    }
-    small = runs_in(EVIDENCE, GROUPING_RUNS).get(PUBLISHED, {})
-    return {name: rows for name, rows in {**found, SMALL.stem: finished(small)}.items() if rows}
+    """Rows of finished runs of the backbones in docs/evidence, one for each seed, by the name of their config."""
+    runs = json.loads((EVIDENCE / 'backbones.json').read_text())['runs']
+    finished = {name: [row for row in seeds.values() if 'failed' not in row] for name, seeds in runs.items()}
+    return {name: rows for name, rows in finished.items() if rows}
 
 
 def results_of(model: dict, rows: list[dict]) -> list[dict]:
     """What an entry says of a trained config: metrics in percent, the mean over the seeds."""
     host = Path(model['Config']).parts[1]
     metrics = {}
-    for key, title in METRICS_OF[host].items():
+    for key, title in METRICS[host].items():
         unit = 100 if 'mAP' in key else 1
         known = [row['metrics'][key] for row in rows if key in row['metrics']]  # a detector may find nothing
         if known:

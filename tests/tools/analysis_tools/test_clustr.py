@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from mmsec.cli.flops import count, count_kinds
 from mmsec.errors import InputError
 from mmsec.models import ClusTR
 from tests.conftest import ROOT, run_tool, small_run
 from tools.analysis_tools import analyze_clusters, visualize_clusters
-from tools.analysis_tools.get_flops import count, count_kinds
 
 # Multiply-adds at 224x224 in G, as published. They agree with ours if attention to the coarse scale is counted, and
 # neither attention to the fine scale nor clustering is.

@@ -4,10 +4,11 @@ import sys
 import pytest
 import torch
 
+from mmsec.cli.flops import count
 from mmsec.models import SecViT
 from tests import torchvision_apart  # noqa: F401
 from tests.conftest import ROOT, run_tool
-from tools.analysis_tools.get_flops import count, main
+from tools.analysis_tools.get_flops import main
 
 
 def formula(arch: str, height: int, width: int, num_clusters=(32, 8, 2, 1)) -> float:

@@ -30,22 +30,14 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config with a backbone that groups tokens')
-    parser.add_argument(
-        '--groupings',
-        nargs='+',
-        required=True,
-        metavar='GROUPING',
-        help="names, with options in one word each, such as 'WindowGrouping shift=True' or "
-        "'SemanticGrouping num_clusters=16,4,1,1'",
-    )
+    words = "names, with options in one word: 'WindowGrouping shift=True', 'SemanticGrouping num_clusters=16,4,1,1'"
+    parser.add_argument('--groupings', nargs='+', required=True, metavar='GROUPING', help=words)
     parser.add_argument('--seeds', type=int, default=3, metavar='N', help='seeds 0 to N - 1 (default: %(default)s)')
     parser.add_argument('--iters', type=int, metavar='K', help="iterations (default: the config's)")
     parser.add_argument('--images', type=int, default=200, metavar='N', help='for NMI (default: %(default)s)')
     parser.add_argument('--jobs', type=int, default=1, metavar='N', help='runs at the same time (default: %(default)s)')
     parser.add_argument('--out', type=Path, metavar='DIR', help='default: work_dirs/<config name>/groupings')
-    parser.add_argument(
-        '--work-dir', type=Path, metavar='DIR', help='for checkpoints and logs (default: that of --out)'
-    )
+    parser.add_argument('--work-dir', type=Path, help='for checkpoints and logs (default: that of --out)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='key=value pairs that override the config')
     args = parser.parse_args()
     for name in ('seeds', 'iters', 'images', 'jobs'):
@@ -57,13 +49,7 @@ def parse_args() -> argparse.Namespace:
 
 
 class Comparison(Rows):
-    """Runs of groupings, and what is said of them, in ``comparison.json``.
-
-    Args:
-        out (Path): The folder of the file.
-        work_dir (Path): As in :class:`Rows`.
-        settings (dict): What the runs share, for the file.
-    """
+    """Runs of groupings, and what is said of them, in ``comparison.json``."""
 
     def __init__(self, out: Path, work_dir: Path, settings: dict) -> None:
         super().__init__(out / 'comparison.json', work_dir)
@@ -76,17 +62,7 @@ class Comparison(Rows):
 
 
 def runs_of(base: Config, groupings: Sequence[str], seeds: int, images: int) -> list[Run]:
-    """A run of a config for each grouping and seed.
-
-    Args:
-        base (Config): With a backbone that groups tokens.
-        groupings (Sequence[str]): As :func:`mmsec.cli.grouping.backbone_options` reads them.
-        seeds (int): 0 to seeds - 1.
-        images (int): For the NMI.
-
-    Raises:
-        InputError: If there is no such grouping or option.
-    """
+    """A run of a config for each grouping and seed."""
     runs = []
     for text in groupings:
         cfg = copy.deepcopy(base)
@@ -126,14 +102,7 @@ def place_of(row: dict) -> str:
 
 
 def summary(results: dict[str, dict[str, dict]]) -> tuple[str | None, dict[str, dict]]:
-    """The metric that is compared, None if every run failed, and of each grouping its mean and spread, cost and NMI.
-
-    Seconds are those of the runs on one processor or GPU with one number of threads, of which there are the most runs.
-    Those of other machines are not comparable. 'timed_on' says which it is.
-
-    Args:
-        results (dict[str, dict[str, dict]]): Rows by grouping and seed.
-    """
+    """The metric that is compared, None if every run failed, and of each grouping its mean and spread, cost and NMI."""
     good = [found for runs in results.values() for found in runs.values() if 'failed' not in found]
     names = good[0]['metrics'] if good else {}
     metric = next((name for name in (*METRICS, *names) if name in names), None)
@@ -159,28 +128,30 @@ def summary(results: dict[str, dict[str, dict]]) -> tuple[str | None, dict[str, 
     return metric, rows
 
 
+def line(cells: Sequence[str]) -> str:
+    """A line of a table."""
+    return f'| {" | ".join(cell.replace("|", "/") for cell in cells)} |'
+
+
+def head(cells: Sequence[str]) -> list[str]:
+    """The first two lines of a table."""
+    return [line(cells), '|' + '---|' * len(cells)]
+
+
+def number(value: float | None, pattern: str, unit: float = 1) -> str:
+    """A number in a table."""
+    return '-' if value is None else format(value / unit, pattern)
+
+
 def table(metric: str, rows: dict[str, dict]) -> str:
     """Markdown: a line for each grouping, as they were given."""
-
-    def shown(value: float | None, pattern: str, unit: float = 1) -> str:
-        return '-' if value is None else format(value / unit, pattern)
-
-    lines = [
-        f'| grouping | {metric}, mean | std over seeds | seeds | s an iteration | peak MiB | multiply-adds, G | NMI |',
-        '|---|---|---|---|---|---|---|---|',
-    ]
+    titles = [f'{metric}, mean', 'std over seeds', 'seeds', 's an iteration', 'peak MiB', 'multiply-adds, G', 'NMI']
+    lines = head(['grouping', *titles])
     for text, row in rows.items():
-        cells = [
-            text,
-            shown(row['mean'], '.4g'),
-            shown(row['std'], '.2g'),
-            f'{len(row["values"])}' + (f', {len(row["failed"])} failed' if row['failed'] else ''),
-            shown(row['seconds_per_iteration'], '.3f'),
-            shown(row['peak_bytes'], '.0f', 2**20),
-            shown(row['multiply_adds'], '.3f', 1e9),
-            shown(row['nmi'], '.3f'),
-        ]
-        lines.append(f'| {" | ".join(cells)} |')
+        seeds = f'{len(row["values"])}' + (f', {len(row["failed"])} failed' if row['failed'] else '')
+        cells = [text, number(row['mean'], '.4g'), number(row['std'], '.2g'), seeds]
+        cells += [number(row['seconds_per_iteration'], '.3f'), number(row['peak_bytes'], '.0f', 2**20)]
+        lines.append(line([*cells, number(row['multiply_adds'], '.3f', 1e9), number(row['nmi'], '.3f')]))
     return '\n'.join(lines)
 
 

@@ -1,5 +1,5 @@
 # secvit_t_upernet_camvid.py with mmsegmentation's ResNet-50 and the random weights that it starts from there.
-_base_ = '../secvit_t_upernet_camvid.py'
+_base_ = '../../../configs/mmseg/secvit_t_upernet_camvid.py'
 
 model = dict(
     backbone=dict(_delete_=True, type='ResNet', depth=50),

@@ -6,15 +6,14 @@ started again. What a row needs of its checkpoint is measured right behind the t
 
 import argparse
 import statistics
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from evidence_pages import write_page
-from evidence_runs import DATA, ROOT, SECTIONS, Section, merging_times, missing, sections, untimed
+from evidence_runs import DATA, ROOT, SECTIONS, merging_times, missing, sections, untimed
+from merging_times import time_mergings
 from training_rows import Rows, Run
-from training_runs import TOOLS, run_all
+from training_runs import run_all
 
 from mmsec.engine.processes import run
 
@@ -25,24 +24,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--plan', action='store_true', help='say what would run, and stop')
     parser.add_argument('--pages', action='store_true', help='make the page and its figures alone, of what is there')
     parser.add_argument('--section', nargs='+', choices=SECTIONS, default=list(SECTIONS), help='default: all')
-    parser.add_argument(
-        '--minutes', type=float, metavar='M', help='start nothing new after so long (default: no limit)'
-    )
+    parser.add_argument('--minutes', type=float, metavar='M', help='start nothing new after so long')
     parser.add_argument('--jobs', type=int, default=1, metavar='N', help='runs at the same time (default: %(default)s)')
-    parser.add_argument(
-        '--out',
-        type=Path,
-        default=ROOT / 'docs/evidence',
-        metavar='DIR',
-        help='for figures; the page is DIR.md beside it (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--work-dir',
-        type=Path,
-        default=Path('work_dirs/evidence'),
-        metavar='DIR',
-        help='for checkpoints and logs, which no finished run needs any more (default: %(default)s)',
-    )
+    parser.add_argument('--out', type=Path, default=ROOT / 'docs/evidence', help='rows; the page is beside it, OUT.md')
+    work_dir = Path('work_dirs/evidence')
+    parser.add_argument('--work-dir', type=Path, default=work_dir, help='checkpoints and logs (default: %(default)s)')
     args = parser.parse_args()
     if args.jobs < 1:
         parser.error(f'--jobs must be at least 1, got {args.jobs}')
@@ -59,19 +45,8 @@ def minutes_of(rows: Rows, each: Run) -> float | None:
     return None
 
 
-def plan(chosen: Mapping[str, Section], jobs: int) -> list[tuple[Rows, Run]]:
-    """Print what is done and what is left.
-
-    Args:
-        chosen (Mapping[str, Section]): The sections.
-        jobs (int): Runs at the same time.
-
-    Returns:
-        list[tuple[Rows, Run]]: What is left and can run, each once.
-
-    Raises:
-        InputError: If another config gave a row.
-    """
+def plan(chosen: Mapping[str, tuple[Rows, list[Run]]], jobs: int) -> list[tuple[Rows, Run]]:
+    """Print what is done and what is left."""
     left: dict[tuple[Path, str], tuple[Rows, Run]] = {}
     lacking: dict[str, int] = {}
     for name, (rows, runs) in chosen.items():
@@ -99,14 +74,6 @@ def plan(chosen: Mapping[str, Section], jobs: int) -> list[tuple[Rows, Run]]:
     return list(left.values())
 
 
-def time_mergings(out: Path) -> None:
-    """Time the mergings of each ViT that is trained and not timed yet; nothing else runs now."""
-    data = untimed(out)
-    if data:
-        tool = TOOLS / 'analysis_tools/benchmark_merging.py'
-        subprocess.run([sys.executable, tool, '--data', *data, '--out', out], check=True)
-
-
 def main() -> None:
     """Say what is left, do it, make the page."""
     args = parse_args()
@@ -117,10 +84,9 @@ def main() -> None:
         if args.plan:
             return
         run_all(left, args.jobs, args.minutes)
-        if 'merging' in args.section:
-            time_mergings(args.out)
-    page = write_page(args.out)
-    print(f'page: {page}')
+        if 'merging' in args.section and (data := untimed(args.out)):  # nothing else runs now
+            time_mergings(args.out, data)
+    print(f'page: {write_page(args.out)}')
 
 
 if __name__ == '__main__':

@@ -13,13 +13,12 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from training_rows import Rows, Run, Trained, iterations, origin, revision
+from training_rows import Rows, Run, Trained, origin, revision
 
-TOOLS = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
+TOOLS = ROOT / 'tools'
 POINTS = 50  # of a loss curve that a row keeps
 
 
@@ -35,26 +34,12 @@ def scalars(folder: Path) -> list[dict]:
 
 
 def call(command: list[object], log: Path, threads: int, stop: threading.Event) -> int:
-    """Run a tool of the project, with its output in a file.
-
-    Args:
-        command (list): Its path and its arguments.
-        log (Path): Appended to.
-        threads (int): For torch.
-        stop (threading.Event): Ends the tool, which may save before.
-
-    Returns:
-        int: Its peak memory in bytes, but for its last half second.
-
-    Raises:
-        RunError: If it fails; the message is the first line of its error, or else its last line. If it is stopped.
-    """
+    """Run a tool of the project, with its output in a file."""
     environment = os.environ | {'OMP_NUM_THREADS': str(threads)}
     before = log.stat().st_size if log.is_file() else 0
     with log.open('a') as file:
-        process = subprocess.Popen(
-            [sys.executable, *map(str, command)], stdout=file, stderr=subprocess.STDOUT, env=environment
-        )
+        words = [sys.executable, *map(str, command)]
+        process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, env=environment)
     peak = 0
     while process.poll() is None:
         peak = max(peak, resident_peak(process.pid))
@@ -71,25 +56,13 @@ def call(command: list[object], log: Path, threads: int, stop: threading.Event) 
 
 
 def resident_peak(pid: int) -> int:
-    """The most memory in bytes that a process has held so far, as Linux counts it; 0 if it has ended.
-
-    The figure that a parent gets when a child has ended (``ru_maxrss``) is no less than the parent's own.
-    """
+    """The most memory in bytes that a process has held so far, as Linux counts it; 0 if it has ended."""
     held = re.search(r'VmHWM:\s+(\d+) kB', Path(f'/proc/{pid}/status').read_text())
     return int(held[1]) * 1024 if held else 0
 
 
 def evaluate(trained: Trained, folder: Path, options: Sequence[str] = ()) -> dict:
-    """Test a checkpoint.
-
-    Args:
-        trained (Trained): The run.
-        folder (Path): For the log.
-        options (Sequence[str]): ``key=value`` for ``--cfg-options``. Default: none.
-
-    Returns:
-        dict: 'metrics'.
-    """
+    """Test a checkpoint."""
     out = folder / 'metrics.json'
     command = [TOOLS / 'test.py', trained.config, trained.checkpoint, '--work-dir', folder, '--out', out]
     trained.call([*command, *(['--cfg-options', *options] if options else [])])
@@ -97,11 +70,7 @@ def evaluate(trained: Trained, folder: Path, options: Sequence[str] = ()) -> dic
 
 
 def train_and_measure(run: Run, folder: Path, threads: int, stop: threading.Event) -> dict:
-    """Train, test and measure a run; a training that an earlier sitting has begun goes on.
-
-    Returns:
-        dict: Its row, but for what :func:`run_all` adds.
-    """
+    """Train, test and measure a run; a training that an earlier sitting has begun goes on."""
     config, log, peak = folder.with_suffix('.py'), folder / 'log.txt', folder / 'peak_bytes'
 
     def tool(command: list[object]) -> int:
@@ -147,26 +116,11 @@ def thinned(values: list, most: int = POINTS) -> list:
 
 def cores() -> int:
     """Threads for all runs together: ``OMP_NUM_THREADS`` where it is set, else one for each core we may use."""
-    found = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    return int(os.environ.get('OMP_NUM_THREADS') or found)
-
-
-def leave(signal_: int, frame: FrameType | None) -> NoReturn:
-    """End as after Ctrl-C, so that no training is left behind."""
-    sys.exit(128 + signal_)
+    return int(os.environ.get('OMP_NUM_THREADS') or len(os.sched_getaffinity(0)))
 
 
 def run_all(todo: Sequence[tuple[Rows, Run]], jobs: int = 1, minutes: float | None = None) -> None:
-    """Do the runs that have no finished row, in processes of their own, and keep each row as it comes.
-
-    Args:
-        todo (Sequence[tuple[Rows, Run]]): In this order.
-        jobs (int): Runs at the same time; each has its share of the cores. Default: 1.
-        minutes (float, optional): Start nothing new after so long. Default: no limit.
-
-    Raises:
-        InputError: If a row or a work dir is of another config.
-    """
+    """Do the runs that have no finished row, in processes of their own, and keep each row as it comes."""
     waiting = [(rows, run) for rows, run in todo if not rows.has(run)]
     for rows, run in waiting:
         rows.check_folder(run)
@@ -174,7 +128,8 @@ def run_all(todo: Sequence[tuple[Rows, Run]], jobs: int = 1, minutes: float | No
     counted: dict[tuple[Path, str], dict] = {}  # seeds cost the same
     under_way: dict[Future, tuple[Rows, Run, dict, int]] = {}
     columns = (TextColumn('{task.description}', markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    before = signal.signal(signal.SIGTERM, leave)
+    # End as after Ctrl-C, so that no training is left behind.
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         with Progress(*columns) as progress, ThreadPoolExecutor(jobs) as pool:
             try:
@@ -186,7 +141,7 @@ def run_all(todo: Sequence[tuple[Rows, Run]], jobs: int = 1, minutes: float | No
                         rows, run = waiting.pop(0)
                         rows.make_folder(run)
                         cfg, key = copy.deepcopy(run.cfg), (rows.path, run.name)  # what is built of it may change it
-                        head = {'sha': run.sha, **origin(cfg, threads), 'iterations': iterations(cfg)}
+                        head = {'sha': run.sha, **origin(cfg, threads)}
                         counted[key] = counted.get(key) or run.count(cfg)
                         head |= counted[key]
                         job = pool.submit(train_and_measure, run, rows.folder(run), threads, stop)

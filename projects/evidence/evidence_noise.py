@@ -19,13 +19,7 @@ def pooled_spread(rows: Iterable[Sequence[float]]) -> float | None:
 
 
 def spread_beside_seeds(rows: Sequence[Sequence[float]]) -> float | None:
-    """The standard deviation that is left where all rows have the same seeds, with the mean of each seed taken off.
-
-    It is the residual of a two-way analysis of variance without replication.
-
-    Args:
-        rows (Sequence[Sequence[float]]): Of each row the value of each seed, in the same order.
-    """
+    """The standard deviation that is left where all rows have the same seeds, with the mean of each seed taken off."""
     if len(rows) < 2 or len(rows[0]) < 2:
         return None
     values = np.array(rows)
@@ -47,13 +41,7 @@ def verdict(row: dict, published: dict | None, spread: float | None) -> tuple[st
 
 
 def beyond_noise(rows: Mapping[str, dict], names: Mapping[str, str], spread: float) -> str:
-    """The rows of a table that differ from the published grouping by more than noise, in words.
-
-    Args:
-        rows (Mapping[str, dict]): By grouping 'values' and 'mean'.
-        names (Mapping[str, str]): Groupings of the table, and what they are called there.
-        spread (float): The standard deviation over seeds.
-    """
+    """The rows of a table that differ from the published grouping by more than noise, in words."""
     published = rows.get(PUBLISHED)
     judged = {name: verdict(rows[text], published, spread)[1] for text, name in names.items() if text in rows}
     beyond = [f'{name} ({said.partition(", ")[0]})' for name, said in judged.items() if said.endswith('beyond noise')]

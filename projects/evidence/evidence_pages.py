@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from compare_groupings import draw, summary
+from compare_groupings import draw, head, line, number, place_of, summary
 from evidence_figures import draw_counts, draw_curves, draw_merging, draw_semantic
 from evidence_noise import FACTOR, beyond_noise, pooled_spread, spread_beside_seeds, verdict
 from evidence_runs import (
@@ -65,21 +65,6 @@ def finished(seeds: Mapping[str, dict]) -> list[dict]:
     return [row for _, row in sorted(seeds.items()) if 'failed' not in row]
 
 
-def line(cells: Sequence[str]) -> str:
-    """A line of a table."""
-    return f'| {" | ".join(cell.replace("|", "/") for cell in cells)} |'
-
-
-def head(cells: Sequence[str]) -> list[str]:
-    """The first two lines of a table."""
-    return [line(cells), '|' + '---|' * len(cells)]
-
-
-def number(value: float | None, pattern: str, unit: float = 1) -> str:
-    """A number in a table."""
-    return '-' if value is None else format(value / unit, pattern)
-
-
 def digits(value: float | None, metric: str) -> str:
     """A metric with the digits that are usual for it."""
     return number(value, '.3f' if 'mAP' in metric else '.1f')
@@ -107,12 +92,7 @@ def spreads(runs: Runs, data: str) -> list[str]:
 
 
 def source(out: Path, logs: Mapping[str, Runs]) -> list[str]:
-    """Where figures come from, as the last lines of a block.
-
-    Args:
-        out (Path): The folder of the files.
-        logs (Mapping[str, Runs]): By file the runs that the block shows of it.
-    """
+    """Where figures come from, as the last lines of a block."""
     rows = [row for runs in logs.values() for seeds in runs.values() for row in seeds.values()]
     if not rows:
         return []
@@ -135,14 +115,14 @@ def source(out: Path, logs: Mapping[str, Runs]) -> list[str]:
 
 def backbones(out: Path, images: Path) -> list[str]:
     """All backbones on both sets, and their curves."""
-    runs, lines = runs_in(out, 'backbones.json'), []
+    runs, lines, panels = runs_in(out, 'backbones.json'), [], {}
     for data, metrics in METRICS.items():
         titles = [*metrics.values(), *(title for title, _, _ in COSTS.values())]
         lines += ['', f'{TITLES[data]}:', '', *head(['backbone', 'seeds', *titles, 'failed'])]
         for backbone, (name, _) in BACKBONES.items():
             config = config_of(backbone, data)
             seeds = runs.get(config.stem, {})
-            rows = finished(seeds)
+            rows = panels.setdefault(TITLES[data], {})[name] = finished(seeds)
             cells = [f'[{name}](../{config})', f'{len(rows)}' if seeds else NOT_RUN]
             cells += [each_seed(rows, metric) for metric in metrics]
             for key, (_, unit, pattern) in COSTS.items():
@@ -150,12 +130,6 @@ def backbones(out: Path, images: Path) -> list[str]:
                 cells.append(number(statistics.mean(known), pattern, unit) if known else '')
             lines.append(line([*cells, failures(seeds)]))
         lines += spreads(runs, data)
-    panels = {
-        TITLES[data]: {
-            name: finished(runs.get(config_of(backbone, data).stem, {})) for backbone, (name, _) in BACKBONES.items()
-        }
-        for data in DATA
-    }
     if any(rows for panel in panels.values() for rows in panel.values()):
         draw_curves(panels, images / 'evidence_curves.png')
         lines += ['', f'![Training loss of all runs]({images.name}/evidence_curves.png)']
@@ -213,11 +187,8 @@ def merging(out: Path, images: Path) -> list[str]:
     if panels:
         draw_merging(panels, images / 'evidence_merging.png')
         lines += ['', f'![Metric against multiply-adds and time]({images.name}/evidence_merging.png)']
-    said = [
-        f'{on["gpu"] or on["cpu"]}, threads: {on["threads"]}, torch {on["torch"]}, revision {each["git"]}'
-        for each in times.values()
-        for on in [each['machine']]
-    ]
+    said = [f'{place_of(each["machine"])}, torch {each["machine"]["torch"]}, revision {each["git"]}'
+            for each in times.values()]  # fmt: skip
     if said:
         log = f'[{MERGING_TIMES}]({out.name}/{MERGING_TIMES})'
         lines += ['', f'Seconds on {"; ".join(dict.fromkeys(said))}. Log: {log} has every round.']
@@ -245,18 +216,10 @@ def transfer(out: Path, images: Path) -> list[str]:
     return lines + source(out, {'backbones.json': default, 'transfer.json': learnt})
 
 
-def compared(
-    every: Runs, names: Mapping[str, str], first: str, with_nmi: bool
-) -> tuple[list[str], str, dict[str, dict]]:
-    """A table of groupings, in the order of ``names`` and not by rank; the metric; rows that have values, by name.
-
-    Args:
-        every (Runs): All runs of the small model, those of other tables, too: the spread is theirs.
-        names (Mapping[str, str]): What is in the table, and what it is called there.
-        first (str): Title of the first column.
-        with_nmi (bool): Whether there is a column of NMI. It needs clusters in the same stages in all rows.
-    """
-    metric, rows = summary(dict(every))
+def compared(out: Path, names: Mapping[str, str], first: str, with_nmi: bool) -> tuple[list[str], str, dict[str, dict]]:
+    """A table of groupings, in the order of ``names`` and not by rank; the metric; rows that have values, by name."""
+    every = {**runs_in(out, GROUPING_RUNS), **runs_in(out, CLUSTER_RUNS)}  # runs of one model
+    metric, rows = summary(every)
     spread, published = pooled_spread(row['values'] for row in rows.values()), rows.get(PUBLISHED)
     titles = [f'{metric or "metric"}, mean', 'std', 'seeds', 'difference', 'to the published one', 's an iteration',
               'multiply-adds, G', *(['NMI'] if with_nmi else []), 'failed']  # fmt: skip
@@ -279,22 +242,14 @@ def compared(
     if beside is not None:
         lines += ['', f'With the means of seeds taken off, the spread is {beside:.2f}, and twice that '
                   f'{FACTOR * beside:.2f}. Rows that differ by more: {beyond_noise(rows, names, beside)}.']  # fmt: skip
-    return (
-        lines,
-        metric or '',
-        {name: rows[text] for text, name in names.items() if text in rows and rows[text]['values']},
-    )
-
-
-def small_runs(out: Path) -> dict[str, Mapping[str, dict]]:
-    """Rows of groupings and of numbers of clusters, which are runs of one model."""
-    return {**runs_in(out, GROUPING_RUNS), **runs_in(out, CLUSTER_RUNS)}
+    drawn = {name: rows[text] for text, name in names.items() if text in rows and rows[text]['values']}
+    return lines, metric or '', drawn
 
 
 def groupings(out: Path, images: Path) -> list[str]:
     """Ways of grouping."""
     names = {text: 'one cluster (global attention)' if text == GLOBAL else text for text in GROUPINGS}
-    lines, metric, rows = compared(small_runs(out), names, 'grouping', with_nmi=True)
+    lines, metric, rows = compared(out, names, 'grouping', with_nmi=True)
     if rows:
         draw(metric, rows, images / 'evidence_groupings.png')
         lines += ['', f'![Groupings: each seed and the mean, and time]({images.name}/evidence_groupings.png)']
@@ -306,7 +261,7 @@ def clusters(out: Path, images: Path) -> list[str]:
     fewest, *more = COUNTS
     names = {text: text.rpartition('=')[2] for text in (GLOBAL, fewest, PUBLISHED, *more)}
     names[PUBLISHED] = '32,8,2,1 (published)'
-    lines, metric, rows = compared(small_runs(out), names, 'clusters of stages 1 to 4', with_nmi=False)
+    lines, metric, rows = compared(out, names, 'clusters of stages 1 to 4', with_nmi=False)
     if len(rows) > 1:  # the published numbers alone are no curve
         draw_counts(metric, rows, images / 'evidence_clusters.png')
         lines += ['', f'![Metric against multiply-adds]({images.name}/evidence_clusters.png)']
@@ -320,16 +275,7 @@ BLOCKS: dict[str, Callable[[Path, Path], list[str]]] = {
 
 
 def page(text: str, out: Path, images: Path) -> str:
-    """A page with all blocks made anew; their figures are drawn.
-
-    Args:
-        text (str): With ``<!-- evidence: NAME -->`` and ``<!-- /evidence -->`` around each block.
-        out (Path): The folder of the JSON files, beside the page.
-        images (Path): The folder of the figures, beside the page.
-
-    Raises:
-        InputError: If the page lacks a block, or has one that is not known.
-    """
+    """A page with all blocks made anew; their figures are drawn."""
     pattern = re.compile(r'(<!-- evidence: (\w+) -->\n).*?(<!-- /evidence -->)', re.DOTALL)
     found = [name for _, name, _ in pattern.findall(text)]
     if sorted(found) != sorted(BLOCKS):

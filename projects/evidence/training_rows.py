@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmark_backbone import machine
-from get_flops import count
+import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import Tensor, nn
 
 import mmsec
+from mmsec.cli.flops import count
 from mmsec.cli.options import naming_misspelt_options
 from mmsec.cli.schedule import train_iterations
 from mmsec.engine.files import write_whole
@@ -26,14 +26,7 @@ from mmsec.errors import InputError
 
 
 class Trained(NamedTuple):
-    """A run that is trained, for what is measured of it.
-
-    Attributes:
-        config (Path): The config that it was trained with.
-        checkpoint (str): The last one.
-        folder (Path): Its work dir.
-        call (Callable): Runs a tool of the project, given as a command; see :func:`call`.
-    """
+    """A run that is trained, for what is measured of it."""
 
     config: Path
     checkpoint: str
@@ -47,15 +40,7 @@ Measurement = Callable[[Trained], dict]  # what it returns goes into the row
 
 @dataclass(frozen=True)
 class Run:
-    """A training, and what is measured right behind it, while its checkpoint is there.
-
-    Attributes:
-        name (str): What the rows of all its seeds stand under.
-        seed (int): Also in the config.
-        cfg (Config): As it trains.
-        count (Callable): Figures of the untrained model for the row, from its config, such as :func:`cost`.
-        measurements (Sequence[Measurement]): Called one after the other. Default: none.
-    """
+    """A training, and what is measured right behind it, while its checkpoint is there."""
 
     name: str
     seed: int
@@ -75,28 +60,14 @@ class Run:
 
 
 class Rows:
-    """What runs have given, by name and seed, in a file that is written whole after each of them.
-
-    A run that failed is a row ``{'failed': REASON}``. Work dirs may be lost; nothing that has a row needs them.
-
-    Args:
-        path (Path): The JSON file. It may be missing.
-        work_dir (Path): Where the runs train, each in a folder of its own.
-
-    Raises:
-        InputError: If the file is not JSON.
-    """
+    """What runs have given, by name and seed, in a file that is written whole after each of them."""
 
     def __init__(self, path: Path, work_dir: Path) -> None:
         self.path, self.work_dir = path, work_dir
         self.runs = self.read()
 
     def read(self) -> dict[str, dict[str, dict]]:
-        """What the file has, by name and seed; nothing where it is not there yet.
-
-        Raises:
-            InputError: If it is not JSON.
-        """
+        """What the file has, by name and seed; nothing where it is not there yet."""
         try:
             return json.loads(self.path.read_text())['runs'] if self.path.is_file() else {}
         except json.JSONDecodeError as error:
@@ -107,11 +78,7 @@ class Rows:
         return self.runs.get(run.name, {}).get(str(run.seed))
 
     def has(self, run: Run) -> bool:
-        """Whether a run is finished.
-
-        Raises:
-            InputError: If another config gave its row.
-        """
+        """Whether a run is finished."""
         row = self.row(run)
         if row is None or 'failed' in row:
             return False
@@ -137,11 +104,7 @@ class Rows:
         return self.work_dir / re.sub(r'[^\w.,=-]+', '_', run.name) / f'seed{run.seed}'
 
     def check_folder(self, run: Run) -> None:
-        """Check that the work dir of a run is its own.
-
-        Raises:
-            InputError: If it holds a run of another config.
-        """
+        """Check that the work dir of a run is its own."""
         folder = self.folder(run)
         config = folder.with_suffix('.py')
         if config.is_file() and config.read_text().splitlines()[0] != f'# {run.sha}':
@@ -162,14 +125,7 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def images_by_size(cfg: Config) -> list[tuple[Tensor, int]]:
-    """An image of each size among the test data, and how many of them have it.
-
-    Args:
-        cfg (Config): Of a data set with more than :data:`COUNTED` images, so many at most are looked at, evenly spaced.
-
-    Returns:
-        list[tuple[Tensor, int]]: Images of shape (1, 3, H, W), the most frequent size first.
-    """
+    """An image of each size among the test data, and how many of them have it."""
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     found: dict[tuple[int, ...], Tensor] = {}
     sizes: Counter[tuple[int, ...]] = Counter()
@@ -181,24 +137,13 @@ def images_by_size(cfg: Config) -> list[tuple[Tensor, int]]:
 
 
 def mean_multiply_adds(images: Sequence[tuple[Tensor, int]], model: nn.Module, call: Callable[[Tensor], object]) -> int:
-    """Multiply-adds of a model for an image, the mean over images of these sizes.
-
-    Args:
-        images (Sequence[tuple[Tensor, int]]): As :func:`images_by_size` returns them.
-        model (nn.Module): In evaluation mode.
-        call (Callable): Runs the model, or the part of it that is counted, on an image.
-    """
+    """Multiply-adds of a model for an image, the mean over images of these sizes."""
     adds = [count(model, lambda image=image: call(image))[''] * number for image, number in images]
     return round(sum(adds) / sum(number for _, number in images))
 
 
 def cost(cfg: Config) -> dict:
-    """Parameters of a model, and multiply-adds for an image of its test data, the mean over them.
-
-    Returns:
-        dict: 'parameters' and 'backbone_parameters'; 'multiply_adds' of the backbone, and 'multiply_adds_with_neck',
-        as :func:`get_flops.count` counts them; 'images', how many have which height and width.
-    """
+    """Parameters of a model, and multiply-adds for an image of its test data, the mean over them."""
     with DefaultScope.overwrite_default_scope(cfg.default_scope), naming_misspelt_options(cfg):
         images = images_by_size(cfg)
         model = MODELS.build(cfg.model).eval()
@@ -211,11 +156,22 @@ def cost(cfg: Config) -> dict:
     }
 
 
+def machine() -> dict:
+    """What figures were measured on."""
+    lines = Path('/proc/cpuinfo').read_text().splitlines()
+    cpu = next(line.split(':')[1].strip() for line in lines if 'model name' in line)
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {'cpu': cpu, 'threads': torch.get_num_threads(), 'gpu': gpu, 'torch': torch.__version__}
+
+
 def origin(cfg: Config, threads: int) -> dict:
-    """Where the figures of a run come from."""
+    """How long a run trains, and where its figures come from."""
     packages = ('mmengine', 'mmcv', cfg.default_scope)
     versions = {name: importlib.import_module(name).__version__ for name in packages}
-    return machine() | {'threads': threads, 'git': revision(), 'mmsec': mmsec.__version__} | versions
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        steps = train_iterations(cfg)
+    ours = {'threads': threads, 'iterations': steps, 'git': revision(), 'mmsec': mmsec.__version__}
+    return machine() | ours | versions
 
 
 def revision() -> str:
@@ -225,9 +181,3 @@ def revision() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):  # no git, or no repository
         return 'unknown'
-
-
-def iterations(cfg: Config) -> int:
-    """Iterations that a config trains for, in its host's scope."""
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        return train_iterations(cfg)

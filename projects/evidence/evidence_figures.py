@@ -14,15 +14,8 @@ SEED_STYLES = {'first seed': '-', 'second seed': '--', 'third seed': ':'}
 
 
 def styles(names: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """A colour and a marker for each name, the same wherever the name is drawn.
-
-    Raises:
-        ValueError: If there are more names than colours.
-    """
-    unique = list(dict.fromkeys(names))
-    if len(unique) > len(COLOURS):
-        raise ValueError(f'{len(unique)} names are more than the {len(COLOURS)} colours: {", ".join(unique)}')
-    return {name: (COLOURS[i], MARKERS[i]) for i, name in enumerate(unique)}
+    """A colour and a marker for each name, the same wherever the name is drawn."""
+    return {name: (COLOURS[i], MARKERS[i]) for i, name in enumerate(dict.fromkeys(names))}
 
 
 def tidy(axes: Axes) -> None:
@@ -31,16 +24,14 @@ def tidy(axes: Axes) -> None:
     axes.spines[['top', 'right']].set_visible(False)
 
 
+def save(figure: Figure, handles: dict, path: Path) -> None:
+    """With one legend for all panels."""
+    figure.legend(handles.values(), handles, loc='outside right upper', frameon=False)
+    figure.savefig(path)
+
+
 def draw_curves(panels: Mapping[str, Mapping[str, Sequence[dict]]], path: Path) -> None:
-    """The training loss of every run: a panel for each data set, a colour for each name, a line style for each seed.
-
-    Args:
-        panels (Mapping[str, Mapping[str, Sequence[dict]]]): Finished rows by data set and name, up to three of a name.
-        path (Path): The picture.
-
-    Raises:
-        ValueError: If a name has more than three rows.
-    """
+    """The training loss of every run: a panel for each data set, a colour for each name, a line style for each seed."""
     figure = Figure(figsize=(5 * len(panels) + 2, 4.5), dpi=120, layout='constrained')
     handles: dict = {}
     style_of = styles(name for backbones in panels.values() for name in backbones)
@@ -48,8 +39,6 @@ def draw_curves(panels: Mapping[str, Mapping[str, Sequence[dict]]], path: Path) 
     for axes, (title, backbones) in zip(subplots, panels.items(), strict=True):
         for name, rows in backbones.items():
             colour, _ = style_of[name]
-            if len(rows) > len(SEED_STYLES):
-                raise ValueError(f'{name}: {len(rows)} seeds are more than the {len(SEED_STYLES)} line styles')
             for row, style in zip(rows, SEED_STYLES.values(), strict=False):
                 loss = row['loss']
                 (line,) = axes.plot(loss['step'], loss['value'], style, color=colour, linewidth=1.3)
@@ -62,17 +51,11 @@ def draw_curves(panels: Mapping[str, Mapping[str, Sequence[dict]]], path: Path) 
     if most > 1:
         for seed, style in list(SEED_STYLES.items())[:most]:
             handles[seed] = Line2D([], [], linestyle=style, color='grey', linewidth=1.3)
-    figure.legend(handles.values(), handles, loc='outside right upper', frameon=False)
-    figure.savefig(path)
+    save(figure, handles, path)
 
 
 def draw_semantic(panels: Mapping[str, Mapping[str, Mapping[int, float]]], path: Path) -> None:
-    """NMI of clusters with classes by stage: a panel for each data set, a line for each way of clustering.
-
-    Args:
-        panels (Mapping[str, Mapping[str, Mapping[int, float]]]): By data set, name of the clusters and stage.
-        path (Path): The picture.
-    """
+    """NMI of clusters with classes by stage: a panel for each data set, a line for each way of clustering."""
     figure = Figure(figsize=(5 * len(panels) + 1.5, 3.8), dpi=120, layout='constrained')
     handles: dict = {}
     style_of = styles(name for lines in panels.values() for name in lines)
@@ -85,18 +68,11 @@ def draw_semantic(panels: Mapping[str, Mapping[str, Mapping[int, float]]], path:
         axes.set(title=title, xlabel='stage', xticks=sorted({stage for stages in lines.values() for stage in stages}))
         tidy(axes)
     subplots[0].set_ylabel('NMI with classes, 0 is chance')
-    figure.legend(handles.values(), handles, loc='outside right upper', frameon=False)
-    figure.savefig(path)
+    save(figure, handles, path)
 
 
 def draw_counts(metric: str, rows: Mapping[str, dict], path: Path) -> None:
-    """Metric against multiply-adds: a dot for each seed, a larger one at the mean.
-
-    Args:
-        metric (str): Its name.
-        rows (Mapping[str, dict]): By number of clusters: 'values', 'mean' and 'multiply_adds'.
-        path (Path): The picture.
-    """
+    """Metric against multiply-adds: a dot for each seed, a larger one at the mean."""
     figure = Figure(figsize=(9, 4.5), dpi=120, layout='constrained')
     axes = figure.subplots()
     style_of = styles(rows)
@@ -112,14 +88,7 @@ def draw_counts(metric: str, rows: Mapping[str, dict], path: Path) -> None:
 
 
 def draw_merging(panels: Mapping[str, tuple[str, Mapping[str, Sequence[dict]]]], path: Path) -> None:
-    """Metric against multiply-adds and against time: a row of two panels for each data set, a line for each method.
-
-    Args:
-        panels (Mapping[str, tuple[str, Mapping[str, Sequence[dict]]]]): By data set the metric's name, and by method
-            its points: 'metric', 'multiply_adds' and 'seconds', which is None where it was not measured. A method of
-            one point is the model without merging.
-        path (Path): The picture.
-    """
+    """Metric against multiply-adds and against time: a row of two panels for each data set, a line for each method."""
     costs = {'multiply_adds': ('multiply-adds of the backbone, G', 1e9), 'seconds': ('seconds of the backbone', 1)}
     figure = Figure(figsize=(11.5, 3.6 * len(panels)), dpi=120, layout='constrained')
     handles: dict = {}
@@ -136,5 +105,4 @@ def draw_merging(panels: Mapping[str, tuple[str, Mapping[str, Sequence[dict]]]],
             axes.set(title=title, xlabel=label)
             tidy(axes)
         row[0].set_ylabel(metric)
-    figure.legend(handles.values(), handles, loc='outside right upper', frameon=False)
-    figure.savefig(path)
+    save(figure, handles, path)

@@ -4,13 +4,12 @@ import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from compare_groupings import Comparison, runs_of
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from training_rows import Measurement, Rows, Run, Trained, cost, images_by_size, mean_multiply_adds
-from training_runs import TOOLS, evaluate
+from training_runs import ROOT, TOOLS, evaluate
 
 from mmsec.cli.config import load_config
 from mmsec.cli.data import check_data
@@ -19,7 +18,7 @@ from mmsec.cli.weights import build_backbone
 from mmsec.datasets.wrappers import inner_datasets
 from mmsec.evaluation.clusters import BASELINES, MEASURES
 
-ROOT = TOOLS.parent
+CONFIGS = Path('projects/evidence/configs')
 DATA = {'nuclei': ('mmdet', 'maskrcnn'), 'camvid': ('mmseg', 'upernet')}
 BACKBONES = {  # the first part of a config's name: what it is called, and seeds
     'secvit_t': ('SecViT-T', 2),
@@ -29,36 +28,20 @@ BACKBONES = {  # the first part of a config's name: what it is called, and seeds
     'vit_s': ('ViT-S', 1),
     'vit_s_pitome': ('ViT-S with PiToMe', 1),
 }
-SMALL = Path('configs/mmseg/evidence/secvit_t_upernet_camvid_small.py')
+SMALL = CONFIGS / 'secvit_t_upernet_camvid_small.py'
 PUBLISHED, GLOBAL = 'SemanticGrouping', 'SemanticGrouping num_clusters=1,1,1,1'
-GROUPINGS = (
-    PUBLISHED,
-    'SemanticGrouping metric=dot',
-    'SemanticGrouping metric=euclidean',
-    'SemanticGrouping feature=query',
-    'SemanticGrouping feature=value',
-    'SemanticGrouping cut=interleaved',
-    'WindowGrouping',
-    'WindowGrouping shift=True',
-    'RandomGrouping',
-    'KMeansGrouping',
-    'ProjectionGrouping',
-    GLOBAL,
-)
+VARIANTS = ('metric=dot', 'metric=euclidean', 'feature=query', 'feature=value', 'cut=interleaved')
+OTHERS = ('WindowGrouping', 'WindowGrouping shift=True', 'RandomGrouping', 'KMeansGrouping', 'ProjectionGrouping')
+GROUPINGS = (PUBLISHED, *(f'{PUBLISHED} {each}' for each in VARIANTS), *OTHERS, GLOBAL)
 # Beside the published numbers and one cluster everywhere, which are groupings above. The two schedules cost the same.
-COUNTS = (
-    'SemanticGrouping num_clusters=8,2,1,1',
-    'SemanticGrouping num_clusters=64,16,4,1',
-    'SemanticGrouping num_clusters=128,32,8,2',
-    'SemanticGrouping num_clusters=32,8,[4,4,4,2,2,2,1,1,1],1',
-    'SemanticGrouping num_clusters=32,8,[1,1,1,2,2,2,4,4,4],1',
-)
+SCHEDULES = ('32,8,[4,4,4,2,2,2,1,1,1],1', '32,8,[1,1,1,2,2,2,4,4,4],1')
+COUNTS = tuple(f'{PUBLISHED} num_clusters={each}' for each in ('8,2,1,1', '64,16,4,1', '128,32,8,2', *SCHEDULES))
 SEEDS = 3  # of groupings and numbers of clusters
 IMAGES = 200  # for NMI
 TRANSFER = {  # config: its initial weights
-    Path('configs/mmdet/evidence/secvit_t_maskrcnn_nuclei_kaiming.py'): 'random, as the demo starts',
-    Path('configs/mmdet/evidence/secvit_t_maskrcnn_nuclei_from_shapes.py'): 'learnt by the demo on shapes',
-    Path('configs/mmseg/evidence/secvit_t_upernet_camvid_kaiming.py'): 'random, as the demo starts',
+    CONFIGS / 'secvit_t_maskrcnn_nuclei_kaiming.py': 'random, as the demo starts',
+    CONFIGS / 'secvit_t_maskrcnn_nuclei_from_shapes.py': 'learnt by the demo on shapes',
+    CONFIGS / 'secvit_t_upernet_camvid_kaiming.py': 'random, as the demo starts',
 }
 # The grid has 16 x 16 tokens in most images of nuclei, and 23 x 17 in those of CamVid.
 REMOVED = {'nuclei': (4, 8, 12, 16), 'camvid': (6, 12, 18, 24)}
@@ -84,23 +67,11 @@ SECTIONS = {  # in this order
 }
 
 
-class Section(NamedTuple):
-    """Runs of one section.
-
-    Attributes:
-        rows (Rows): Where their figures are kept.
-        runs (list[Run]): In the order in which they run.
-    """
-
-    rows: Rows
-    runs: list[Run]
-
-
 def config_of(backbone: str, data: str) -> Path:
     """The config of a backbone on a data set, from the repository's root."""
     host, method = DATA[data]
-    folder = '' if backbone == 'secvit_t' else 'evidence/'
-    return Path(f'configs/{host}/{folder}{backbone}_{method}_{data}.py')
+    folder = Path('configs', host) if backbone == 'secvit_t' else CONFIGS
+    return folder / f'{backbone}_{method}_{data}.py'
 
 
 def mergings(data: str) -> dict[str, dict]:
@@ -120,13 +91,13 @@ def vit_row(out: Path, data: str) -> dict | None:
 
 
 def merging_times(out: Path) -> dict[str, dict]:
-    """What benchmark_merging.py has written, by data set; nothing before the first call of it."""
+    """What merging_times.py has written, by data set; nothing before the first call of it."""
     path = out / MERGING_TIMES
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def untimed(out: Path) -> list[str]:
-    """Data sets whose ViT is tested with mergings that benchmark_merging.py has not timed."""
+    """Data sets whose ViT is tested with mergings that merging_times.py has not timed."""
     return [data for data in DATA if vit_row(out, data) and data not in merging_times(out)]
 
 
@@ -193,11 +164,7 @@ def merged_cost(cfg: Config, data: str) -> dict:
 
 
 def missing(cfg: Config) -> str | None:
-    """What a config needs and is not there, and how to make it: one line.
-
-    Raises:
-        InputError: If the data are there in part.
-    """
+    """What a config needs and is not there, and how to make it: one line."""
     roots = [each.data_root.rstrip('/') for each in inner_datasets(cfg.train_dataloader.dataset)]
     for path in (*roots, cfg.get('load_from')):
         if path and not Path(path).exists():
@@ -206,27 +173,22 @@ def missing(cfg: Config) -> str | None:
     return None
 
 
-def sections(names: Sequence[str], out: Path, work_dir: Path) -> dict[str, Section]:
-    """The sections of these names."""
-    found: dict[str, Section] = {}
+def sections(names: Sequence[str], out: Path, work_dir: Path) -> dict[str, tuple[Rows, list[Run]]]:
+    """The sections of these names: where their figures are kept, and their runs, in order."""
+    found: dict[str, tuple[Rows, list[Run]]] = {}
     backbones = Rows(out / 'backbones.json', work_dir)
-    pairs = [(data, backbone) for data in DATA for backbone in BACKBONES]
     needed = {'semantic': ['secvit_t'], 'merging': ['vit_s'], 'backbones': list(BACKBONES)}
     for name in names:
         if name in needed:
-            runs = [
-                run_of(config_of(backbone, data), seed)
-                for data, backbone in pairs
-                if backbone in needed[name]
-                for seed in range(BACKBONES[backbone][1])
-            ]
-            found[name] = Section(backbones, sorted(runs, key=lambda run: run.seed))  # each backbone once, first
+            paths = [(config_of(each, data), BACKBONES[each][1]) for data in DATA for each in needed[name]]
+            runs = [run_of(path, seed) for path, seeds in paths for seed in range(seeds)]
+            found[name] = backbones, sorted(runs, key=lambda run: run.seed)  # each backbone once, first
         elif name == 'transfer':
-            found[name] = Section(Rows(out / 'transfer.json', work_dir), [run_of(path, 0) for path in TRANSFER])
+            found[name] = Rows(out / 'transfer.json', work_dir), [run_of(path, 0) for path in TRANSFER]
         else:
             texts = GROUPINGS if name == 'groupings' else COUNTS
             settings = {'config': str(SMALL), 'seeds': SEEDS, 'iters': None, 'images': IMAGES, 'cfg_options': None}
             rows = Comparison(out / name, work_dir / name, settings)
             runs = runs_of(load_config(str(ROOT / SMALL)), texts, SEEDS, IMAGES)
-            found[name] = Section(rows, sorted(runs, key=lambda run: run.seed))
+            found[name] = rows, sorted(runs, key=lambda run: run.seed)
     return found

@@ -1,6 +1,6 @@
 # secvit_t_upernet_camvid.py from PyTorch's default random weights, as the demo starts: how much of what SecViT-T
 # reaches in a short run depends on where it starts.
-_base_ = '../secvit_t_upernet_camvid.py'
+_base_ = '../../../configs/mmseg/secvit_t_upernet_camvid.py'
 
 model = dict(
     backbone=dict(

@@ -1,0 +1,49 @@
+"""Multiply-adds of a model, module by module."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from mmsec.ops.grouping import kmeans  # noqa: F401
+from mmsec.ops.merging import density_peaks  # noqa: F401
+
+CLUSTERING = {torch.ops.mmsec.density_peaks, torch.ops.mmsec.kmeans_order}
+ATTENTION = {  # products of queries, keys and values; projections are matrix products as all others
+    torch.ops.aten._scaled_dot_product_efficient_attention,
+    torch.ops.aten._scaled_dot_product_flash_attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu,
+    torch.ops.aten.bmm,
+    torch.ops.aten.baddbmm,
+}
+
+
+def count(model: nn.Module, run: Callable[[], object]) -> dict[str, int]:
+    """Multiply-adds of every module that ``run`` reaches, by dotted name; '' is the whole model.
+
+    Matrix products, convolutions, attention products and distances between tokens that are clustered are counted;
+    norms, activations and additions are not.
+    """
+    return {name: sum(kinds.values()) for name, kinds in count_kinds(model, run).items()}
+
+
+def count_kinds(model: nn.Module, run: Callable[[], object]) -> dict[str, dict[str, int]]:
+    """As :func:`count`, and apart for 'clustering', 'attention' and 'rest'."""
+
+    def flash_on_cpu(q: Any, k: Any, v: Any, *args: Any, out_shape: Any = None, **options: Any) -> int:
+        return sdpa_flop_count(q, k, v)
+
+    mapping = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flash_on_cpu}
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter, torch.no_grad():
+        run()
+    root = type(model).__name__
+    counts = {}
+    for name, operators in counter.get_flop_counts().items():
+        kinds = dict.fromkeys(('clustering', 'attention', 'rest'), 0)
+        for operator, flops in operators.items():
+            kind = 'clustering' if operator in CLUSTERING else 'attention' if operator in ATTENTION else 'rest'
+            kinds[kind] += flops // 2
+        counts['' if name == 'Global' else name.removeprefix(root).removeprefix('.')] = kinds
+    return counts

@@ -1,0 +1,50 @@
+"""One look at projects/evidence: what is finished is finished, the page is what its rows say, and a comparison runs."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT, SEGMENTER, small_run
+
+PIPELINE = ROOT / 'projects/evidence'
+
+
+def call(tool, *arguments):
+    command = [sys.executable, PIPELINE / tool, *map(str, arguments)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-4000:]
+    return result.stdout
+
+
+def test_no_run_is_left_and_the_page_is_what_the_rows_say(tmp_path):
+    out = tmp_path / 'evidence'
+    shutil.copytree(ROOT / 'docs/evidence', out)
+    shutil.copy(ROOT / 'docs/evidence.md', tmp_path)
+    assert '\nto run: 0, 1 at the same time' in call('evidence.py', '--plan', '--out', out)
+    call('evidence.py', '--pages', '--out', out)
+    assert (tmp_path / 'evidence.md').read_text() == (ROOT / 'docs/evidence.md').read_text()
+    drawn = {path.name for path in (tmp_path / 'images').iterdir()}
+    assert drawn == {path.name for path in (ROOT / 'docs/images').glob('evidence_*')}
+
+
+def test_groupings_are_trained_measured_and_gone_on_with(shapes, tmp_path):
+    config, out = small_run(SEGMENTER, shapes, tmp_path), tmp_path / 'out'
+    options = [config, '--seeds', 1, '--iters', 2, '--images', 2, '--out', out, '--groupings']
+    first, second = 'WindowGrouping shift=True', 'SemanticGrouping num_clusters=1,1,1,1'
+    printed = call('compare_groupings.py', *options, first)
+    (row,) = json.loads((out / 'comparison.json').read_text())['summary'].values()
+    assert f'| {first} | {row["mean"]:.4g} | - | 1 | {row["seconds_per_iteration"]:.3f} |' in printed
+    assert row['nmi'] is not None
+    log = out / 'WindowGrouping_shift=True/seed0/log.txt'
+    log.write_text('')
+    call('compare_groupings.py', *options, first, second)
+    assert log.read_text() == ''  # what has a row does not run again
+    rows = json.loads((out / 'comparison.json').read_text())['summary']
+    assert list(rows) == [first, second]
+    assert rows[first] == row
+    assert rows[second]['values'] == [pytest.approx(rows[second]['mean'])]
+    assert rows[second]['nmi'] is None  # one cluster says nothing of labels
+    assert row['multiply_adds'] < rows[second]['multiply_adds']  # attention to all tokens costs more
