@@ -6,6 +6,7 @@ import subprocess
 import sys
 import types
 import warnings
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from mmsec.engine.hooks import FiniteHook
 from mmsec.models import SecViT
-from mmsec.ops import Grouping, Tokens, build_grouping, cluster_attention, explain
+from mmsec.ops import Grouping, Tokens, build_grouping, cluster_attention, explain, use_kernels
 from tests.conftest import ROOT, SMALL_ARCH, each_grouping, semantic, shrink_model, small_run, tokens_of
 from tests.models.backbones.small import SMALL
 from tests.test_configs import batch, load
@@ -47,6 +48,15 @@ def cuda() -> str:
     if DEVICE != 'cuda':
         pytest.skip('for CUDA alone')
     return DEVICE
+
+
+@pytest.fixture(params=['measured', 'on'])
+def kernels(request) -> Iterator[str]:
+    """Those kernels that the table names, and all of them."""
+    if request.param == 'on' and DEVICE != 'cuda':
+        pytest.skip('Triton kernels are for CUDA alone; the interpreter has tests of its own')
+    with use_kernels(request.param):
+        yield request.param
 
 
 @pytest.fixture
@@ -107,7 +117,7 @@ def fixed_clusters(monkeypatch):
     monkeypatch.setattr(published_secvit, 'published_order', any_order)
 
 
-@pytest.mark.usefixtures('full_float32', 'fixed_clusters')
+@pytest.mark.usefixtures('full_float32', 'fixed_clusters', 'kernels')
 @pytest.mark.parametrize('clustering', CLUSTERINGS, ids=['published', 'clusters of 98'])
 @pytest.mark.parametrize('dtype', DTYPES, ids=str)
 def test_backbone_is_as_near_to_the_float64_reference_as_its_precision_allows(device, dtype, clustering):
@@ -143,6 +153,7 @@ def test_every_backbone_gives_what_it_gives_on_a_cpu(device, name):
     assert distance(ours, truth) <= 1e-9
 
 
+@pytest.mark.usefixtures('kernels')
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize('name', SMALL)
 def test_every_backbone_takes_a_training_step_in_half_precision(device, name, dtype):
@@ -150,6 +161,23 @@ def test_every_backbone_takes_a_training_step_in_half_precision(device, name, dt
     with autocast(device, dtype):
         found = maps_and_gradients(model, torch.randn(2, 3, 72, 104, device=device))
     assert all(each.isfinite().all() for each in found)
+
+
+def test_no_image_size_compiles_a_kernel_anew(cuda):
+    import triton
+
+    model, compiled = SecViT('tiny', drop_path_rate=0.0, cluster_size=98).to(cuda), []
+    with use_kernels('on'), torch.autocast(cuda, torch.bfloat16):
+        for size in ((2, 256, 320), (1, 128, 160)):  # one image, too
+            sum(m.float().sum() for m in model(torch.randn(size[0], 3, *size[1:], device=cuda))).backward()
+        before = triton.knobs.runtime.jit_cache_hook
+        triton.knobs.runtime.jit_cache_hook = lambda **said: compiled.append(said['repr'])
+        try:
+            for size in ((2, 261, 333), (3, 160, 224), (1, 97, 130)):
+                sum(m.float().sum() for m in model(torch.randn(size[0], 3, *size[1:], device=cuda))).backward()
+        finally:
+            triton.knobs.runtime.jit_cache_hook = before
+    assert compiled == []
 
 
 @each_grouping
@@ -190,6 +218,7 @@ def test_the_kernel_that_runs_is_the_one_that_is_named(device, dtype, gradient):
         assert any(KERNELS[chosen] in name for name in kernels), kernels
 
 
+@pytest.mark.usefixtures('kernels')
 @pytest.mark.parametrize('clustering', CLUSTERINGS, ids=['published', 'clusters of 98'])
 @pytest.mark.parametrize('dtype', DTYPES, ids=str)
 def test_inference_can_be_captured_as_a_graph(cuda, dtype, clustering):
