@@ -159,6 +159,7 @@ def test_rows_side_by_side_are_the_rows_of_each():
         assert torch.equal(taken, x[index])
     assert kernel.why_not(index, index, *tensors) == 'not on cpu'
     assert kernel.why_not(index, index, tensors[0]) == 'there is one tensor'
+    assert ops.explain(take_rows, index, index.argsort(), *tensors)['take_rows'][kernel.name] == 'not on cpu'
 
 
 def test_a_layer_is_only_read_where_calling_it_would_do_no_more():
