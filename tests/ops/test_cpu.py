@@ -86,3 +86,14 @@ def test_products_in_pieces_are_attention(count, length):
     bias = torch.randn(count, 1, 1, length, dtype=torch.float64)
     wanted = F.scaled_dot_product_attention(q, k, v, bias)
     torch.testing.assert_close(cpu.attention_in_products(q, k, v, bias), wanted)
+
+
+def test_a_backbone_with_the_pass_can_be_compiled():
+    model, images = SecViT(SMALL_ARCH, grouping=dict(type='WindowGrouping')).eval(), torch.randn(1, 3, 40, 50)
+    with torch.no_grad():
+        expected = model(images)
+        undo = cpu.optimize(model)
+        torch._dynamo.reset()
+        for ours, wanted in zip(torch.compile(model, backend='eager')(images), expected, strict=True):
+            torch.testing.assert_close(ours, wanted, atol=1e-5, rtol=1e-4)
+        undo()

@@ -101,7 +101,7 @@ def layer_norm(cell: dict, shape: Sequence[int], dtype: torch.dtype) -> Work:
     kept = (whole[0], None, None, None, weight, bias, *whole[2:])
 
     def backward() -> Results:
-        found = norm.backward(*grads, kept, 1.0, (True, True, False, True, True))
+        found = norm.backward(*grads, kept, 1.0, (True, True, False, True, True), (x.dtype, x.dtype))
         return [each for each in found if each is not None]
 
     def forward() -> Results:

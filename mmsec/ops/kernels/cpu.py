@@ -42,10 +42,13 @@ _OPTIMIZED: set[int] = set()  # a number for each backbone that is
 
 
 def _enter(module: nn.Module, inputs: Any) -> None:
-    _STATE.running += (module,)
+    if not torch.compiler.is_compiling():  # where plain torch runs anyway
+        _STATE.running += (module,)
 
 
 def _leave(module: nn.Module, inputs: Any, output: Any) -> None:
+    if torch.compiler.is_compiling():
+        return
     if _STATE.running and _STATE.running[-1] is module:  # not if a hook before _enter raised
         _STATE.running = _STATE.running[:-1]
 
