@@ -16,8 +16,8 @@ from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 
 from mmsec.cli.config import dicts_of
-from mmsec.ops import Grouping, Tokens, build_grouping
-from mmsec.ops.grouping import GROUPINGS
+from mmsec.ops import Grouping, Tokens
+from mmsec.ops.grouping import GROUPINGS, GroupingMethod
 
 if 'PYTEST_XDIST_WORKER' in os.environ:  # one of several processes that share the cores
     torch.set_num_threads(1)
@@ -74,6 +74,13 @@ each_grouping = pytest.mark.parametrize(
 )
 
 
+def build_grouping(config: dict, block: int = 0) -> GroupingMethod:
+    """A grouping as block number ``block`` of a stage has it."""
+    method = GROUPINGS.build(config)
+    method.block = block
+    return method
+
+
 def tokens_of(key: torch.Tensor, size: tuple[int, int] | None = None) -> Tokens:
     """What a grouping is given, all parts of it the keys (B, N, h, d)."""
     return Tokens(key[:, :, None].expand(-1, -1, 3, -1, -1), key, size or (key.shape[1], 1))
@@ -81,7 +88,7 @@ def tokens_of(key: torch.Tensor, size: tuple[int, int] | None = None) -> Tokens:
 
 def semantic(key: torch.Tensor, num_clusters: int) -> Grouping:
     """The published grouping of keys (B, N, h, d)."""
-    return build_grouping(dict(type='SemanticGrouping'))(tokens_of(key), num_clusters)
+    return GROUPINGS.build(dict(type='SemanticGrouping'))(tokens_of(key), num_clusters)
 
 
 @pytest.fixture(autouse=True)

@@ -14,10 +14,10 @@ from tools import train
 GROUPING = '''
 import torch
 
-from mmsec.ops.grouping import Grouping, GroupingMethod, register_grouping
+from mmsec.ops.grouping import GROUPINGS, Grouping, GroupingMethod
 
 
-@register_grouping
+@GROUPINGS.register_module()
 class DealtGrouping(GroupingMethod):
     """Tokens dealt out in turn, as cards are."""
 
@@ -36,7 +36,7 @@ from torch import nn
 
 from mmsec.models.backbones.base import Backbone
 from mmsec.models.layers.cluster_counts import ClusterCount
-from mmsec.models.layers.secvit import ClusterAttention
+from mmsec.models.layers.secvit import LePEAttention
 from mmsec.ops import rotary_table
 from mmsec.registry import MODELS
 
@@ -53,14 +53,11 @@ class Patches(Backbone):
         super().__init__(in_channels, (4, 8, 16, 32), out_indices, frozen_stages, norm_eval, init_cfg)
         before = (in_channels, *dims)
         self.convs = nn.ModuleList(nn.Conv2d(*before[i:i + 2], 7, 2 if i else 4, 3) for i in range(len(dims)))
-        self.attention = nn.ModuleList(ClusterAttention(width, 2, grouping, 0, ClusterCount(4)) for width in dims)
+        self.attention = nn.ModuleList(LePEAttention(width, 2, grouping, 0, ClusterCount(4)) for width in dims)
         self.finish(dims, out_norm=True)
 
     def parts(self):
         return [[], *([each] for each in zip(self.convs, self.attention))]
-
-    def attention_layers(self):
-        return [[layer] for layer in self.attention]
 
     def maps(self, x):
         maps = {{}}
@@ -71,12 +68,6 @@ class Patches(Backbone):
             x = attention(x.permute(0, 2, 3, 1), table).permute(0, 3, 1, 2)
             maps[i] = x
         return maps
-
-    def convert(self, state):
-        return dict(state), []
-
-    def left_out(self, key):
-        return False
 '''
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mmengine.config import Config
 
 from mmsec.errors import InputError
-from mmsec.ops.grouping import GROUPINGS, build_grouping
+from mmsec.ops.grouping import GROUPINGS
 
 _COUNTS = ('num_clusters', 'cluster_size')
 
@@ -51,7 +51,7 @@ def grouping_of(words: Sequence[str]) -> dict:
         except (SyntaxError, ValueError):
             config[key] = value  # a word such as interleaved
     try:
-        build_grouping(config)
+        GROUPINGS.build(config)
     except ValueError as error:
         raise InputError(f'--grouping: {error}') from error
     return config

@@ -1,48 +1,13 @@
 """A look at which tokens a backbone puts together, on given images."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmsec.models.backbones.base import Backbone
-from mmsec.ops import Tokens, cluster_ids
-from mmsec.ops.grouping import GroupingMethod
-
-
-class TokenClusters(NamedTuple):
-    """Which tokens of a map are together.
-
-    Attributes:
-        ids (Tensor): (B, heads, H', W') int64, the cluster of each token from 0; where all heads
-            share their clusters (B, scales, H', W'), see :func:`scales_of`.
-        scores (Tensor, optional): (B, heads, H', W'), what tokens were sorted by; clusters then stand in ascending
-            order of it. None for clusters without order.
-        score_name (str): What the scores are.
-    """
-
-    ids: Tensor
-    scores: Tensor | None = None
-    score_name: str = ''
-
-
-def grouped_clusters(grouping: GroupingMethod, tokens: Tokens, num_clusters: int) -> TokenClusters:
-    """Answer for an attention layer that groups tokens.
-
-    Args:
-        grouping (GroupingMethod): Of the layer.
-        tokens (Tokens): What it looks at.
-        num_clusters (int): Clusters M, 1 <= M <= N.
-
-    Returns:
-        TokenClusters: Of every image and head.
-    """
-    batch, _, heads, _ = tokens.key.shape
-    ids = cluster_ids(grouping(tokens, num_clusters)).expand(batch, heads, -1)  # (B, h, N)
-    scores = grouping.scores(tokens)  # (B, h, N)
-    scores = None if scores is None else scores.unflatten(-1, tokens.size)
-    return TokenClusters(ids.unflatten(-1, tokens.size), scores, grouping.score_name)
+from mmsec.models.layers.cluster_attention import TokenClusters
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from mmsec.ops.attention import (
     proportional_attention,
     qkv_attention,
 )
-from mmsec.ops.grouping import Grouping, Tokens, build_grouping, cluster_ids, cluster_sizes
+from mmsec.ops.grouping import GROUPINGS, Grouping, Tokens, cluster_ids, cluster_sizes
 from mmsec.ops.kernels import explain, plain_torch, use_kernels
 from mmsec.ops.layers import (
     call,
@@ -21,11 +21,11 @@ from mmsec.ops.positions import resize_positions
 from mmsec.ops.rotary import apply_rotary, rotary_table
 
 __all__ = [
+    'GROUPINGS',
     'Grouping',
     'Tokens',
     'apply_rotary',
     'attention',
-    'build_grouping',
     'call',
     'cluster_attention',
     'cluster_ids',

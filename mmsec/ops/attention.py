@@ -32,12 +32,12 @@ def lepe_attention(tokens: Tokens, grouping: Grouping | None, lepe: nn.Module) -
 
 
 @fused_op(triton.QKV_ATTENTION)
-def qkv_attention(qkv: Tensor, grouping: Grouping, protected: int = 0) -> Tensor:
+def qkv_attention(qkv: Tensor, grouping: Grouping | None, protected: int = 0) -> Tensor:
     """:func:`cluster_attention` of queries, keys and values that lie side by side.
 
     Args:
         qkv (Tensor): (B, P + N, 3, h, d), as a linear layer makes them.
-        grouping (Grouping): The clusters of the N tokens.
+        grouping (Grouping, optional): The clusters of the N tokens; None for attention over all tokens.
         protected (int): Protected tokens P. Default: 0.
 
     Returns:

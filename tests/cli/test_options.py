@@ -70,7 +70,7 @@ def test_no_name_is_suggested_where_none_is_close():
     ('options', 'message'),
     [
         ({'arch': 'tinny'}, "model.backbone: arch must be one of .*, got 'tinny'"),
-        ({'grouping': {'type': 'SematicGrouping'}}, r'model.backbone: grouping must have a type, one of .*Sematic'),
+        ({'grouping': {'type': 'SematicGrouping'}}, r'model.backbone: type of grouping must be one of .*Sematic'),
         ({'grouping': {'type': 'WindowGrouping', 'siz': 7}}, r"model.backbone: grouping WindowGrouping .* 'siz'"),
         ({'drop_path_rate': 2}, r'model.backbone: drop_path_rate must be in \[0, 1\), got 2'),
     ],

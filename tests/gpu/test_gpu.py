@@ -19,8 +19,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from mmsec.engine.hooks import FiniteHook
 from mmsec.models import SecViT
-from mmsec.ops import Grouping, Tokens, build_grouping, cluster_attention, explain, use_kernels
-from tests.conftest import ROOT, SMALL_ARCH, each_grouping, semantic, shrink_model, small_run, tokens_of
+from mmsec.ops import Grouping, Tokens, cluster_attention, explain, use_kernels
+from tests.conftest import ROOT, SMALL_ARCH, build_grouping, each_grouping, semantic, shrink_model, small_run, tokens_of
 from tests.models.backbones.small import SMALL
 from tests.test_configs import batch, load
 from tools.analysis_tools import published_secvit

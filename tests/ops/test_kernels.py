@@ -11,7 +11,7 @@ from mmsec import ops
 from mmsec.ops.attention import take_rows
 from mmsec.ops.kernels import Kernel, KernelError, backwards, conditions, dispatch, fused_op
 from mmsec.ops.kernels import sdpa as kernels_sdpa
-from tests.conftest import tokens_of
+from tests.conftest import build_grouping, tokens_of
 
 
 def test_a_fused_op_takes_the_first_kernel_that_has_nothing_against_it():
@@ -187,7 +187,7 @@ def test_no_more_clusters_at_a_time_than_a_grid_takes(monkeypatch):
     monkeypatch.setattr(sys.modules['mmsec.ops.attention'], 'attention', record)  # the package has its name too
     lists, num_tokens = 14 * 7, 700  # as many clusters a list as there, of one token each
     q = torch.randn(14, num_tokens, 7, 4)
-    grouping = ops.build_grouping(dict(type='SemanticGrouping'))(tokens_of(q, (20, 35)), num_tokens)
+    grouping = build_grouping(dict(type='SemanticGrouping'))(tokens_of(q, (20, 35)), num_tokens)
     assert torch.equal(ops.cluster_attention(q, q, q, grouping), q)
     assert shapes == [(65535, 1, 1, 4), (lists * num_tokens - 65535, 1, 1, 4)]
 

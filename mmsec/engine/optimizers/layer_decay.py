@@ -6,6 +6,7 @@ from torch import nn
 
 from mmsec.engine.optimizers.constructor import MergedOptimWrapperConstructor
 from mmsec.errors import InputError
+from mmsec.models.backbones.base import Backbone
 from mmsec.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 _PREFIX = 'backbone.'
@@ -26,9 +27,10 @@ class LayerDecayOptimizerConstructor(MergedOptimWrapperConstructor):
     - ``decay_type`` (str): 'layer_wise', or 'stage_wise', where a stage takes the place of a layer and all its blocks
       have one rate. Default: 'layer_wise'.
 
-    Layers are what the backbone's ``get_layer_depth`` says (stages: ``get_stage_depth``). Every backbone of mmsec has
-    both. Swin of mmdetection and mmsegmentation, and the stages of Swin and ConvNeXt of mmpretrain, which lack them,
-    are known here by their names.
+    Layers are known of every backbone of mmsec, of Swin and ConvNeXt of the hosts, and of what has a method
+    ``get_layer_depth`` (stages: ``get_stage_depth``), as backbones of mmpretrain have. What stands between two blocks
+    or stages, such as a patch merging, counts with the one that follows it. Where each block is a stage, as in a plain
+    ViT, stages are layers.
     """
 
     options: ClassVar[tuple[str, ...]] = ('decay_rate', 'decay_type', *MergedOptimWrapperConstructor.options)
@@ -93,7 +95,9 @@ def layer_depths(model: nn.Module, decay_type: str = 'layer_wise') -> dict[str, 
     kinds = {each.__name__ for each in type(backbone).__mro__}
     depths = {}
     for name, _ in model.named_parameters():
-        if ask is not None:
+        if isinstance(backbone, Backbone):
+            depths[name] = _of_mmsec(backbone, name, decay_type)
+        elif ask is not None:
             depths[name] = ask(name, _PREFIX)
         elif 'SwinTransformer' in kinds:
             depths[name] = _of_swin(backbone, name, decay_type)
@@ -106,6 +110,28 @@ def layer_depths(model: nn.Module, decay_type: str = 'layer_wise') -> dict[str, 
                 f'{_METHODS[decay_type]}(name, prefix), which returns the layer and the number of layers'
             )
     return depths
+
+
+def _of_mmsec(backbone: Backbone, name: str, decay_type: str) -> tuple[int, int]:
+    """Layer or stage in a backbone of mmsec, by its parts; blocks are the children of all modules named ``blocks``."""
+    stem, *stages = backbone.parts()
+    lists = [module for name_, module in backbone.named_modules() if name_.split('.')[-1] == 'blocks']
+    blocks = {block for each in lists for block in each.children()}
+    last = (len(blocks) if decay_type == 'layer_wise' else len(stages)) + 1
+    if not name.startswith(_PREFIX):
+        return last, last + 1
+    path = name.removeprefix(_PREFIX).split('.')[:-1]
+    inside = [backbone.get_submodule('.'.join(path[: i + 1])) for i in range(len(path))]  # from the outermost in
+    if not inside or any(module in stem for module in inside):
+        return 0, last + 1
+    passed = 0
+    for i, stage in enumerate(stages, start=1):
+        for module in (each for part in stage for each in part.modules()):
+            passed += module in blocks
+            if module is inside[-1]:
+                layer = passed if blocks.intersection(inside) else passed + 1
+                return (layer if decay_type == 'layer_wise' else i), last + 1
+    return last, last + 1
 
 
 def _of_swin(backbone: Any, name: str, decay_type: str) -> tuple[int, int]:

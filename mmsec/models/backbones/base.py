@@ -1,4 +1,4 @@
-"""What all backbones share: options and their checks, freezing, output norms, and where to look at clusters."""
+"""What all backbones share: options and their checks, freezing, output norms, pretrained weights."""
 
 import logging
 from abc import abstractmethod
@@ -18,7 +18,7 @@ class Backbone(BaseModule):
     """A backbone of stages, each with a map. What a stage is, a subclass says: blocks at one stride, or one block.
 
     A subclass builds its layers, then calls :meth:`finish`. It says which modules belong to which stage
-    (:meth:`parts`), computes its maps (:meth:`maps`), and names its attention layers (:meth:`attention_layers`).
+    (:meth:`parts`) and computes its maps (:meth:`maps`). All else has a default.
 
     Args:
         in_channels (int): Channels of the image.
@@ -120,17 +120,13 @@ class Backbone(BaseModule):
     def maps(self, x: Tensor) -> dict[int, Tensor]:
         """The map of each stage in ``out_indices``, (B, C, H', W'), of checked images."""
 
-    @abstractmethod
     def attention_layers(self) -> list[list[nn.Module]]:
-        """For each stage that is built the attention layers of its blocks; see :mod:`mmsec.models.inspection`."""
+        """For each stage that is built the layers that can say which tokens are together, by a method ``clusters``."""
+        return [[layer for module in part for layer in _with_clusters(module)] for part in self.parts()[1:]]
 
-    @abstractmethod
     def convert(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Published weights -> a state dict of this backbone, and the keys that belong to a classifier."""
-
-    @abstractmethod
-    def left_out(self, key: str) -> bool:
-        """Whether a key that this backbone has no place for belongs to what its options leave out."""
+        return dict(state), []
 
     def finish(self, embed_dims: Sequence[int], out_norm: bool) -> None:
         """Add the output norms and freeze what is frozen.
@@ -163,61 +159,6 @@ class Backbone(BaseModule):
             raise ValueError(f'batch, height and width must be at least 1, got images of shape {tuple(x.shape)}')
         maps = self.maps(x)
         return tuple(self._returned(maps[i], i) for i in self.out_indices)
-
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Layer of a parameter, for learning rates that decay from layer to layer; mmpretrain asks by this name.
-
-        Layer 0 is the stem, with parameters of no module such as position embeddings. Layers 1 to L are the blocks, the
-        children of all modules named ``blocks``, counted through all stages that are built. What stands between two
-        blocks, such as a patch merging, counts with the one that follows it. What comes after the last one, output
-        norms and the rest of the model are layer L + 1. The rate of layer l is ``lr * decay**(L + 1 - l)``.
-
-        Args:
-            param_name (str): Name of a parameter of the model.
-            prefix (str): What names of this backbone's parameters begin with in the model. Default: ''.
-
-        Returns:
-            tuple[int, int]: The layer l, and the number of layers, L + 2.
-        """
-        lists = [module for name, module in self.named_modules() if name.split('.')[-1] == 'blocks']
-        blocks = {block for each in lists for block in each.children()}
-        last = len(blocks) + 1
-        if not param_name.startswith(prefix):
-            return last, last + 1
-        path = param_name.removeprefix(prefix).split('.')[:-1]
-        inside = [self.get_submodule('.'.join(path[: i + 1])) for i in range(len(path))]  # from the outermost in
-        stem, *stages = self.parts()
-        if not inside or any(module in stem for module in inside):
-            return 0, last + 1
-        passed = 0
-        for module in (each for stage in stages for part in stage for each in part.modules()):
-            passed += module in blocks
-            if module is inside[-1]:
-                return (passed if blocks.intersection(inside) else passed + 1), last + 1
-        return last, last + 1
-
-    def get_stage_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Stage of a parameter, for learning rates that decay from stage to stage.
-
-        Stage 0 is the stem, with parameters of no module. Stages 1 to S are those that are built, each with the patch
-        merging before it. Output norms and the rest of the model are stage S + 1. Where each block is a stage, as in a
-        plain ViT, stages are layers.
-
-        Args:
-            param_name (str): Name of a parameter of the model.
-            prefix (str): What names of this backbone's parameters begin with in the model. Default: ''.
-
-        Returns:
-            tuple[int, int]: The stage s, and the number of stages, S + 2.
-        """
-        parts = self.parts()
-        if not param_name.startswith(prefix):
-            return len(parts), len(parts) + 1
-        owner = self.get_submodule('.'.join(param_name.removeprefix(prefix).split('.')[:-1]))
-        if owner is self:
-            return 0, len(parts) + 1
-        inside = [i for i, part in enumerate(parts) if any(owner in module.modules() for module in part)]
-        return (inside[0] if inside else len(parts)), len(parts) + 1
 
     def init_weights(self) -> None:
         """Apply MMEngine's initialisers that ``init_cfg`` names, then load its checkpoint, if it names one, strictly.
@@ -282,3 +223,10 @@ class Backbone(BaseModule):
         if str(index) in self.out_norms:
             x = self.out_norms[str(index)](x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return x.contiguous()
+
+
+def _with_clusters(module: nn.Module) -> list[nn.Module]:
+    """The outermost layers of a module that have a method ``clusters``."""
+    if hasattr(module, 'clusters'):
+        return [module]
+    return [layer for child in module.children() for layer in _with_clusters(child)]

@@ -1,6 +1,5 @@
 """ClusTR: a vision transformer in which all tokens attend to few, the tokens of clusters at two scales."""
 
-import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -174,17 +173,6 @@ class ClusTR(Backbone):
     def convert(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Name published weights as they are named here; see :mod:`mmsec.models.checkpoints.clustr`."""
         return clustr.convert(state)
-
-    def left_out(self, key: str) -> bool:
-        """Whether a key belongs to a stage that ``out_indices`` leaves out."""
-        match = re.match(r'stages\.(\d+)\.', key)
-        return match is not None and int(match[1]) >= len(self.stages)
-
-    def attention_layers(self) -> list[list[nn.Module]]:
-        """The attention layers of each stage's blocks."""
-        return [
-            [block.get_submodule('attn') for block in stage.get_submodule('blocks').children()] for stage in self.stages
-        ]
 
     def maps(self, x: Tensor) -> dict[int, Tensor]:
         """The map of each stage in ``out_indices``, (B, C, H', W')."""

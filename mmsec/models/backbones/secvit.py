@@ -1,6 +1,5 @@
 """SecViT: a vision transformer whose attention runs inside semantic clusters of equal size."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -207,18 +206,6 @@ class SecViT(Backbone):
     def convert(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Name published weights as they are named here; see :mod:`mmsec.models.checkpoints.secvit`."""
         return secvit.convert(state)
-
-    def left_out(self, key: str) -> bool:
-        """Whether a key belongs to a stage or output norm that ``out_indices`` and ``out_norm`` leave out."""
-        match = re.match(r'(stages|downsamples)\.(\d+)\.', key)
-        beyond = match and int(match[2]) >= len(getattr(self, match[1]))
-        return bool(beyond) or key.startswith('out_norms.')
-
-    def attention_layers(self) -> list[list[nn.Module]]:
-        """The attention layers of each stage's blocks."""
-        return [
-            [block.get_submodule('attn') for block in stage.get_submodule('blocks').children()] for stage in self.stages
-        ]
 
     def maps(self, x: Tensor) -> dict[int, Tensor]:
         """The map of each stage in ``out_indices``, (B, C, H', W')."""

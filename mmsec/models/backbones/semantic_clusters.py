@@ -1,6 +1,5 @@
 """A host's Swin Transformer whose attention runs inside clusters in place of windows."""
 
-import re
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from operator import mul
@@ -103,18 +102,9 @@ class SemanticClusters(Backbone):
 
     def convert(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Name published weights as they are named here; see :mod:`mmsec.models.checkpoints.swin`."""
-        return swin.convert(state)
-
-    def left_out(self, key: str) -> bool:
-        """Whether a key belongs to a stage or output norm that ``out_indices`` leaves out."""
-        match = re.match(r'stages\.(\d+)\.(downsample\.)?', key)
-        beyond = match and int(match[1]) + bool(match[2]) >= len(self.stages)
-        return bool(beyond) or key.startswith('out_norms.')
-
-    def attention_layers(self) -> list[list[nn.Module]]:
-        """The attention layers of each stage's blocks."""
-        stages: list[Any] = list(self.stages)
-        return [[block.attn for block in stage.blocks] for stage in stages]
+        converted, dropped = swin.convert(state)
+        unused = [key for key in converted if key.startswith(f'stages.{len(self.stages) - 1}.downsample.')]
+        return {key: value for key, value in converted.items() if key not in unused}, dropped + unused
 
     def maps(self, x: Tensor) -> dict[int, Tensor]:
         """The map of each stage in ``out_indices``, (B, C, H', W')."""

@@ -1,6 +1,5 @@
 """ViT: a plain vision transformer with a map of one stride, whose tokens may merge on the way."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -10,16 +9,8 @@ from mmsec.models.backbones.base import Backbone
 from mmsec.models.checkpoints import vit
 from mmsec.models.layers.blocks import run
 from mmsec.models.layers.cluster_counts import ClusterCount
-from mmsec.models.layers.vit import (
-    Attention,
-    Block,
-    ClusterAttention,
-    Merge,
-    PatchEmbed,
-    TokenList,
-    WindowAttention,
-)
-from mmsec.ops.merging import Merging, build_merging
+from mmsec.models.layers.vit import Attention, Block, Merge, PatchEmbed, TokenList, WindowAttention
+from mmsec.ops.merging import MERGINGS, Merging
 from mmsec.registry import MODELS
 
 
@@ -133,7 +124,7 @@ class ViT(Backbone):
             global_blocks = [depth * quarter // 4 - 1 for quarter in range(1, 5)] if window_size else []
         elif not set(global_blocks) <= set(range(depth)):
             raise ValueError(f'global_blocks must be in [0, {depth - 1}], got {tuple(global_blocks)}')
-        method = build_merging(merging) if merging else None
+        method = MERGINGS.build(merging) if merging else None
         if method:
             method.check_blocks(depth, max(out_indices) + 1)
         map_size = (-(-height // patch_size), -(-width // patch_size))
@@ -147,7 +138,7 @@ class ViT(Backbone):
             if window_size and block not in global_blocks:
                 return WindowAttention(dims, heads, window_size)
             if grouping and num_clusters and block not in global_blocks:
-                return ClusterAttention(dims, heads, ClusterCount(num_clusters), grouping, block)
+                return Attention(dims, heads, grouping, block, ClusterCount(num_clusters))
             return Attention(dims, heads)
 
         self.out_type = out_type
@@ -182,16 +173,6 @@ class ViT(Backbone):
     def convert(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Name published weights as they are named here; see :mod:`mmsec.models.checkpoints.vit`."""
         return vit.convert(state, self.state_dict())
-
-    def left_out(self, key: str) -> bool:
-        """Whether a key belongs to what ``out_indices`` and other options leave out."""
-        match = re.match(r'blocks\.(\d+)\.', key)
-        beyond = match and int(match[1]) >= len(self.blocks)
-        return bool(beyond) or key.startswith('out_norms.') or key in vit.EXTRA_TOKENS
-
-    def attention_layers(self) -> list[list[nn.Module]]:
-        """Each block: it knows what merged, too."""
-        return [[block] for block in self.blocks]
 
     def maps(self, x: Tensor) -> dict[int, Tensor]:
         """The map of each block in ``out_indices``, (B, C, H', W'), or its class token, (B, C, 1, 1)."""

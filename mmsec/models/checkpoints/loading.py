@@ -6,16 +6,13 @@ prefix ``backbone.``, and the averaged weights where a run has some. Both load w
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmsec.errors import InputError
 from mmsec.models.checkpoints.reading import read_checkpoint
-
-if TYPE_CHECKING:
-    from mmsec.models.backbones.base import Backbone
 
 _LISTED = 20
 
@@ -95,7 +92,7 @@ def classifier_weights(model: nn.Module, checkpoint: Mapping) -> dict[str, Tenso
     return found
 
 
-def load_pretrained(backbone: 'Backbone', path: str | Path) -> None:
+def load_pretrained(backbone: Any, path: str | Path) -> None:
     """Load a backbone's weights and leave none of them at random.
 
     What the file has and the backbone has no place for by design (classifier, neck, heads, stages and output norms it
@@ -103,7 +100,7 @@ def load_pretrained(backbone: 'Backbone', path: str | Path) -> None:
     as identity, and are named in the log too.
 
     Args:
-        backbone (Backbone): Its ``published`` says where weights are, its ``convert`` gives them our names.
+        backbone (Backbone): Its ``published`` says where weights are, its ``convert`` renames them.
         path (str | Path): The checkpoint.
 
     Raises:
@@ -115,7 +112,7 @@ def load_pretrained(backbone: 'Backbone', path: str | Path) -> None:
     dropped += of_classifier
     own = backbone.state_dict()
     for key in list(state):
-        if key not in own and backbone.left_out(key):
+        if key not in own and _left_out(backbone, key):
             dropped.append(key)
             del state[key]
     fresh_norms = [key for key in own if key.startswith('out_norms.') and key not in state]
@@ -142,3 +139,11 @@ def load_pretrained(backbone: 'Backbone', path: str | Path) -> None:
         print_log(f'{name}: not used from the checkpoint: {", ".join(dropped)}', logger='current')
     if fresh_norms:
         print_log(f'{name}: not in the checkpoint, start as identity: {", ".join(fresh_norms)}', logger='current')
+
+
+def _left_out(backbone: nn.Module, key: str) -> bool:
+    """Whether a key belongs to an output norm, or to a stage, block or patch merging behind the last that is built."""
+    name, index = f'{key}.'.split('.')[:2]
+    layers = getattr(backbone, name, None)
+    beyond = isinstance(layers, nn.ModuleList) and index.isdigit() and int(index) >= len(layers)
+    return beyond or name == 'out_norms'

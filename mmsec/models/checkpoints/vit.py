@@ -61,13 +61,14 @@ def convert(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[dic
     found = family(state)
     print_log(f'ViT: the checkpoint is one of {found}', logger='current')
     if found == 'mmsec':
-        return _of_the_size(dict(state), own), []
+        dropped = [key for key in EXTRA_TOKENS if key in state and key not in own]
+        return _of_the_size({key: value for key, value in state.items() if key not in dropped}, own), dropped
     if _has_layer_scale(state) and not _has_layer_scale(own):
         raise InputError(f'the checkpoint ({found}) has layer scale, and the backbone has none: set layer_scale=1e-5')
     if _has_layer_scale(own) and not _has_layer_scale(state):
         raise InputError(f'the checkpoint ({found}) has no layer scale, and the backbone has: set layer_scale=0')
     converted: dict[str, Tensor] = {}
-    dropped: list[str] = []
+    dropped = []
     tokens = {}
     norms = sorted({key.rsplit('.', 1)[0] for key in own if key.startswith('out_norms.')})
     for key, value in state.items():

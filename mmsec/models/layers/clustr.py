@@ -7,7 +7,7 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from mmsec.errors import InputError
-from mmsec.models.inspection import TokenClusters
+from mmsec.models.layers.cluster_attention import TokenClusters
 from mmsec.ops import cluster_attention
 from mmsec.ops.merging import Merging
 from mmsec.ops.merging.density_peaks import density_peak_merging
@@ -140,7 +140,7 @@ class GlobalAttention(nn.Module):
 
     def clusters(self, x: Tensor) -> TokenClusters:
         """One cluster of all tokens; argument as :meth:`forward`."""
-        return TokenClusters(torch.zeros(x.shape[0], 1, *x.shape[1:3], dtype=torch.int64, device=x.device))
+        return TokenClusters.single(x, x.shape[1:3])
 
 
 class MLP(nn.Module):

@@ -5,10 +5,10 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from mmsec import ops
-from mmsec.models.inspection import TokenClusters, grouped_clusters
+from mmsec.models.layers.cluster_attention import ClusterAttention
 from mmsec.models.layers.cluster_counts import ClusterCount
 from mmsec.models.layers.maps import LayerScale
-from mmsec.ops import Tokens, build_grouping
+from mmsec.ops import Tokens
 
 
 class Stem(nn.Module):
@@ -58,25 +58,24 @@ class PatchMerging(nn.Module):
         return self.norm(ops.call(self.reduction, x))
 
 
-class ClusterAttention(nn.Module):
+class LePEAttention(ClusterAttention):
     """Attention inside clusters of tokens, with a depthwise position term (LePE) of the values.
 
     Args:
         embed_dims (int): Channels C.
         num_heads (int): Heads h; C / h must be a multiple of 4.
-        grouping (dict): How tokens are grouped, for :func:`mmsec.ops.build_grouping`.
-        block (int): Place of the block in its stage, from 0.
+        grouping (dict): How tokens are grouped, for ``GROUPINGS.build``.
+        block (int): Index of the block in its stage, from 0.
         count (ClusterCount): Clusters; one is global attention.
+
+    Source: Semantic Equitable Clustering (arXiv 2405.13337), section 3.2; LePE of CSWin (arXiv 2107.00652).
     """
 
     def __init__(self, embed_dims: int, num_heads: int, grouping: dict, block: int, count: ClusterCount) -> None:
-        super().__init__()
-        self.num_heads = num_heads
+        super().__init__(num_heads, grouping, block, count)
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
         self.lepe = nn.Conv2d(embed_dims, embed_dims, 5, padding=2, groups=embed_dims)
         self.out_proj = nn.Linear(embed_dims, embed_dims)
-        self.grouping = build_grouping(grouping, block)
-        self.count = count
 
     def forward(self, x: Tensor, rotary: Tensor) -> Tensor:
         """Attend inside clusters.
@@ -89,19 +88,11 @@ class ClusterAttention(nn.Module):
             Tensor: (B, H, W, C).
         """
         tokens = self.tokens(x, rotary)
-        num_clusters = self.count.of(x.shape[1] * x.shape[2])
-        grouping = self.grouping(tokens, num_clusters) if num_clusters > 1 else None
-        return self.out_proj(ops.lepe_attention(tokens, grouping, self.lepe))
+        return self.out_proj(ops.lepe_attention(tokens, self.group(tokens), self.lepe))
 
-    def tokens(self, x: Tensor, rotary: Tensor) -> Tokens:
-        """What attention and grouping work on; arguments as :meth:`forward`."""
-        qkv = self.qkv(x).flatten(1, 2).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, h, d)
-        x_heads = x.flatten(1, 2).unflatten(-1, (self.num_heads, -1))  # (B, N, h, d)
-        return Tokens(qkv, x_heads, (x.shape[1], x.shape[2]), rotary)
-
-    def clusters(self, x: Tensor, rotary: Tensor) -> TokenClusters:
-        """Which tokens attend to each other; arguments as :meth:`forward`."""
-        return grouped_clusters(self.grouping, self.tokens(x, rotary), self.count.of(x.shape[1] * x.shape[2]))
+    def tokens(self, x: Tensor, rotary: Tensor) -> Tokens:  # type: ignore[override]  # the inputs of forward
+        """What attention and grouping work on."""
+        return super().tokens(x.flatten(1, 2), (x.shape[1], x.shape[2]), rotary)
 
 
 class FFN(nn.Module):
@@ -133,7 +124,7 @@ class Block(nn.Module):
         drop_path (float): Probability of dropping the attention and the FFN branch.
         layer_scale (bool): Whether both branches end in a :class:`LayerScale`.
         grouping (dict): How tokens are grouped.
-        block (int): Place of the block in its stage, from 0.
+        block (int): Index of the block in its stage, from 0.
         count (ClusterCount): Clusters.
     """
 
@@ -151,7 +142,7 @@ class Block(nn.Module):
         super().__init__()
         self.pos = nn.Conv2d(embed_dims, embed_dims, 3, padding=1, groups=embed_dims)
         self.norm1 = nn.LayerNorm(embed_dims, eps=1e-6)
-        self.attn = ClusterAttention(embed_dims, num_heads, grouping, block, count)
+        self.attn = LePEAttention(embed_dims, num_heads, grouping, block, count)
         self.norm2 = nn.LayerNorm(embed_dims, eps=1e-6)
         self.ffn = FFN(embed_dims, int(embed_dims * mlp_ratio))
         self.scale1 = LayerScale(embed_dims) if layer_scale else nn.Identity()
@@ -159,7 +150,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, rotary: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C); see :meth:`ClusterAttention.forward`."""
+        """(B, H, W, C) -> (B, H, W, C); see :meth:`LePEAttention.forward`."""
         x, y = ops.conv_residual_norm(x, self.pos, self.norm1)  # x + pos(x), norm1 of it
         x, y = ops.residual_norm(x, self.attn(y, rotary), self.scale1, self.drop_path, self.norm2)
         return ops.residual(x, self.ffn(y), self.scale2, self.drop_path)

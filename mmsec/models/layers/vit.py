@@ -11,18 +11,10 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
-from mmsec.models.inspection import TokenClusters, grouped_clusters
+from mmsec.models.layers.cluster_attention import ClusterAttention, TokenClusters
 from mmsec.models.layers.cluster_counts import ClusterCount
 from mmsec.models.layers.maps import LayerScale
-from mmsec.ops import (
-    Grouping,
-    Tokens,
-    build_grouping,
-    cluster_attention,
-    proportional_attention,
-    qkv_attention,
-    resize_positions,
-)
+from mmsec.ops import Grouping, Tokens, proportional_attention, qkv_attention, resize_positions
 from mmsec.ops.merging import Merging, MergingMethod
 
 
@@ -123,17 +115,28 @@ class PatchEmbed(nn.Module):
         return TokenList(torch.cat([*front, x], dim=1), protected, map_size, grid=map_size)
 
 
-class Attention(nn.Module):
-    """Attention of all tokens to all.
+class Attention(ClusterAttention):
+    """Attention of all tokens to all, or inside clusters. Protected tokens attend to all, and all to them.
 
     Args:
         embed_dims (int): Channels C.
         num_heads (int): Heads h; a divisor of C.
+        grouping (dict, optional): How tokens are grouped, for ``GROUPINGS.build``. Default: None, all attend to all.
+        block (int): Index of the block, from 0. Default: 0.
+        count (ClusterCount): Clusters. Default: one.
+
+    Source: Semantic Equitable Clustering (arXiv 2405.13337), section 3.2; the class token's part is not published.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        grouping: dict | None = None,
+        block: int = 0,
+        count: ClusterCount = ClusterCount(1),  # noqa: B008  # a tuple
+    ) -> None:
+        super().__init__(num_heads, grouping, block, count)
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
         self.proj = nn.Linear(embed_dims, embed_dims)
 
@@ -145,71 +148,29 @@ class Attention(nn.Module):
         Args:
             x (Tensor): (B, P + T, C), normalised.
             protected (int): Protected tokens P at the front.
-            grid (tuple[int, int], optional): Rows and columns of the T tokens; None if they have none.
+            grid (tuple[int, int], optional): Rows and columns of the T tokens; None if they have none, as groupings
+                need.
             sizes (Tensor, optional): (B, P + T) how often each token counts as a key; None if each counts once.
 
         Returns:
             tuple[Tensor, Tensor]: (B, P + T, C), and the keys, (B, P + T, h, d).
         """
-        q, k, v = self.project(x).unbind(2)
-        out = cluster_attention(q, k, v, None) if sizes is None else proportional_attention(q, k, v, sizes)
-        return self.proj(out.flatten(2)), k
-
-    def project(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> queries, keys and values, (B, T, 3, h, d)."""
-        return self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
-
-    def clusters(self, x: Tensor, protected: int, grid: tuple[int, int]) -> TokenClusters:
-        """Which tokens of the map attend to each other.
-
-        Args:
-            x (Tensor): (B, P + T, C), normalised.
-            protected (int): Protected tokens P at the front.
-            grid (tuple[int, int]): Rows and columns of the T tokens.
-
-        Returns:
-            TokenClusters: Of that grid.
-        """
-        return TokenClusters(torch.zeros(len(x), 1, *grid, dtype=torch.int64, device=x.device))
-
-
-class ClusterAttention(Attention):
-    """Attention inside clusters of tokens. Protected tokens attend to all, and all to them.
-
-    Args:
-        embed_dims (int): Channels C.
-        num_heads (int): Heads h; a divisor of C.
-        count (ClusterCount): Clusters.
-        grouping (dict): How tokens are grouped, for :func:`mmsec.ops.build_grouping`.
-        block (int): Place of the block, from 0.
-
-    Source: Semantic Equitable Clustering (arXiv 2405.13337), section 3.2; the class token's part is not published.
-    """
-
-    def __init__(self, embed_dims: int, num_heads: int, count: ClusterCount, grouping: dict, block: int) -> None:
-        super().__init__(embed_dims, num_heads)
-        self.count = count
-        self.grouping = build_grouping(grouping, block)
-
-    def forward(
-        self, x: Tensor, protected: int, grid: tuple[int, int] | None, sizes: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Attend; see :meth:`Attention.forward`. Tokens have a grid, and each counts once."""
-        assert grid is not None  # the backbone builds nothing else
-        assert sizes is None
         qkv = self.project(x)
-        grouping = self.grouping(self.tokens(x, qkv, protected, grid), self.count.of(x.shape[1] - protected))
-        return self.proj(qkv_attention(qkv, grouping, protected).flatten(2)), qkv[:, :, 1]
+        if sizes is not None:
+            q, k, v = qkv.unbind(2)
+            out = proportional_attention(q, k, v, sizes)  # (B, P + T, h, d)
+        else:
+            grouping = self.group(self.tokens(x, protected, grid, qkv)) if self.grouping and grid else None
+            out = qkv_attention(qkv, grouping, protected)
+        return self.proj(out.flatten(2)), qkv[:, :, 1]
 
-    def tokens(self, x: Tensor, qkv: Tensor, protected: int, grid: tuple[int, int]) -> Tokens:
-        """What a grouping may look at: the tokens of the map."""
-        heads = x.unflatten(-1, (self.num_heads, -1))  # (B, P+T, h, d)
+    def tokens(  # type: ignore[override]  # the inputs of forward
+        self, x: Tensor, protected: int, grid: tuple[int, int], qkv: Tensor | None = None
+    ) -> Tokens:
+        """What a grouping works on: the T tokens of the map."""
+        qkv = self.project(x) if qkv is None else qkv
+        heads = x.unflatten(-1, (self.num_heads, -1))  # (B, P + T, h, d)
         return Tokens(qkv[:, protected:], heads[:, protected:], grid)
-
-    def clusters(self, x: Tensor, protected: int, grid: tuple[int, int]) -> TokenClusters:
-        """Which tokens of the map attend to each other; see :meth:`Attention.clusters`."""
-        tokens = self.tokens(x, self.project(x), protected, grid)
-        return grouped_clusters(self.grouping, tokens, self.count.of(x.shape[1] - protected))
 
 
 class WindowAttention(Attention):
@@ -256,7 +217,7 @@ class WindowAttention(Attention):
         return raster.transpose(1, 2).flatten()
 
     def clusters(self, x: Tensor, protected: int, grid: tuple[int, int]) -> TokenClusters:
-        """Which tokens of the map attend to each other; see :meth:`Attention.clusters`."""
+        """Which tokens of the map attend to each other."""
         y, x_ = (torch.arange(side, device=x.device) // self.window_size for side in grid)
         ids = y[:, None] * (x_[-1] + 1) + x_
         return TokenClusters(ids.expand(len(x), 1, -1, -1))

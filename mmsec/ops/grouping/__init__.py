@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 
 from mmsec.ops.grouping.grouping import Grouping, cluster_ids, cluster_sizes
-from mmsec.ops.grouping.method import GROUPINGS, GroupingMethod, Tokens, build_grouping, register_grouping
+from mmsec.ops.grouping.method import GROUPINGS, GroupingMethod, Tokens
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f'{__name__}.{_module.name}')
@@ -14,8 +14,6 @@ __all__ = [
     'Grouping',
     'GroupingMethod',
     'Tokens',
-    'build_grouping',
     'cluster_ids',
     'cluster_sizes',
-    'register_grouping',
 ]

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from mmsec.ops.grouping.grouping import Grouping, run_of, run_start
-from mmsec.ops.grouping.method import GroupingMethod, Tokens, register_grouping
+from mmsec.ops.grouping.method import GROUPINGS, GroupingMethod, Tokens
 from mmsec.ops.grouping.similarity import in_float
 
 _GROUP = 32  # clusters that one level makes, at most, where there are groups of clusters
@@ -188,7 +188,7 @@ def _take(x: Tensor, index: Tensor) -> Tensor:
     return x.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, index.shape)
 
 
-@register_grouping
+@GROUPINGS.register_module()
 class KMeansGrouping(GroupingMethod):
     """Group similar keys around centres, by balanced k-means; see :func:`kmeans_order`.
 

@@ -1,13 +1,12 @@
-"""What every way of grouping looks like, and the table that finds one by its name."""
-
-import inspect
+"""The interface of a grouping method, and the registry that finds one by its name."""
 
 from torch import Tensor, nn
 
 from mmsec.ops.grouping.grouping import Grouping
+from mmsec.ops.registry import Registry
 from mmsec.ops.rotary import apply_rotary
 
-GROUPINGS: dict[str, type['GroupingMethod']] = {}
+GROUPINGS = Registry('grouping')
 
 
 class Tokens:
@@ -54,7 +53,7 @@ class Tokens:
 class GroupingMethod(nn.Module):
     """A way of grouping tokens, one object for each attention layer; it has no weights.
 
-    A new one is a file in this package with a subclass that :func:`register_grouping` enters into the table.
+    A new one is a file in this package with a subclass under ``@GROUPINGS.register_module()``.
 
     Attributes:
         block (int): Place of the layer's block in its stage, from 0.
@@ -84,12 +83,6 @@ class GroupingMethod(nn.Module):
         return None
 
 
-def register_grouping(method: type[GroupingMethod]) -> type[GroupingMethod]:
-    """Enter a way of grouping into the table under its class name."""
-    GROUPINGS[method.__name__] = method
-    return method
-
-
 def check_option(name: str, value: object, allowed: tuple) -> None:
     """Refuse a value of an option that is none of the allowed ones.
 
@@ -98,31 +91,3 @@ def check_option(name: str, value: object, allowed: tuple) -> None:
     """
     if value not in allowed:
         raise ValueError(f'{name} must be one of {allowed}, got {value!r}')
-
-
-def build_grouping(config: dict, block: int = 0) -> GroupingMethod:
-    """Make the way of grouping that a config names.
-
-    Args:
-        config (dict): ``type``, a name in the table, and the options of that class.
-        block (int): Place of the layer's block in its stage, from 0.
-
-    Returns:
-        GroupingMethod: For one attention layer.
-
-    Raises:
-        ValueError: If there is no such type, option or value; the message names those there are.
-    """
-    if not isinstance(config, dict):
-        raise ValueError(f'grouping must be a dict with a type, one of {sorted(GROUPINGS)}, got {config!r}')
-    options = dict(config)
-    name = options.pop('type', None)
-    if name not in GROUPINGS:
-        raise ValueError(f'grouping must have a type, one of {sorted(GROUPINGS)}, got {name!r}')
-    known = list(inspect.signature(GROUPINGS[name]).parameters)
-    for option in options:
-        if option not in known:
-            raise ValueError(f'grouping {name} has no option {option!r}; it has {", ".join(known) or "none"}')
-    method = GROUPINGS[name](**options)
-    method.block = block
-    return method

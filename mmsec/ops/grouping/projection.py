@@ -5,7 +5,7 @@ from torch import Tensor
 
 from mmsec.ops.grouping.grouping import Grouping
 from mmsec.ops.grouping.hashing import hashed_rows
-from mmsec.ops.grouping.method import GroupingMethod, Tokens, register_grouping
+from mmsec.ops.grouping.method import GROUPINGS, GroupingMethod, Tokens
 from mmsec.ops.grouping.similarity import cosine, in_float
 
 
@@ -25,7 +25,7 @@ def random_directions(block: int, heads: int, head_dim: int, device: torch.devic
     return torch.erfinv(2 * uniform.double() - 1)
 
 
-@register_grouping
+@GROUPINGS.register_module()
 class ProjectionGrouping(GroupingMethod):
     """Group tokens by the cosine of their key with a random direction of the head, where SEC takes the mean key.
 

@@ -4,10 +4,10 @@ import torch
 
 from mmsec.ops.grouping.grouping import Grouping
 from mmsec.ops.grouping.hashing import hashed_rows
-from mmsec.ops.grouping.method import GroupingMethod, Tokens, register_grouping
+from mmsec.ops.grouping.method import GROUPINGS, GroupingMethod, Tokens
 
 
-@register_grouping
+@GROUPINGS.register_module()
 class RandomGrouping(GroupingMethod):
     """Group tokens at random.
 

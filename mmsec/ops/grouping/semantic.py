@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mmsec.ops.grouping.grouping import Grouping, run_of, run_start
-from mmsec.ops.grouping.method import GroupingMethod, Tokens, check_option, register_grouping
+from mmsec.ops.grouping.method import GROUPINGS, GroupingMethod, Tokens, check_option
 from mmsec.ops.grouping.similarity import cosine, dot, euclidean, in_float
 from mmsec.ops.kernels import fused_op, triton
 
@@ -81,7 +81,7 @@ def interleaved_places(num_tokens: int, num_clusters: int, device: torch.device)
     return cluster + (place - run_start(cluster, num_tokens, num_clusters)) * num_clusters
 
 
-@register_grouping
+@GROUPINGS.register_module()
 class SemanticGrouping(GroupingMethod):
     """Group tokens by their similarity with the mean, in one pass; the defaults are what is published.
 

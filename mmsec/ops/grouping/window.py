@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mmsec.ops.grouping.grouping import Grouping, cluster_sizes, run_of
-from mmsec.ops.grouping.method import GroupingMethod, Tokens, check_option, register_grouping
+from mmsec.ops.grouping.method import GROUPINGS, GroupingMethod, Tokens, check_option
 
 
 def window_order(
@@ -44,7 +44,7 @@ def window_order(
     return ((band * width + column) * height + row).argsort()  # by band, then column, then row
 
 
-@register_grouping
+@GROUPINGS.register_module()
 class WindowGrouping(GroupingMethod):
     """Group tokens by place, into :func:`window_order`'s windows.
 

@@ -149,7 +149,9 @@ def _attention(tokens: 'Tokens', grouping: 'Grouping | None', lepe: nn.Conv2d) -
     return kernel.lepe_attention(*_attention_inputs(tokens, grouping, lepe))
 
 
-def _against_qkv(qkv: Tensor, grouping: 'Grouping', protected: int = 0) -> str | None:
+def _against_qkv(qkv: Tensor, grouping: 'Grouping | None', protected: int = 0) -> str | None:
+    if grouping is None:
+        return 'attention of all tokens to all is left to PyTorch'
     if protected:
         return 'protected tokens attend to all tokens, and all to them'
     if why := _why_not('attention', qkv):

@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 
 from mmsec.ops.merging.merging import Links, Merging
-from mmsec.ops.merging.method import MERGINGS, MergingMethod, build_merging, register_merging
+from mmsec.ops.merging.method import MERGINGS, MergingMethod
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f'{__name__}.{_module.name}')
@@ -14,6 +14,4 @@ __all__ = [
     'Links',
     'Merging',
     'MergingMethod',
-    'build_merging',
-    'register_merging',
 ]

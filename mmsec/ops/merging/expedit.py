@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmsec.ops.merging.matching import places, products
 from mmsec.ops.merging.merging import Links, Merging
-from mmsec.ops.merging.method import MergingMethod, register_merging
+from mmsec.ops.merging.method import MERGINGS, MergingMethod
 from mmsec.ops.merging.sizes import at_least, at_most, double, rounded
 
 
@@ -127,7 +127,7 @@ def _behind(links: Links, protected: int) -> Links:
     return Links(index, links.num_merged + protected, torch.cat([weights, links.weights], dim=1))
 
 
-@register_merging
+@MERGINGS.register_module()
 @dataclass(frozen=True)
 class Expedit(MergingMethod):
     """Clustering to a smaller grid behind one block; the blocks after it see the small grid.

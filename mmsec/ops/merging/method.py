@@ -1,21 +1,20 @@
-"""What every way of merging looks like to the backbone that uses it, and the table that finds one by its name."""
+"""The interface of a merging method, and the registry that finds one by its name."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import MISSING, fields
 from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from mmsec.ops.merging.merging import Merging
+from mmsec.ops.registry import Registry
 
-MERGINGS: dict[str, type['MergingMethod']] = {}
+MERGINGS = Registry('merging')
 
 
 class MergingMethod(ABC):
     """A way of merging tokens in the blocks of a plain ViT. A method is a frozen dataclass of its options.
 
-    A new one is a file in this package with a subclass that :func:`register_merging` enters into the table.
+    A new one is a file in this package with a subclass under ``@MERGINGS.register_module()``.
 
     Attributes:
         place (str): Where in a block it merges, and so which features it compares:
@@ -73,38 +72,3 @@ class MergingMethod(ABC):
             grid.
         """
         return None
-
-
-def register_merging(method: type[MergingMethod]) -> type[MergingMethod]:
-    """Enter a way of merging into the table under its class name."""
-    MERGINGS[method.__name__] = method
-    return method
-
-
-def build_merging(options: Mapping[str, object]) -> MergingMethod:
-    """Make the way of merging that a config names.
-
-    Args:
-        options (Mapping): ``type``, a name in the table, and the options of that class.
-
-    Returns:
-        MergingMethod: The method.
-
-    Raises:
-        ValueError: If the type or an option is unknown, missing or out of its range; one line says what is allowed.
-    """
-    if not isinstance(options, Mapping):
-        raise ValueError(f'merging must be a dict with a type, one of {", ".join(sorted(MERGINGS))}, got {options!r}')
-    options = dict(options)
-    name = options.pop('type', None)
-    if not isinstance(name, str) or name not in MERGINGS:
-        raise ValueError(f'type of merging must be one of {", ".join(sorted(MERGINGS))}, got {name!r}')
-    known = fields(MERGINGS[name])  # type: ignore[arg-type]  # each is a dataclass of its options
-    takes = ', '.join(field.name for field in known)
-    for option in options:
-        if option not in {field.name for field in known}:
-            raise ValueError(f'merging {name} has no option {option!r}; it takes {takes}')
-    for field in known:
-        if field.name not in options and field.default is MISSING:
-            raise ValueError(f'merging {name} needs the option {field.name!r}; it takes {takes}')
-    return MERGINGS[name](**options)

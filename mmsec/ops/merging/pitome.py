@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmsec.ops.merging.matching import best_pairs, merge_pairs, places, products, unit
 from mmsec.ops.merging.merging import Merging
-from mmsec.ops.merging.method import MergingMethod, register_merging
+from mmsec.ops.merging.method import MERGINGS, MergingMethod
 from mmsec.ops.merging.sizes import at_most, double, rounded
 
 
@@ -62,7 +62,7 @@ def pitome(metric: Tensor, ratio: float, margin: float, mode: Literal['pitome', 
     return merge_pairs(kept, sources[:, :r], partner[:, :r] + kept.shape[1] - targets.shape[1])
 
 
-@register_merging
+@MERGINGS.register_module()
 @dataclass(frozen=True)
 class PiToMe(MergingMethod):
     """PiToMe in every block, between attention and MLP, by the keys.

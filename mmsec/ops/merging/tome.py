@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmsec.ops.merging.matching import best_pairs, merge_pairs, places, unit
 from mmsec.ops.merging.merging import Merging
-from mmsec.ops.merging.method import MergingMethod, register_merging
+from mmsec.ops.merging.method import MERGINGS, MergingMethod
 from mmsec.ops.merging.sizes import at_most
 
 
@@ -41,7 +41,7 @@ def tome(metric: Tensor, r: int, protected: int = 0) -> Merging:
     return merge_pairs(kept, sources[:, :r], partner[:, :r] + kept.shape[1] - targets.shape[1])
 
 
-@register_merging
+@MERGINGS.register_module()
 @dataclass(frozen=True)
 class ToMe(MergingMethod):
     """Token Merging in every block, between attention and MLP, by the keys.

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mmsec.ops.merging.matching import best_pairs, merge_pairs, places, unit
 from mmsec.ops.merging.merging import Merging
-from mmsec.ops.merging.method import MergingMethod, register_merging
+from mmsec.ops.merging.method import MERGINGS, MergingMethod
 from mmsec.ops.merging.sizes import at_most, double, rounded
 
 
@@ -54,7 +54,7 @@ def tomesd(metric: Tensor, grid: tuple[int, int], ratio: float, stride: int = 2,
     return merge_pairs(kept, sources[:, :r], partner[:, :r] + kept.shape[1] - num_targets)
 
 
-@register_merging
+@MERGINGS.register_module()
 @dataclass(frozen=True)
 class ToMeSD(MergingMethod):
     """Token merging around the attention of every block; the grid stays whole.

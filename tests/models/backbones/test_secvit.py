@@ -148,7 +148,7 @@ def test_initial_weights_are_truncated_normal():
         ),
         (dict(num_clusters=(4.0, 2, 1, 1)), r'num_clusters must be whole numbers of at least 1, got \(4.0, 2, 1, 1\)'),
         (dict(grouping=[dict(type='WindowGrouping')] * 3), 'grouping must be a dict or one dict per stage, 4, got 3'),
-        (dict(grouping=dict(type='WindowGruping')), "one of .*'WindowGrouping'.* got 'WindowGruping'"),
+        (dict(grouping=dict(type='WindowGruping')), "one of .*WindowGrouping.* got 'WindowGruping'"),
         (dict(num_clusters=(8, 4, 0, 1)), r'num_clusters must be whole numbers of at least 1, got \(8, 4, 0, 1\)'),
         (dict(cluster_size=0), r'cluster_size must be whole numbers of at least 1, got \(0, 0, 0, 0\)'),
         (dict(num_clusters=(8, 4, 2, 1), cluster_size=9), r'num_clusters and cluster_size exclude each other'),

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from mmsec.models import ViT
 from mmsec.models.inspection import token_clusters
-from mmsec.models.layers.vit import Attention, ClusterAttention, WindowAttention
+from mmsec.models.layers.vit import Attention, WindowAttention
 from tests import oracle
 from tests.conftest import DATA
 
@@ -184,13 +184,14 @@ def test_one_window_or_one_cluster_for_all_is_attention_of_all():
 
 def test_blocks_have_the_attention_that_options_name():
     def kinds(**options):
-        return [type(block.attn) for block in tiny(**options).blocks]
+        return [block.attn.grouping or type(block.attn) for block in tiny(**options).blocks]
 
     grouping = dict(grouping=dict(type='SemanticGrouping'), num_clusters=4)
     assert kinds() == [Attention] * 4
     assert kinds(window_size=3, global_blocks=(1,)) == [WindowAttention, Attention, WindowAttention, WindowAttention]
-    assert kinds(**grouping) == [ClusterAttention] * 4
-    assert kinds(**grouping, global_blocks=(3,)) == [ClusterAttention] * 3 + [Attention]
+    assert [kind.block for kind in kinds(**grouping)] == [0, 1, 2, 3]
+    assert [kind.block for kind in kinds(**grouping, global_blocks=(1, 3))[::2]] == [0, 2]
+    assert kinds(**grouping, global_blocks=(1, 3))[1::2] == [Attention] * 2
     with torch.device('meta'):
         blocks = ViT('large', window_size=14).blocks
     assert [i for i, block in enumerate(blocks) if type(block.attn) is Attention] == [5, 11, 17, 23]
@@ -237,16 +238,6 @@ def test_a_batch_gives_what_its_images_give_where_tokens_merge():
     for merging in (dict(type='ToMe'), dict(type='PiToMe'), dict(type='Expedit', after_block=1, size=0.5)):
         backbone = tiny(merging=merging)
         torch.testing.assert_close(backbone(x)[0], torch.cat([backbone(each[None])[0] for each in x]))
-
-
-def test_layers_of_rate_decay_are_the_blocks():
-    backbone = tiny(num_registers=1, layer_scale=0.1, out_indices=(0, 2))
-    found = {name: backbone.get_layer_depth(name)[0] for name, _ in backbone.named_parameters()}
-    assert {layer for name, layer in found.items() if name.startswith('patch_embed.')} == {0}
-    for i in range(3):
-        assert {layer for name, layer in found.items() if name.startswith(f'blocks.{i}.')} == {i + 1}
-    assert {layer for name, layer in found.items() if name.startswith('out_norms.')} == {4}
-    assert backbone.get_layer_depth('neck.weight', 'backbone.') == (4, 5)
 
 
 def test_one_can_look_at_windows_clusters_and_merged_tokens():

@@ -2,7 +2,7 @@ import torch
 from torch import nn
 
 from mmsec.models.layers.cluster_counts import ClusterCount
-from mmsec.models.layers.secvit import FFN, Block, ClusterAttention, PatchMerging, Stem
+from mmsec.models.layers.secvit import FFN, Block, LePEAttention, PatchMerging, Stem
 from mmsec.ops import rotary_table
 
 BN = dict(type='BN')
@@ -32,7 +32,7 @@ def test_ffn_adds_its_depthwise_convolution():
 
 
 def test_attention_adds_lepe_of_the_unsorted_values():
-    attention = ClusterAttention(8, 2, SEMANTIC, block=0, count=ClusterCount(1))
+    attention = LePEAttention(8, 2, SEMANTIC, block=0, count=ClusterCount(1))
     with torch.no_grad():
         attention.qkv.weight[:16] = 0  # equal keys: each token sees the mean of its cluster's values
         attention.qkv.bias[:16] = 0

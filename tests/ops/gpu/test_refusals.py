@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from mmsec import ops
 from mmsec.models.layers.maps import LayerScale
 from mmsec.ops.kernels import cpu
+from tests.conftest import build_grouping
 
 pytest.importorskip('triton', reason='Triton is not installed')
 
@@ -128,7 +129,7 @@ def test_gradients_of_maps_of_one_token(kind):
 def test_scores_of_images_that_do_not_lie_one_after_the_other(width):
     qkv = torch.randn(2, 13, 3, 2, width)[:, 1:]  # behind a class token
     tokens = ops.Tokens(qkv, qkv[:, :, 0], (3, 4))
-    grouping = ops.build_grouping(dict(type='SemanticGrouping'))
+    grouping = build_grouping(dict(type='SemanticGrouping'))
     with ops.use_kernels('on'):
         ours = grouping(tokens, 4).order
     assert torch.equal(ours, grouping(tokens, 4).order)

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from mmsec.ops import Grouping, Tokens, build_grouping, cluster_ids, cluster_sizes
-from tests.conftest import each_grouping, tokens_of
+from mmsec.ops import Grouping, Tokens, cluster_ids, cluster_sizes
+from tests.conftest import build_grouping, each_grouping, tokens_of
 
 
 @pytest.mark.parametrize('num_tokens', [1, 2, 7, 49, 98, 100, 1749])
@@ -87,10 +87,10 @@ def test_a_grouping_of_an_order_has_its_inverse():
     ('config', 'message'),
     [
         (dict(type='SemanticGruping'), "one of .*SemanticGrouping.*, got 'SemanticGruping'"),
-        (dict(), 'grouping must have a type, .* got None'),
+        (dict(), 'type of grouping must be .* got None'),
         (dict(type='WindowGrouping', shfit=True), "grouping WindowGrouping has no option 'shfit'"),
-        (dict(type='RandomGrouping', seed=0), "grouping RandomGrouping has no option 'seed'; it has none"),
-        (dict(type='ProjectionGrouping', kwargs=3), "grouping ProjectionGrouping has no option 'kwargs'; it has none"),
+        (dict(type='RandomGrouping', seed=0), "grouping RandomGrouping has no option 'seed'; it takes no options"),
+        (dict(type='ProjectionGrouping', kwargs=3), "grouping ProjectionGrouping has no option 'kwargs'; it takes no options"),
         ('WindowGrouping', "grouping must be a dict with a type, .* got 'WindowGrouping'"),
         (dict(type='WindowGrouping', shift='yes'), r"shift must be one of \(True, False\), got 'yes'"),
         (dict(type='SemanticGrouping', feature='kay'), "feature must be one of .*'key', .* got 'kay'"),

@@ -3,9 +3,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmsec.ops import build_grouping, cluster_ids, cluster_sizes
+from mmsec.ops import cluster_ids, cluster_sizes
 from mmsec.ops.grouping import kmeans
-from tests.conftest import tokens_of
+from tests.conftest import build_grouping, tokens_of
 
 
 def plain_balanced(x, capacity, num_iters):

@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from mmsec.ops import build_grouping
 from mmsec.ops.grouping.projection import random_directions
-from tests.conftest import tokens_of
+from tests.conftest import build_grouping, tokens_of
 
 
 def test_tokens_stand_in_the_order_of_their_cosine_with_the_direction_of_the_head():

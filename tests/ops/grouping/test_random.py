@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from mmsec.ops import build_grouping
 from mmsec.ops.grouping.hashing import hashed, hashed_rows
-from tests.conftest import tokens_of
+from tests.conftest import build_grouping, tokens_of
 
 
 def order(training, block=0, batch=2, num_tokens=500):

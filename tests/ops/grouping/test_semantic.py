@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from mmsec.ops import Tokens, build_grouping, cluster_ids
+from mmsec.ops import Tokens, cluster_ids
 from mmsec.ops.grouping.semantic import SemanticGrouping, semantic_scores
-from tests.conftest import tokens_of
+from tests.conftest import build_grouping, tokens_of
 
 
 def test_scores_are_the_cosine_with_the_mean_key_of_image_and_head():

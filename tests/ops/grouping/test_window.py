@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from mmsec.ops import build_grouping, cluster_ids, cluster_sizes
+from mmsec.ops import cluster_ids, cluster_sizes
 from mmsec.ops.grouping.window import WindowGrouping, window_order
-from tests.conftest import tokens_of
+from tests.conftest import build_grouping, tokens_of
 
 
 def test_windows_are_square_where_sizes_allow():

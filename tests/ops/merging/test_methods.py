@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmsec.ops.merging import MERGINGS, MergingMethod, build_merging, register_merging
+from mmsec.ops.merging import MERGINGS, MergingMethod
 from mmsec.ops.merging.expedit import Expedit, expedit
 from mmsec.ops.merging.matching import BLOCK
 from mmsec.ops.merging.pitome import PiToMe, pitome
@@ -309,17 +309,17 @@ def test_expedit_takes_a_share_of_the_map_as_size():
 
 
 def test_a_method_is_built_by_name():
-    assert build_merging(dict(type='ToMe', r=[8, 4])) == ToMe(r=[8, 4], proportional_attention=True)
-    assert build_merging(dict(type='PiToMe')) == PiToMe(ratio=0.925, order='deit', margin=0.75)
-    assert build_merging(dict(type='ToMeSD', ratio=0.5)) == ToMeSD(ratio=0.5, stride=2)
+    assert MERGINGS.build(dict(type='ToMe', r=[8, 4])) == ToMe(r=[8, 4], proportional_attention=True)
+    assert MERGINGS.build(dict(type='PiToMe')) == PiToMe(ratio=0.925, order='deit', margin=0.75)
+    assert MERGINGS.build(dict(type='ToMeSD', ratio=0.5)) == ToMeSD(ratio=0.5, stride=2)
     options = dict(after_block=10, size=(28, 28), num_iters=5, window=5, temperature=0.02, k=20)
-    assert build_merging(dict(type='Expedit', **options)) == Expedit(**options)
+    assert MERGINGS.build(dict(type='Expedit', **options)) == Expedit(**options)
 
 
 def test_a_new_method_enters_itself_under_its_name(monkeypatch):
     monkeypatch.setattr('mmsec.ops.merging.method.MERGINGS', dict(MERGINGS))
 
-    @register_merging
+    @MERGINGS.register_module()
     @dataclass(frozen=True)
     class Nothing(MergingMethod):
         place = 'after_block'
@@ -327,7 +327,7 @@ def test_a_new_method_enters_itself_under_its_name(monkeypatch):
         def __call__(self, features, *, layer, depth, grid, protected=0):
             return None
 
-    assert build_merging(dict(type='Nothing')) == Nothing()
+    assert MERGINGS.build(dict(type='Nothing')) == Nothing()
     assert 'Nothing' not in MERGINGS
 
 
@@ -379,7 +379,7 @@ def test_only_expedit_leaves_a_grid():
 )
 def test_options_that_cannot_be_used_are_refused_in_one_line(options, message):
     with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
-        build_merging(options)
+        MERGINGS.build(options)
 
 
 def test_options_that_do_not_fit_the_model_are_refused():
