@@ -59,6 +59,48 @@ def test_imports_point_one_way():
     assert wrong_imports(ROOT / 'mmsec') == []
 
 
+def circles(package: Path) -> list[str]:
+    """Rooms, inner rooms and modules beside them that import each other, directly or through others."""
+
+    def node(name: str) -> str:
+        """The innermost folder that a dotted name lies in; the module itself where folders stand beside it."""
+        parts = name.split('.')
+        while not (path := package.parent.joinpath(*parts)).is_dir():
+            if path.with_suffix('.py').exists() and [*path.parent.glob('*/__init__.py')]:
+                break
+            parts.pop()
+        return '.'.join(parts)
+
+    graph: dict[str, set[str]] = {}
+    for path in package.rglob('*.py'):
+        own = node('.'.join(path.relative_to(package.parent).with_suffix('').parts))
+        if path.name != '__init__.py':  # which imports what its room offers
+            found = {node(name) for name in imports(path) if name.startswith(f'{package.name}.')}
+            graph.setdefault(own, set()).update(each for each in found if not f'{own}.'.startswith(f'{each}.'))
+    while free := [each for each, needed in graph.items() if not needed & graph.keys()]:
+        for each in free:
+            del graph[each]
+    return sorted(graph)
+
+
+def test_no_circle_also_inside_a_room():
+    assert circles(ROOT / 'mmsec') == []
+
+
+def test_a_circle_is_noticed(tmp_path):
+    for path, text in {
+        'layers/__init__.py': '',
+        'layers/a.py': 'from mmsec.inspection import look',
+        'backbones/__init__.py': 'from mmsec.backbones.base import Backbone',
+        'backbones/base.py': 'from mmsec.errors import InputError\nfrom mmsec.layers.a import A',
+        'inspection.py': 'if TYPE_CHECKING:\n    from mmsec.backbones import base',
+        'errors.py': '',
+    }.items():
+        (tmp_path / 'mmsec' / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / 'mmsec' / path).write_text(text)
+    assert circles(tmp_path / 'mmsec') == ['mmsec.backbones', 'mmsec.inspection', 'mmsec.layers']
+
+
 def test_every_room_is_in_the_table():
     rooms = {path.parent.name for path in (ROOT / 'mmsec').glob('*/__init__.py')}
     assert rooms <= ROOMS.keys(), 'a room of mmsec that the table in this file does not know; say what it may import'

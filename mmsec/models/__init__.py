@@ -2,9 +2,12 @@
 
 from mmsec.models.backbones.clustr import ClusTR
 from mmsec.models.backbones.secvit import SecViT
-from mmsec.models.backbones.semantic_clusters import SemanticClusters
+from mmsec.models.backbones.swin import ClusteredSwin
 from mmsec.models.backbones.vit import ViT
 from mmsec.models.necks.pooled_projection import PooledProjection
 from mmsec.models.necks.simple_feature_pyramid import SimpleFeaturePyramid
+from mmsec.registry import MODELS, renamed
 
-__all__ = ['ClusTR', 'PooledProjection', 'SecViT', 'SemanticClusters', 'SimpleFeaturePyramid', 'ViT']
+renamed(MODELS, SemanticClusters='ClusteredSwin')
+
+__all__ = ['ClusTR', 'ClusteredSwin', 'PooledProjection', 'SecViT', 'SimpleFeaturePyramid', 'ViT']

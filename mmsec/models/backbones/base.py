@@ -24,10 +24,10 @@ class Backbone(BaseModule):
         in_channels (int): Channels of the image.
         strides (Sequence[int]): Pixels of the image that a token of each stage covers, along each side.
         out_indices (Sequence[int]): Stages whose maps are returned, in this order.
-        frozen_stages (int): -1 freezes nothing, 0 the stem, i the stem and the first i stages.
-        norm_eval (bool): Whether BatchNorm keeps its running statistics in training.
+        frozen_stages (int): -1 freezes nothing, 0 the stem, i the stem and the first i stages. Default: -1.
+        norm_eval (bool): Whether BatchNorm keeps its running statistics in training. Default: False.
         init_cfg (dict | list[dict], optional): As MMEngine's; ``dict(type='Pretrained', checkpoint=PATH)`` loads
-            strictly.
+            strictly. Default: None, random weights.
 
     Raises:
         ValueError: If an option has a value that cannot be used; the message names the option.
@@ -44,9 +44,9 @@ class Backbone(BaseModule):
         in_channels: int,
         strides: Sequence[int],
         out_indices: Sequence[int],
-        frozen_stages: int,
-        norm_eval: bool,
-        init_cfg: dict | list[dict] | None,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg)
         last = len(strides) - 1

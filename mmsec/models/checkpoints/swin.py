@@ -19,7 +19,7 @@ _RENAMED = (
 
 
 def convert(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Name the weights as :class:`mmsec.models.SemanticClusters` does.
+    """Name the weights as :class:`mmsec.models.ClusteredSwin` does.
 
     Args:
         state (Mapping[str, Tensor]): A backbone's weights, in the naming of the authors, of a host, or ours.

@@ -3,16 +3,13 @@
 import functools
 import os
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmsec.ops.kernels import conditions, table
 from mmsec.ops.kernels.dispatch import Kernel
-
-if TYPE_CHECKING:
-    from mmsec.ops.grouping import Grouping, Tokens
 
 _INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'  # kernels run on a CPU, for tests
 # Layers whose arithmetic the residual kernel knows.
@@ -125,7 +122,7 @@ def _depthwise_norm(x: Tensor, conv: nn.Conv2d, norm: nn.LayerNorm) -> Any:
     )
 
 
-def _attention_inputs(tokens: 'Tokens', grouping: 'Grouping | None', lepe: nn.Conv2d) -> tuple:
+def _attention_inputs(tokens: Any, grouping: Any, lepe: nn.Conv2d) -> tuple:
     """What the kernel takes: the map of queries, keys and values, heads, order, table, clusters, weight and bias."""
     batch, _, _, heads, width = tokens.qkv.shape
     order, num_clusters = (None, 1) if grouping is None else grouping
@@ -133,7 +130,7 @@ def _attention_inputs(tokens: 'Tokens', grouping: 'Grouping | None', lepe: nn.Co
     return qkv, heads, order, tokens.rotary, num_clusters, lepe.weight, lepe.bias
 
 
-def _against_attention(tokens: 'Tokens', grouping: 'Grouping | None', lepe: nn.Conv2d) -> str | None:
+def _against_attention(tokens: Any, grouping: Any, lepe: nn.Conv2d) -> str | None:
     if why := conditions.why_conv(lepe) or _why_not('attention', tokens.qkv, lepe.weight):
         return why
     if not tokens.qkv.is_contiguous():
@@ -143,13 +140,13 @@ def _against_attention(tokens: 'Tokens', grouping: 'Grouping | None', lepe: nn.C
     return kernel.serves(*_attention_inputs(tokens, grouping, lepe))
 
 
-def _attention(tokens: 'Tokens', grouping: 'Grouping | None', lepe: nn.Conv2d) -> Tensor:
+def _attention(tokens: Any, grouping: Any, lepe: nn.Conv2d) -> Tensor:
     from mmsec.ops.kernels.gpu import lepe as kernel
 
     return kernel.lepe_attention(*_attention_inputs(tokens, grouping, lepe))
 
 
-def _against_qkv(qkv: Tensor, grouping: 'Grouping | None', protected: int = 0) -> str | None:
+def _against_qkv(qkv: Tensor, grouping: Any, protected: int = 0) -> str | None:
     if grouping is None:
         return 'attention of all tokens to all is left to PyTorch'
     if protected:
@@ -161,7 +158,7 @@ def _against_qkv(qkv: Tensor, grouping: 'Grouping | None', protected: int = 0) -
     return attention.serves(qkv, grouping.order, None, grouping.num_clusters)
 
 
-def _qkv(qkv: Tensor, grouping: 'Grouping', protected: int = 0) -> Tensor:
+def _qkv(qkv: Tensor, grouping: Any, protected: int = 0) -> Tensor:
     from mmsec.ops.kernels.gpu import lepe as kernel
 
     batch, num_tokens, _, heads, width = qkv.shape
@@ -184,7 +181,7 @@ def _sort(scores: Tensor) -> Tensor:
     return sort.argsort(scores)
 
 
-def _scored(tokens: 'Tokens', feature: str) -> tuple[Tensor, Tensor | None]:
+def _scored(tokens: Any, feature: str) -> tuple[Tensor, Tensor | None]:
     """The feature as it lies in memory, and the table that it is to be rotated by."""
     if feature == 'token':
         return tokens.token.detach(), None
@@ -192,7 +189,7 @@ def _scored(tokens: 'Tokens', feature: str) -> tuple[Tensor, Tensor | None]:
     return x, None if feature == 'value' else tokens.rotary
 
 
-def _against_scores(tokens: 'Tokens', feature: str, metric: str, magnitude: bool) -> str | None:
+def _against_scores(tokens: Any, feature: str, metric: str, magnitude: bool) -> str | None:
     x, rotary = _scored(tokens, feature)
     if why := _why_not('scores', x):
         return why
@@ -201,7 +198,7 @@ def _against_scores(tokens: 'Tokens', feature: str, metric: str, magnitude: bool
     return score.serves(x, rotary, metric)
 
 
-def _scores(tokens: 'Tokens', feature: str, metric: str, magnitude: bool) -> Tensor:
+def _scores(tokens: Any, feature: str, metric: str, magnitude: bool) -> Tensor:
     from mmsec.ops.kernels.gpu import score
 
     return score.semantic_scores(*_scored(tokens, feature), metric, magnitude)

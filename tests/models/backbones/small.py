@@ -116,6 +116,6 @@ SMALL = {
     ),
     # Its patch embedding and merging, which are the host's, pad in another way for each remainder of the size.
     'Swin in clusters': Small(
-        'SemanticClusters', dict(backbone=_SWIN), channels=(16, 32), one_graph=False, inside='backbone'
+        'ClusteredSwin', dict(backbone=_SWIN), channels=(16, 32), one_graph=False, inside='backbone'
     ),
 }

@@ -90,7 +90,7 @@ def test_a_grouping_of_an_order_has_its_inverse():
         (dict(), 'type of grouping must be .* got None'),
         (dict(type='WindowGrouping', shfit=True), "grouping WindowGrouping has no option 'shfit'"),
         (dict(type='RandomGrouping', seed=0), "grouping RandomGrouping has no option 'seed'; it takes no options"),
-        (dict(type='ProjectionGrouping', kwargs=3), "grouping ProjectionGrouping has no option 'kwargs'; it takes no options"),
+        (dict(type='ProjectionGrouping', kwargs=3), "ProjectionGrouping has no option 'kwargs'; it takes no options"),
         ('WindowGrouping', "grouping must be a dict with a type, .* got 'WindowGrouping'"),
         (dict(type='WindowGrouping', shift='yes'), r"shift must be one of \(True, False\), got 'yes'"),
         (dict(type='SemanticGrouping', feature='kay'), "feature must be one of .*'key', .* got 'kay'"),

@@ -18,7 +18,7 @@ _UNUSED = {'attn_drop_rate': 0.0, 'qk_scale': None, 'use_abs_pos_embed': False, 
 
 
 @MODELS.register_module()
-class SemanticClusters(Backbone):
+class ClusteredSwin(Backbone):
     """Swin Transformer of mmdetection or mmsegmentation with clusters in place of its windows, in every block.
 
     What the paper publishes of its own Swin is a row in a table; how clusters and windows share the blocks and what

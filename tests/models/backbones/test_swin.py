@@ -6,7 +6,7 @@ from mmdet.models.backbones.swin import swin_converter
 from mmengine.registry import init_default_scope
 
 from mmsec.errors import InputError
-from mmsec.models import SemanticClusters
+from mmsec.models import ClusteredSwin
 from mmsec.models.checkpoints.loading import load_pretrained
 from mmsec.models.inspection import token_clusters
 from mmsec.ops import cluster_ids
@@ -27,8 +27,8 @@ def swin(host: str = HOSTS[0], **options) -> torch.nn.Module:
     return model
 
 
-def wrapped(host: str = HOSTS[0], inside: dict | None = None, **options) -> SemanticClusters:
-    return SemanticClusters(dict(SWIN, type=host, **inside or {}), **options).double().eval()
+def wrapped(host: str = HOSTS[0], inside: dict | None = None, **options) -> ClusteredSwin:
+    return ClusteredSwin(dict(SWIN, type=host, **inside or {}), **options).double().eval()
 
 
 @pytest.mark.parametrize('host', HOSTS)
@@ -122,7 +122,7 @@ def test_what_windows_alone_can_use_is_refused():
 
 def test_what_cannot_be_wrapped_or_counted_is_refused():
     with pytest.raises(ValueError, match='must be a SwinTransformer of mmdet or mmseg, got a ResNet'):
-        SemanticClusters(dict(type='mmdet.ResNet', depth=18))
+        ClusteredSwin(dict(type='mmdet.ResNet', depth=18))
     with pytest.raises(ValueError, match='num_clusters must have one value per stage, 4, got'):
         wrapped(num_clusters=(4, 2))
     with pytest.raises(ValueError, match='exclude each other'):
@@ -139,5 +139,5 @@ def test_the_checkpoint_of_a_host_config_is_loaded():
 
 def test_in_a_host_the_type_needs_no_scope():
     init_default_scope('mmseg')
-    backbone = MODELS.build(dict(type='mmsec.SemanticClusters', backbone=dict(SWIN, type='SwinTransformer')))
+    backbone = MODELS.build(dict(type='mmsec.ClusteredSwin', backbone=dict(SWIN, type='SwinTransformer')))
     assert type(backbone.patch_embed).__module__.startswith('mmseg.')
