@@ -8,17 +8,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from mmsec.ops.merging.merging import Merging
+from mmsec.ops.merging.nearest import Candidates, squared_distances, take_tokens
 
 NUM_NEIGHBORS = 5
 """Nearest tokens that a density is the mean of, the token itself included."""
-
-_RUN = 64
-"""Columns of which the largest is found first, where the largest of many columns are wanted."""
 
 
 def density_peak_merging(x: Tensor, num_clusters: Sequence[int], region_size: int | None = None) -> tuple[Merging, ...]:
@@ -216,7 +213,7 @@ def _cluster(x: Tensor, num_clusters: Sequence[int]) -> list[Tensor]:
     # The logarithm of density * separation: it has the same order and does not vanish where tokens are far apart.
     score = separation.log() / 2 - sparsity
     order = score.argsort(dim=-1, descending=True, stable=True)  # (B, N), centres first
-    x = _take(x, order)
+    x = take_tokens(x, order)
     clusters = []
     for count in num_clusters:
         centers = torch.arange(count, device=x.device).expand(x.shape[0], -1)  # each is in its own cluster
@@ -230,12 +227,12 @@ def _nearest_tokens(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
     batch, num_tokens, _ = x.shape
     index = torch.empty(batch, num_tokens, count, dtype=torch.int64, device=x.device)
     distances = x.new_empty(index.shape)
-    candidates = _Candidates(x)
+    candidates = Candidates(x)
     for images, rows in candidates.blocks(num_tokens):
         closeness = candidates.closeness(x[images, rows], images)  # (b, r, N)
         closeness.diagonal(rows.start, 1, 2).fill_(math.inf)
         index[images, rows] = candidates.largest(closeness, count)
-        distances[images, rows] = _squared_distances(x[images, rows], x[images], index[images, rows])
+        distances[images, rows] = squared_distances(x[images, rows], x[images], index[images, rows])
     return index, distances
 
 
@@ -252,15 +249,15 @@ def _squared_separation(x: Tensor, sparsity: Tensor, neighbors: Tensor, distance
     is_peak = separation.isinf()
     peaks = is_peak.int().argsort(dim=-1, descending=True, stable=True)[:, : int(is_peak.sum(dim=-1).max())]  # (B, P)
     found = x.new_empty(peaks.shape)
-    candidates = _Candidates(x)
+    candidates = Candidates(x)
     for images, part in candidates.blocks(peaks.shape[1]):
         index = peaks[images, part]  # (b, p)
-        tokens = _take(x[images], index)  # (b, p, C)
+        tokens = take_tokens(x[images], index)  # (b, p, C)
         closeness = candidates.closeness(tokens, images)  # (b, p, N)
         is_sparser = rank[images, None] >= rank[images].gather(1, index)[..., None]  # (b, p, N)
         closeness[..., : x.shape[1]].masked_fill_(is_sparser, -math.inf)
         nearest = candidates.largest(closeness, 1)
-        found[images, part] = _squared_distances(tokens, x[images], nearest)[..., 0]
+        found[images, part] = squared_distances(tokens, x[images], nearest)[..., 0]
     found = torch.where(is_peak.gather(1, peaks), found, separation.gather(1, peaks))  # images have up to P peaks
     return separation.scatter(1, peaks, found).masked_fill(rank == 0, math.inf)
 
@@ -268,73 +265,7 @@ def _squared_separation(x: Tensor, sparsity: Tensor, neighbors: Tensor, distance
 def _nearest_center(x: Tensor, centers: Tensor) -> Tensor:
     """The nearest centre (B, K, C) of each token (B, R, C), the first of equals: (B, R) int64."""
     index = torch.empty(x.shape[:2], dtype=torch.int64, device=x.device)
-    candidates = _Candidates(centers)
+    candidates = Candidates(centers)
     for images, rows in candidates.blocks(x.shape[1]):
         index[images, rows] = candidates.largest(candidates.closeness(x[images, rows], images), 1)[..., 0]
     return index
-
-
-class _Candidates:
-    """Tokens to look for the nearest among.
-
-    Args:
-        x (Tensor): (B, M, C).
-    """
-
-    def __init__(self, x: Tensor) -> None:
-        self.count = x.shape[1]
-        missing = -self.count % _RUN  # filled up with tokens infinitely far away
-        self.products = F.pad(x, (0, 0, 0, missing)).transpose(1, 2)  # (B, C, M')
-        self.norms = F.pad(x.square().sum(dim=-1) / -2, (0, missing), value=-math.inf)[:, None]  # (B, 1, M')
-
-    def blocks(self, num_rows: int) -> Iterator[tuple[slice, slice]]:
-        """Slices of images and of the rows of tokens whose nearest candidates can be looked for in one go.
-
-        Images share a block only where all rows of an image fit, so that blocks do not depend on the batch. On a CPU a
-        block stays in the cache; other devices are slow at many small steps. A product of fewer than 64 rows would
-        spend its time on reading the candidates.
-        """
-        batch, _, num_columns = self.products.shape
-        entries = 2**20 if self.products.device.type == 'cpu' else 2**24  # distances at a time: 4 or 64 MiB in float32
-        images = max(1, entries // max(1, num_rows * num_columns))
-        step = max(64, entries // num_columns)
-        for image in range(0, batch, images):
-            for row in range(0, num_rows, step):
-                yield slice(image, image + images), slice(row, row + step)
-
-    def closeness(self, x: Tensor, images: slice) -> Tensor:
-        """(b, r, C) tokens of some images -> (b, r, M'), ``(|x|^2 - distance^2) / 2`` to each candidate."""
-        return torch.baddbmm(self.norms[images], x, self.products[images])
-
-    def largest(self, closeness: Tensor, count: int) -> Tensor:
-        """(b, r, M') -> (b, r, count) int64, where the largest are; of equals the first if ``count`` is 1."""
-        runs = closeness.unflatten(-1, (-1, _RUN))  # (b, r, M'/64, 64)
-        if runs.shape[2] <= 2 * count:
-            index = _first_largest(closeness, count)
-        else:  # they are in the runs with the largest maxima, and one pass over memory finds all maxima
-            run = _first_largest(runs.amax(dim=-1), count)  # (b, r, count)
-            row = torch.arange(run[..., 0].numel(), device=run.device).view(*run.shape[:2], 1)
-            kept = runs.flatten(0, 2).index_select(0, (row * runs.shape[2] + run).flatten())
-            place = _first_largest(kept.view(*run.shape[:2], -1), count)  # (b, r, count), in the runs that were kept
-            index = run.gather(-1, place // _RUN) * _RUN + place % _RUN
-        return index.clamp(max=self.count - 1)  # only NaN can be larger than the tokens that were filled up
-
-
-def _first_largest(x: Tensor, count: int) -> Tensor:
-    """``topk(count).indices`` of the last dimension; of equals the first if ``count`` is 1, what topk does not say."""
-    return x.argmax(dim=-1, keepdim=True) if count == 1 else x.topk(count, dim=-1).indices
-
-
-def _squared_distances(x: Tensor, others: Tensor, index: Tensor) -> Tensor:
-    """Squared distances of tokens (B, r, C) to k of the others (B, N, C) each, given by (B, r, k): (B, r, k).
-
-    Computed from differences, so that equal tokens are at distance 0.
-    """
-    others = _take(others, index.flatten(1)).view(*index.shape, -1)  # (B, r, k, C)
-    return (others - x[:, :, None]).square_().sum(dim=-1)
-
-
-def _take(x: Tensor, index: Tensor) -> Tensor:
-    """Tokens (B, N, C) at the places (B, r) of their own image: (B, r, C)."""
-    image = torch.arange(x.shape[0], device=x.device)[:, None]
-    return x.flatten(0, 1).index_select(0, (index + image * x.shape[1]).flatten()).view(*index.shape, -1)
