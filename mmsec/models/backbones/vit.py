@@ -9,7 +9,8 @@ from mmsec.models.backbones.base import Backbone
 from mmsec.models.checkpoints import vit
 from mmsec.models.layers.blocks import run
 from mmsec.models.layers.cluster_counts import ClusterCount
-from mmsec.models.layers.vit import Attention, Block, Merge, PatchEmbed, TokenList, WindowAttention
+from mmsec.models.layers.token_list import Merge, TokenList
+from mmsec.models.layers.vit import Attention, Block, PatchEmbed, WindowAttention
 from mmsec.ops.merging import MERGINGS, Merging
 from mmsec.registry import MODELS
 

@@ -1,10 +1,6 @@
-"""The parts a plain ViT is made of.
+"""The parts a plain ViT is made of. Tokens travel between blocks as a :class:`TokenList`."""
 
-Tokens travel between blocks as a :class:`TokenList`: first protected ones, which never merge (class and register
-tokens), then those of the map.
-"""
-
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,49 +10,9 @@ from torch import Tensor, nn
 from mmsec.models.layers.cluster_attention import ClusterAttention, TokenClusters
 from mmsec.models.layers.cluster_counts import ClusterCount
 from mmsec.models.layers.maps import LayerScale
+from mmsec.models.layers.token_list import Merge, TokenList
 from mmsec.ops import Grouping, Tokens, proportional_attention, qkv_attention, resize_positions
-from mmsec.ops.merging import Merging, MergingMethod
-
-
-class TokenList(NamedTuple):
-    """The tokens between two blocks.
-
-    Attributes:
-        x (Tensor): (B, P + T, C): the protected tokens, then those that were not merged away.
-        protected (int): Protected tokens P.
-        map_size (tuple[int, int]): Rows H' and columns W' of the map of all tokens, before any merging.
-        grid (tuple[int, int], optional): Rows and columns of the T tokens, in raster order; None where merging left
-            no grid.
-        sizes (Tensor, optional): (B, P + T); how many tokens each was merged of; None if each is one.
-        merging (Merging, optional): All mergings so far as one, of P + H' * W' tokens; None if nothing merged.
-    """
-
-    x: Tensor
-    protected: int
-    map_size: tuple[int, int]
-    grid: tuple[int, int] | None
-    sizes: Tensor | None = None
-    merging: Merging | None = None
-
-    def merge(self, merging: Merging, grid: tuple[int, int] | None) -> 'TokenList':
-        """Merge the tokens; each counts as often as the tokens it was merged of.
-
-        Args:
-            merging (Merging): Of these tokens.
-            grid (tuple[int, int], optional): Rows and columns of what it leaves.
-
-        Returns:
-            TokenList: The merged tokens.
-        """
-        sizes = merging.sizes if self.sizes is None else merging.sum(self.sizes[..., None])[..., 0]
-        total = merging if self.merging is None else self.merging.then(merging)
-        x = merging.merge(self.x, self.sizes)
-        return self._replace(x=x, grid=grid, sizes=sizes, merging=total)
-
-    def map(self) -> Tensor:
-        """(B, C, H', W'); the map of all tokens, rebuilt from the merged ones."""
-        x = self.x if self.merging is None else self.merging.unmerge(self.x)
-        return x[:, self.protected :].unflatten(1, self.map_size).permute(0, 3, 1, 2)
+from mmsec.ops.merging import Merging
 
 
 class PatchEmbed(nn.Module):
@@ -244,31 +200,6 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         return self.fc2(F.gelu(self.fc1(x)))
-
-
-class Merge(NamedTuple):
-    """What merges tokens in a block.
-
-    Attributes:
-        method (MergingMethod): Finds what merges.
-        layer (int): Place of the block, from 0.
-        depth (int): Blocks of the model.
-    """
-
-    method: MergingMethod
-    layer: int
-    depth: int
-
-    def find(self, features: Tensor, tokens: TokenList) -> Merging | None:
-        """What merges of the tokens, by features (B, P + T, d)."""
-        return self.method(
-            features, layer=self.layer, depth=self.depth, grid=tokens.map_size, protected=tokens.protected
-        )
-
-    def apply(self, features: Tensor, tokens: TokenList) -> TokenList:
-        """The tokens, merged by features (B, P + T, d)."""
-        merging = self.find(features, tokens)
-        return tokens if merging is None else tokens.merge(merging, self.method.merged_grid(tokens.map_size))
 
 
 class Block(nn.Module):
