@@ -13,20 +13,7 @@ from mmsec.registry import MODELS
 
 
 class Stage(nn.Module):
-    """Patches of the map before, blocks at one resolution, and a norm whose output is the stage's map.
-
-    Args:
-        in_channels (int): Channels of the map before.
-        embed_dims (int): Channels C.
-        patch_size (int): Side of a patch, odd.
-        stride (int): Step from patch to patch.
-        num_heads (int): Attention heads.
-        mlp_ratio (float): Hidden channels of each MLP over C.
-        drop_path (Sequence[float]): Drop path rate of each block.
-        reduction (int): Side of the square of tokens that a coarse cluster stands for; 1 for attention to all tokens.
-        region_size (int, optional): Most tokens that are clustered together; None for the whole map.
-        with_cp (bool): Whether to recompute each block in the backward pass instead of keeping its activations.
-    """
+    """Patches of the map before, blocks at one resolution, and a norm whose output is the stage's map."""
 
     def __init__(
         self,

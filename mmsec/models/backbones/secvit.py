@@ -16,18 +16,7 @@ from mmsec.registry import MODELS
 
 
 class Stage(nn.Module):
-    """Blocks at one resolution; the rotary table is built once for all of them.
-
-    Args:
-        embed_dims (int): Channels C.
-        num_heads (int): Attention heads.
-        mlp_ratio (float): Hidden channels of each FFN over C.
-        drop_path (Sequence[float]): Drop path rate of each block.
-        layer_scale (bool): Whether the blocks have layer scale.
-        clusters (Sequence[ClusterCount]): Clusters of each block.
-        grouping (dict): How tokens are grouped, for :func:`mmsec.ops.build_grouping`.
-        with_cp (bool): Whether to recompute each block in the backward pass instead of keeping its activations.
-    """
+    """Blocks at one resolution, with a drop path rate and a number of clusters each, and one rotary table for all."""
 
     def __init__(
         self,

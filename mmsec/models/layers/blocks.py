@@ -10,16 +10,7 @@ from mmsec import ops
 
 
 def run(block: nn.Module, *inputs: Any, with_cp: bool) -> Any:
-    """``block(*inputs)``.
-
-    Args:
-        block (nn.Module): The block.
-        inputs (Any): Its inputs.
-        with_cp (bool): Whether to recompute it in the backward pass instead of keeping its activations.
-
-    Returns:
-        Any: Its output.
-    """
+    """``block(*inputs)``; ``with_cp`` recomputes it in the backward pass instead of keeping its activations."""
     if with_cp and torch.is_grad_enabled():
         return checkpoint(ops.call, block, *inputs, use_reentrant=False)
     return ops.call(block, *inputs)

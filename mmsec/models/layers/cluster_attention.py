@@ -58,16 +58,7 @@ class ClusterAttention(nn.Module):
         return self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
 
     def tokens(self, x: Tensor, size: tuple[int, int], rotary: Tensor | None = None) -> Tokens:
-        """What attention and grouping work on.
-
-        Args:
-            x (Tensor): (B, N, C), normalised.
-            size (tuple[int, int]): Rows H' and columns W' of the map.
-            rotary (Tensor, optional): (N, d/2, 2) from :func:`mmsec.ops.rotary_table`. Default: None, no rotation.
-
-        Returns:
-            Tokens: With queries, keys and values.
-        """
+        """What attention and grouping see of (B, N, C), normalised, of a map of size (H', W'); see :class:`Tokens`."""
         return Tokens(self.project(x), x.unflatten(-1, (self.num_heads, -1)), (size[0], size[1]), rotary)
 
     def group(self, tokens: Tokens) -> Grouping | None:

@@ -15,14 +15,7 @@ from mmsec.ops.merging.sizes import at_least, at_most
 
 
 class PatchEmbed(nn.Module):
-    """Overlapping patches: a strided convolution and a norm.
-
-    Args:
-        in_channels (int): Channels of the input.
-        embed_dims (int): Channels C of the output.
-        kernel_size (int): Height and width of a patch, odd.
-        stride (int): Step from patch to patch.
-    """
+    """Overlapping patches: a strided convolution of odd kernel size, and a norm."""
 
     def __init__(self, in_channels: int, embed_dims: int, kernel_size: int, stride: int) -> None:
         super().__init__()
@@ -95,14 +88,7 @@ class ClusteredAttention(nn.Module):
         return TokenClusters(ids.unflatten(-1, x.shape[1:3]))
 
     def cluster_tokens(self, x: Tensor) -> list[Tensor]:
-        """The token of each cluster, coarse and fine: weighted means of the tokens in it.
-
-        Args:
-            x (Tensor): (B, H, W, C), normalised.
-
-        Returns:
-            list[Tensor]: (B, n, C) and (B, 4n, C) in the type of ``x``.
-        """
+        """(B, H, W, C), normalised -> (B, n, C) and (B, 4n, C), weighted means of the tokens of each cluster."""
         mergings = self.mergings(x)
         x = x.flatten(1, 2)  # (B, N, C)
         weight = self.weight_layer(x)  # (B, N, 1)
@@ -116,12 +102,7 @@ class ClusteredAttention(nn.Module):
 
 
 class GlobalAttention(nn.Module):
-    """Attention of all tokens to all.
-
-    Args:
-        embed_dims (int): Channels C.
-        num_heads (int): Heads h; a divisor of C.
-    """
+    """Attention of all tokens to all."""
 
     scales: ClassVar[tuple[str, ...]] = ('all tokens',)
 
@@ -144,12 +125,7 @@ class GlobalAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers, and between them a residual depthwise convolution that knows where tokens are.
-
-    Args:
-        embed_dims (int): Channels C.
-        hidden_dims (int): Channels between the linear layers.
-    """
+    """Two linear layers, and between them a residual depthwise convolution, which knows where tokens are."""
 
     def __init__(self, embed_dims: int, hidden_dims: int) -> None:
         super().__init__()
@@ -166,16 +142,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each with a norm before it and a residual around it.
-
-    Args:
-        embed_dims (int): Channels C.
-        num_heads (int): Attention heads.
-        mlp_ratio (float): Hidden channels of the MLP over C.
-        drop_path (float): Probability of dropping the attention and the MLP branch.
-        reduction (int): Of :class:`ClusteredAttention`; 1 for :class:`GlobalAttention`.
-        region_size (int, optional): Of :class:`ClusteredAttention`.
-    """
+    """Attention and MLP, each with a norm before it and a residual around it; a reduction of 1 is global attention."""
 
     def __init__(
         self,

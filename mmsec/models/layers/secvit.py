@@ -12,13 +12,7 @@ from mmsec.ops import Tokens
 
 
 class Stem(nn.Module):
-    """Four 3x3 convolutions with BatchNorm that bring an image to stride 4.
-
-    Args:
-        in_channels (int): Channels of the image.
-        embed_dims (int): Channels of the output.
-        norm_cfg (dict): Norm after each convolution.
-    """
+    """Four 3x3 convolutions, each with a norm, that bring an image to stride 4."""
 
     def __init__(self, in_channels: int, embed_dims: int, norm_cfg: dict) -> None:
         super().__init__()
@@ -40,13 +34,7 @@ class Stem(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Halve a map with a strided 3x3 convolution and a norm.
-
-    Args:
-        in_channels (int): Channels of the input.
-        out_channels (int): Channels of the output.
-        norm_cfg (dict): The norm.
-    """
+    """A strided 3x3 convolution and a norm, which halve a map."""
 
     def __init__(self, in_channels: int, out_channels: int, norm_cfg: dict) -> None:
         super().__init__()
@@ -64,9 +52,7 @@ class LePEAttention(ClusterAttention):
     Args:
         embed_dims (int): Channels C.
         num_heads (int): Heads h; C / h must be a multiple of 4.
-        grouping (dict): How tokens are grouped, for ``GROUPINGS.build``.
-        block (int): Index of the block in its stage, from 0.
-        count (ClusterCount): Clusters; one is global attention.
+        grouping, block, count: See :class:`ClusterAttention`.
 
     Source: Semantic Equitable Clustering (arXiv 2405.13337), section 3.2; LePE of CSWin (arXiv 2107.00652).
     """
@@ -96,12 +82,7 @@ class LePEAttention(ClusterAttention):
 
 
 class FFN(nn.Module):
-    """Feed-forward network with a residual depthwise convolution between its linear layers.
-
-    Args:
-        embed_dims (int): Channels C.
-        hidden_dims (int): Channels between the linear layers.
-    """
+    """Feed-forward network with a residual depthwise convolution between its linear layers."""
 
     def __init__(self, embed_dims: int, hidden_dims: int) -> None:
         super().__init__()
@@ -115,17 +96,9 @@ class FFN(nn.Module):
 
 
 class Block(nn.Module):
-    """Depthwise position encoding, cluster attention and FFN, each with a residual.
+    """Depthwise position encoding, attention in clusters and FFN, each with a residual.
 
-    Args:
-        embed_dims (int): Channels C.
-        num_heads (int): Attention heads.
-        mlp_ratio (float): Hidden channels of the FFN over C.
-        drop_path (float): Probability of dropping the attention and the FFN branch.
-        layer_scale (bool): Whether both branches end in a :class:`LayerScale`.
-        grouping (dict): How tokens are grouped.
-        block (int): Index of the block in its stage, from 0.
-        count (ClusterCount): Clusters.
+    ``drop_path`` is the probability of dropping a branch, ``block`` the index in the stage, from 0.
     """
 
     def __init__(

@@ -12,14 +12,8 @@ from mmsec.ops import qkv_attention
 class ClusterMSA(ClusterAttention):
     """Multi-head attention inside clusters, with the weights of a window attention; their names stay.
 
-    The table of relative positions is not taken over: it holds one number for each offset inside a window, and tokens
-    of a cluster may be anywhere.
-
-    Args:
-        window_msa (nn.Module): ``ShiftWindowMSA`` of mmdetection or mmsegmentation.
-        grouping (dict): How tokens are grouped, for ``GROUPINGS.build``.
-        block (int): Index of the block in its stage, from 0.
-        count (ClusterCount): Clusters.
+    ``window_msa`` is a ``ShiftWindowMSA`` of mmdetection or mmsegmentation. Its table of relative positions is left out:
+    it holds one number for each offset inside a window, and tokens of a cluster may be anywhere.
     """
 
     def __init__(self, window_msa: nn.Module, grouping: dict, block: int, count: ClusterCount) -> None:
@@ -29,15 +23,7 @@ class ClusterMSA(ClusterAttention):
         self.drop: Any = window_msa.drop
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """Attend inside clusters.
-
-        Args:
-            x (Tensor): (B, N, C), normalised.
-            size (tuple[int, int]): Rows H' and columns W' of the map, H' * W' = N.
-
-        Returns:
-            Tensor: (B, N, C).
-        """
+        """(B, N, C), normalised, of a map of size (H', W') -> (B, N, C)."""
         tokens = self.tokens(x, size)
         out = qkv_attention(tokens.qkv, self.group(tokens))  # (B, N, h, d)
         return self.drop(self.w_msa['proj_drop'](self.w_msa['proj'](out.flatten(2))))

@@ -31,15 +31,7 @@ class TokenList(NamedTuple):
     merging: Merging | None = None
 
     def merge(self, merging: Merging, grid: tuple[int, int] | None) -> 'TokenList':
-        """Merge the tokens; each counts as often as the tokens it was merged of.
-
-        Args:
-            merging (Merging): Of these tokens.
-            grid (tuple[int, int], optional): Rows and columns of what it leaves.
-
-        Returns:
-            TokenList: The merged tokens.
-        """
+        """Merge these tokens, each weighted by how many it stands for, and leave a grid of that size, if any."""
         sizes = merging.sizes if self.sizes is None else merging.sum(self.sizes[..., None])[..., 0]
         total = merging if self.merging is None else self.merging.then(merging)
         x = merging.merge(self.x, self.sizes)
@@ -56,7 +48,7 @@ class Merge(NamedTuple):
 
     Attributes:
         method (MergingMethod): Finds what merges.
-        layer (int): Place of the block, from 0.
+        layer (int): Index of the block, from 0.
         depth (int): Blocks of the model.
     """
 

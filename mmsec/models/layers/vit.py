@@ -16,17 +16,7 @@ from mmsec.ops.merging import Merging
 
 
 class PatchEmbed(nn.Module):
-    """An image -> tokens with positions.
-
-    Args:
-        in_channels (int): Channels of the image.
-        embed_dims (int): Channels C of a token.
-        patch_size (int): Height and width of a patch in pixels.
-        map_size (tuple[int, int]): Rows and columns of the learned positions; those of other maps are resized from
-            them.
-        with_cls_token (bool): Whether there is a class token.
-        num_registers (int): Register tokens.
-    """
+    """An image -> tokens with positions, which are learned for a map of ``map_size`` and resized for others."""
 
     def __init__(
         self,
@@ -53,15 +43,7 @@ class PatchEmbed(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, image: Tensor) -> TokenList:
-        """Embed images.
-
-        Args:
-            image (Tensor): (B, in_channels, H, W), of any size; zeros fill up the last patches.
-
-        Returns:
-            TokenList: The class token, the register tokens, and those of the ceil(H / patch_size) x
-            ceil(W / patch_size) patches.
-        """
+        """(B, in_channels, H, W) -> class token, register tokens, those of the patches; zeros fill up the last ones."""
         # The convolution leaves out what is less than a patch: so much padding is right for every size.
         x = self.proj(F.pad(image, (0, self.patch_size - 1, 0, self.patch_size - 1)))  # (B, C, H', W')
         map_size = (x.shape[2], x.shape[3])
@@ -77,9 +59,7 @@ class Attention(ClusterAttention):
     Args:
         embed_dims (int): Channels C.
         num_heads (int): Heads h; a divisor of C.
-        grouping (dict, optional): How tokens are grouped, for ``GROUPINGS.build``. Default: None, all attend to all.
-        block (int): Index of the block, from 0. Default: 0.
-        count (ClusterCount): Clusters. Default: one.
+        grouping, block, count: See :class:`ClusterAttention`. Default: all attend to all.
 
     Source: Semantic Equitable Clustering (arXiv 2405.13337), section 3.2; the class token's part is not published.
     """
@@ -135,11 +115,6 @@ class WindowAttention(Attention):
     The map is filled up with zeros to whole windows, below and at the right. Like the published one, attention sees
     them: their keys and values are the biases.
 
-    Args:
-        embed_dims (int): Channels C.
-        num_heads (int): Heads h; a divisor of C.
-        window_size (int): Rows and columns of a window, in tokens.
-
     Source: Exploring Plain Vision Transformer Backbones for Object Detection (arXiv 2203.16527), section 3.
     """
 
@@ -185,12 +160,7 @@ def _cut(x: Tensor, padded: tuple[int, int], grid: tuple[int, int]) -> Tensor:
 
 
 class MLP(nn.Module):
-    """Two linear layers with GELU between them.
-
-    Args:
-        embed_dims (int): Channels C.
-        hidden_dims (int): Channels between the layers.
-    """
+    """Two linear layers with GELU between them."""
 
     def __init__(self, embed_dims: int, hidden_dims: int) -> None:
         super().__init__()
@@ -205,14 +175,7 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each with a norm before it and a residual around it, and merging between or around them.
 
-    Args:
-        embed_dims (int): Channels C.
-        attention (Attention): Of C channels.
-        mlp_ratio (float): Hidden channels of the MLP over C.
-        drop_path (float): Probability of dropping the attention and the MLP branch.
-        layer_scale (float): What the factors of a :class:`LayerScale` at the end of both branches start from; 0 for
-            none.
-        merge (Merge, optional): Merges tokens, where its method says.
+    ``drop_path`` is the probability of dropping a branch, ``layer_scale`` where its factors start, 0 for none.
     """
 
     def __init__(
@@ -267,14 +230,7 @@ class Block(nn.Module):
         return self.attn.num_heads
 
     def clusters(self, tokens: TokenList) -> TokenClusters:
-        """Which tokens of the map have become one behind this block, or if none have, attend to each other in it.
-
-        Args:
-            tokens (TokenList): What comes into the block.
-
-        Returns:
-            TokenClusters: Of the map of all tokens.
-        """
+        """Which tokens of the whole map are one behind this block, or if none are, attend to each other in it."""
         merging = self.merging_around(tokens) or self(tokens).merging if self.merge else None
         if merging is None:
             assert tokens.grid is not None  # only merging takes it away

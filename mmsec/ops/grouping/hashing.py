@@ -10,13 +10,7 @@ from torch import Tensor
 def hashed(x: Tensor) -> Tensor:
     """Scramble integers of 32 bits; different ones stay different.
 
-    Two rounds of shift, xor and multiplication. No product exceeds 59 bits, so int64 never overflows.
-
-    Args:
-        x (Tensor): int64 in [0, 2^32).
-
-    Returns:
-        Tensor: int64 in [0, 2^32), as many different values as ``x`` has.
+    int64 in [0, 2^32) -> the same. No product exceeds 59 bits, so int64 never overflows.
     """
     for _ in range(2):
         x = ((x ^ (x >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
@@ -27,7 +21,7 @@ def hashed_rows(block: int, heads: int, length: int, device: torch.device) -> Te
     """A row of scrambled integers for each head of a block.
 
     Args:
-        block (int): Place of the block in its stage, from 0.
+        block (int): Index of the block in its stage, from 0.
         heads (int): Heads h.
         length (int): Numbers in a row.
         device (torch.device): Where the result lives.

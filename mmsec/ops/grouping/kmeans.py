@@ -162,15 +162,6 @@ def _flops(key_shape: Sequence[int], num_clusters: int, num_iters: int, *, out_s
 
     On each level every token has a cosine with every centre, and in each iteration the tokens that a centre learns from
     have one, and are summed up.
-
-    Args:
-        key_shape (Sequence[int]): B, N, h and d of the keys.
-        num_clusters (int): Clusters M.
-        num_iters (int): Iterations on each level.
-        out_shape (Sequence[int]): Not used; PyTorch's counter hands it in.
-
-    Returns:
-        int: The operations.
     """
     batch, num_tokens, heads, channels = key_shape
     num_groups = num_clusters if num_clusters <= _GROUP else -(-num_clusters // _GROUP)

@@ -13,7 +13,7 @@ def random_directions(block: int, heads: int, head_dim: int, device: torch.devic
     """A direction for each head of a block, the same whenever it is asked for.
 
     Args:
-        block (int): Place of the block in its stage, from 0.
+        block (int): Index of the block in its stage, from 0.
         heads (int): Heads h.
         head_dim (int): Head width d.
         device (torch.device): Where the result lives.

@@ -160,15 +160,6 @@ def _flops(
     In a region of n tokens these are the n x n distances for the density, and for K centres (n - K) x K distances to
     them. Distances of peaks to denser tokens are left out: a few in a hundred of n x n, and how many depends on the
     image.
-
-    Args:
-        x_shape (Sequence[int]): B, H, W and C of the tokens.
-        clusters_shape (Sequence[int]): 0, then the clusters of each scale.
-        region_size (int, optional): Most tokens of a region.
-        out_shape (Sequence[int]): Not used; PyTorch's counter hands it in.
-
-    Returns:
-        int: The operations.
     """
     batch, height, width, channels = x_shape
     sizes = [len(place) for place in _regions(height, width, region_size, torch.device('cpu'))]

@@ -12,14 +12,7 @@ BLOCK = 2**22  # similarities held at a time, of all images together: 16 MiB in 
 
 
 def unit(metric: Tensor) -> Tensor:
-    """Vectors of length 1 in at least float32, without gradient; a zero vector stays zero.
-
-    Args:
-        metric (Tensor): (B, T, d).
-
-    Returns:
-        Tensor: (B, T, d).
-    """
+    """(B, T, d) -> vectors of length 1 in at least float32, without gradient; a zero vector stays zero."""
     metric = metric.detach()
     return F.normalize(metric.to(torch.promote_types(metric.dtype, torch.float32)), dim=-1)
 
