@@ -6,7 +6,7 @@ import torch
 from mmsec.models import SecViT
 from mmsec.models.inspection import token_clusters
 from mmsec.ops import Grouping, cluster_ids
-from mmsec.ops.grouping import GROUPINGS, GroupingMethod
+from mmsec.ops.grouping import GroupingMethod
 from tests import oracle
 from tests.conftest import SMALL_ARCH, each_grouping
 
@@ -79,7 +79,7 @@ def test_checkpointing_gives_the_same_gradients(grouping):
     torch.testing.assert_close(*gradients)
 
 
-@pytest.mark.parametrize('name', sorted(GROUPINGS))
+@pytest.mark.parametrize('name', ['KMeansGrouping', 'WindowGrouping'])  # an operator, and sizes that are tensors
 def test_one_graph_for_every_image_size(name):
     torch._dynamo.reset()
     backbone = SecViT(ONE_STAGE, out_indices=(0,), grouping=dict(type=name), cluster_size=10).double().eval()
@@ -89,7 +89,7 @@ def test_one_graph_for_every_image_size(name):
         images = torch.randn(2, 3, *size, dtype=torch.float64)
         torch.testing.assert_close(compiled(images), backbone(images))
 
-    with torch.no_grad():  # gradients are those of attention, which tests/models/test_compile.py compiles
+    with torch.no_grad():  # gradients are those of attention, which test_contract.py compiles
         agree(64, 96)
         with torch.compiler.set_stance('fail_on_recompile'):
             agree(91, 157)  # N does not divide by the clusters

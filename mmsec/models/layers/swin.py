@@ -12,7 +12,7 @@ from mmsec.ops import qkv_attention
 class ClusterMSA(ClusterAttention):
     """Multi-head attention inside clusters, with the weights of a window attention; their names stay.
 
-    ``window_msa`` is a ``ShiftWindowMSA`` of mmdetection or mmsegmentation. Its table of relative positions is left out:
+    ``window_msa`` is a ``ShiftWindowMSA`` of mmdetection or mmsegmentation. Its relative positions are left out:
     it holds one number for each offset inside a window, and tokens of a cluster may be anywhere.
     """
 
