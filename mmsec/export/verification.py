@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmsec.export.program import Exported, Watched
 from mmsec.ops import cluster_ids, plain_torch
-from mmsec.ops.grouping.grouping import run_of
+from mmsec.ops.grouping.grouping import part_of
 
 
 class Agreement(NamedTuple):
@@ -97,7 +97,7 @@ def _with_groupings(watched: Watched, images: Tensor, inverses: dict[str, Tensor
 
 def _ids(inverse: Tensor, num_clusters: int) -> Tensor:
     """The cluster of each token, (B, h, N)."""
-    return run_of(inverse, inverse.shape[-1], num_clusters)
+    return part_of(inverse, inverse.shape[-1], num_clusters)
 
 
 def _difference(found: Tensor, wanted: Tensor) -> float:

@@ -72,10 +72,10 @@ def cluster_attention(q: Tensor, k: Tensor, v: Tensor, grouping: Grouping | None
     index, inverse = row_indices(grouping._replace(order=grouping.order.expand(batch, heads, -1)))
     rows = take_rows(index, inverse, *(x.reshape(-1, x.shape[-1]) for x in (q, k, v)))  # (B*N*h, d) each
     lists = batch * heads
-    runs = _runs(num_tokens, grouping.num_clusters)
-    parts = zip(*(x.split([lists * count * length for count, length in runs]) for x in rows), strict=True)
+    lengths = _lengths(num_tokens, grouping.num_clusters)
+    parts = zip(*(x.split([lists * count * length for count, length in lengths]) for x in rows), strict=True)
     out = []
-    for part, (count, length) in zip(parts, runs, strict=True):
+    for part, (count, length) in zip(parts, lengths, strict=True):
         # Clusters of all lists in one dimension: of one that may be 1, torch.compile would make a graph of its own.
         clusters_q, clusters_k, clusters_v = (x.unflatten(0, (lists * count, 1, length)) for x in part)
         if protected:
@@ -153,7 +153,7 @@ def row_indices(grouping: Grouping) -> tuple[Tensor, Tensor]:
     batch, heads, num_tokens = order.shape
     row = torch.arange(batch * num_tokens * heads, device=order.device)
     rows = row.view(batch, num_tokens, heads).transpose(1, 2).gather(-1, order)  # (B, h, N)
-    lengths = [count * length for count, length in _runs(num_tokens, num_clusters)]
+    lengths = [count * length for count, length in _lengths(num_tokens, num_clusters)]
     if conditions.makes_graph():
         index = _scattered(rows, lengths[0])
     else:
@@ -168,10 +168,10 @@ def _scattered(rows: Tensor, split: int) -> Tensor:
     """
     batch, heads, num_tokens = rows.shape
     list_ = torch.arange(batch * heads, device=rows.device).view(batch, heads, 1)
-    place = torch.arange(num_tokens, device=rows.device)
+    position = torch.arange(num_tokens, device=rows.device)
     rest = batch * heads * split + list_ * (num_tokens - split) - split
-    places = torch.where(place < split, list_ * split, rest) + place
-    return torch.empty_like(rows).flatten().scatter_(0, places.flatten(), rows.flatten())
+    positions = torch.where(position < split, list_ * split, rest) + position
+    return torch.empty_like(rows).flatten().scatter_(0, positions.flatten(), rows.flatten())
 
 
 @fused_op(backwards.ROWS_SIDE_BY_SIDE, backwards.ROWS_BY_INVERSE)
@@ -189,7 +189,7 @@ def take_rows(index: Tensor, inverse: Tensor, *tensors: Tensor) -> tuple[Tensor,
     return tuple(x.index_select(0, index) for x in tensors)
 
 
-def _runs(num_tokens: int, num_clusters: int) -> list[tuple[int, int]]:
+def _lengths(num_tokens: int, num_clusters: int) -> list[tuple[int, int]]:
     """How many clusters of which length stand in a sorted list; at most two kinds, no kind is empty."""
     num_long, num_short, length = cluster_sizes(num_tokens, num_clusters)
     if conditions.makes_graph():

@@ -39,7 +39,7 @@ def rotary_table(height: int, width: int, head_dim: int, dtype: torch.dtype, dev
 
 
 def _turns(size: int, frequencies: Tensor) -> Tensor:
-    """Cosines and sines of the angles at places 0 to ``size`` - 1, (size, d/4, 2)."""
+    """Cosines and sines of the angles at positions 0 to ``size`` - 1, (size, d/4, 2)."""
     angles = torch.arange(size, device=frequencies.device)[:, None] * frequencies
     return torch.stack([angles.cos(), angles.sin()], dim=-1)
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mmsec.models.backbones.base import Backbone
 from mmsec.models.checkpoints import clustr
-from mmsec.models.layers.blocks import run
+from mmsec.models.layers.blocks import forward_block
 from mmsec.models.layers.clustr import Block, PatchEmbed
 from mmsec.registry import MODELS
 
@@ -40,7 +40,7 @@ class Stage(nn.Module):
         """(B, in_channels, H, W) -> (B, C, ceil(H/stride), ceil(W/stride))."""
         x = self.patch_embed(x)  # (B, H', W', C)
         for block in self.blocks:
-            x = run(block, x, with_cp=self.with_cp)
+            x = forward_block(block, x, with_cp=self.with_cp)
         return self.norm(x).permute(0, 3, 1, 2)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mmsec import ops
 from mmsec.models.backbones.base import Backbone
 from mmsec.models.checkpoints import secvit
-from mmsec.models.layers.blocks import run
+from mmsec.models.layers.blocks import forward_block
 from mmsec.models.layers.cluster_counts import ClusterCount, PerStage, cluster_counts, per_stage
 from mmsec.models.layers.secvit import Block, PatchMerging, Stem
 from mmsec.registry import MODELS
@@ -52,7 +52,7 @@ class Stage(nn.Module):
         height, width = x.shape[1:3]
         rotary = self.rotary(height, width, x)
         for block in self.blocks:
-            x = run(block, x, rotary, with_cp=self.with_cp)
+            x = forward_block(block, x, rotary, with_cp=self.with_cp)
         return x.permute(0, 3, 1, 2)
 
 

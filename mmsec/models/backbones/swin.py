@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmsec.models.backbones.base import Backbone
 from mmsec.models.checkpoints import swin
-from mmsec.models.layers.blocks import run
+from mmsec.models.layers.blocks import forward_block
 from mmsec.models.layers.cluster_counts import PerStage, cluster_counts, per_stage
 from mmsec.models.layers.swin import ClusterMSA
 from mmsec.registry import MODELS
@@ -116,7 +116,7 @@ class ClusteredSwin(Backbone):
             if i:
                 x, size = stages[i - 1].downsample(x, size)
             for block in stage.blocks:
-                x = run(block, x, size, with_cp=self.with_cp)
+                x = forward_block(block, x, size, with_cp=self.with_cp)
             if i in self.out_indices:
                 maps[i] = x.transpose(1, 2).unflatten(2, size)
         return maps

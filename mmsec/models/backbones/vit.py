@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mmsec.models.backbones.base import Backbone
 from mmsec.models.checkpoints import vit
-from mmsec.models.layers.blocks import run
+from mmsec.models.layers.blocks import forward_block
 from mmsec.models.layers.cluster_counts import ClusterCount
 from mmsec.models.layers.token_list import Merge, TokenList
 from mmsec.models.layers.vit import Attention, Block, PatchEmbed, WindowAttention
@@ -193,7 +193,7 @@ class ViT(Backbone):
         """
         tokens = self.patch_embed(x)
         for block in self.blocks:
-            tokens = run(block, tokens, with_cp=self.with_cp)
+            tokens = forward_block(block, tokens, with_cp=self.with_cp)
             yield tokens
 
     @torch.no_grad()

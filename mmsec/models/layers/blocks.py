@@ -1,4 +1,4 @@
-"""How a backbone runs its blocks."""
+"""Blocks with and without activation checkpointing."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from mmsec import ops
 
 
-def run(block: nn.Module, *inputs: Any, with_cp: bool) -> Any:
+def forward_block(block: nn.Module, *inputs: Any, with_cp: bool) -> Any:
     """``block(*inputs)``; ``with_cp`` recomputes it in the backward pass instead of keeping its activations."""
     if with_cp and torch.is_grad_enabled():
         return checkpoint(ops.call, block, *inputs, use_reentrant=False)

@@ -10,7 +10,7 @@ class Grouping(NamedTuple):
     """Tokens sorted into contiguous clusters of equal size.
 
     Attributes:
-        order (Tensor): (B, h, N) int64; ``order[b, h, i]`` is the raster index of the token at sorted place ``i``.
+        order (Tensor): (B, h, N) int64; ``order[b, h, i]`` is the raster index of the token at sorted position ``i``.
         num_clusters (int): Clusters M, 1 <= M <= N; their sizes are ``cluster_sizes(N, M)``.
     """
 
@@ -19,15 +19,15 @@ class Grouping(NamedTuple):
 
     @property
     def inverse(self) -> Tensor:
-        """(B, h, N) int64; ``inverse[b, h, n]`` is the sorted place of raster token ``n``."""
-        places = torch.arange(self.order.shape[-1], device=self.order.device).expand_as(self.order)
-        return torch.empty_like(self.order).scatter_(-1, self.order, places)
+        """(B, h, N) int64; ``inverse[b, h, n]`` is the sorted position of raster token ``n``."""
+        positions = torch.arange(self.order.shape[-1], device=self.order.device).expand_as(self.order)
+        return torch.empty_like(self.order).scatter_(-1, self.order, positions)
 
 
 def cluster_sizes(num_tokens: int, num_clusters: int) -> tuple[int, int, int]:
     """Sizes of the clusters, equal to within one token.
 
-    Sorted places are dealt out in runs: first ``num_long`` clusters of ``length + 1`` tokens, then the others of
+    Sorted positions are dealt out in parts: first ``num_long`` clusters of ``length + 1`` tokens, then the others of
     ``length`` tokens. No token is padded, dropped or shared.
 
     Args:
@@ -56,34 +56,34 @@ def cluster_ids(grouping: Grouping) -> Tensor:
     Returns:
         Tensor: (B, h, N) int64, in raster order: 0 for the first cluster of the sorted list to M - 1 for the last.
     """
-    return run_of(grouping.inverse, grouping.inverse.shape[-1], grouping.num_clusters)
+    return part_of(grouping.inverse, grouping.inverse.shape[-1], grouping.num_clusters)
 
 
-def run_of(place: Tensor, count: int, num_runs: int | Tensor) -> Tensor:
-    """Which run of a list each place is in, where the list is cut as :func:`cluster_sizes` says.
-
-    Args:
-        place (Tensor): int64 places from 0.
-        count (int): Places in the list.
-        num_runs (int | Tensor): Runs, at most one for each place.
-
-    Returns:
-        Tensor: int64 runs from 0, as many as places.
-    """
-    length, num_long = count // num_runs, count % num_runs
-    split = num_long * (length + 1)  # places in long runs
-    return torch.where(place < split, place // (length + 1), num_long + (place - split) // length)
-
-
-def run_start(run: Tensor, count: int, num_runs: int) -> Tensor:
-    """The first place of each run, the inverse of :func:`run_of`.
+def part_of(position: Tensor, count: int, num_parts: int | Tensor) -> Tensor:
+    """Which part of a list each position is in, where the list is cut as :func:`cluster_sizes` says.
 
     Args:
-        run (Tensor): int64 runs from 0; the number of runs itself gives the end of the list.
-        count (int): Places in the list.
-        num_runs (int): Runs, at most one for each place.
+        position (Tensor): int64 positions from 0.
+        count (int): Positions in the list.
+        num_parts (int | Tensor): Parts, at most one for each position.
 
     Returns:
-        Tensor: int64 places from 0, as many as runs.
+        Tensor: int64 parts from 0, as many as positions.
     """
-    return run * (count // num_runs) + run.clamp_max(count % num_runs)
+    length, num_long = count // num_parts, count % num_parts
+    split = num_long * (length + 1)  # positions in long parts
+    return torch.where(position < split, position // (length + 1), num_long + (position - split) // length)
+
+
+def part_start(part: Tensor, count: int, num_parts: int) -> Tensor:
+    """The first position of each part, the inverse of :func:`part_of`.
+
+    Args:
+        part (Tensor): int64 parts from 0; the number of parts itself gives the end of the list.
+        count (int): Positions in the list.
+        num_parts (int): Parts, at most one for each position.
+
+    Returns:
+        Tensor: int64 positions from 0, as many as parts.
+    """
+    return part * (count // num_parts) + part.clamp_max(count % num_parts)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from mmsec.ops.grouping.grouping import Grouping, run_of, run_start
+from mmsec.ops.grouping.grouping import Grouping, part_of, part_start
 from mmsec.ops.grouping.method import GROUPINGS, GroupingMethod, Tokens
 from mmsec.ops.grouping.similarity import in_float
 
@@ -60,7 +60,7 @@ def balanced_order(x: Tensor, capacity: Tensor, num_iters: int) -> Tensor:
 
     Centres start at evenly spaced tokens and learn from evenly spaced tokens. Then every token goes to its nearest
     centre. Where more come than a cluster takes, those stay that would lose the most at their second nearest centre;
-    the others fill the places that are left.
+    the others fill the positions that are left.
 
     Args:
         x (Tensor): (L, n, d) tokens of length one, of L independent lists.
@@ -72,9 +72,9 @@ def balanced_order(x: Tensor, capacity: Tensor, num_iters: int) -> Tensor:
         Tensor: (L, n) int64, a permutation of each list: cluster after cluster, then what does not count.
     """
     num_tokens, num_centers = x.shape[1], capacity.shape[1]
-    place = torch.arange(num_tokens, device=x.device)
+    position = torch.arange(num_tokens, device=x.device)
     count = capacity.sum(-1, keepdim=True)  # (L, 1)
-    counts = place < count  # (L, n)
+    counts = position < count  # (L, n)
     absent = capacity[:, -1] == 0
 
     num_samples = num_centers * _SAMPLES
@@ -92,16 +92,16 @@ def balanced_order(x: Tensor, capacity: Tensor, num_iters: int) -> Tensor:
 
     numbers = torch.arange(num_centers, device=x.device).to(key.dtype).expand_as(capacity)
     first = torch.searchsorted(key, 4 * numbers)  # (L, K), where the tokens of each centre begin in the sorted list
-    rank = place - first.gather(-1, center)
+    rank = position - first.gather(-1, center)
     stays = rank < capacity.gather(-1, center)
     kept = torch.minimum(torch.cat([first, count], -1).diff(), capacity)
-    left = (capacity - kept).cumsum(-1)  # (L, K), places left in the clusters up to each one
+    left = (capacity - kept).cumsum(-1)  # (L, K), positions left in the clusters up to each one
     number = (counts & ~stays).cumsum(-1) - 1  # (L, n), counts those that move
     cluster = torch.where(stays, center, torch.searchsorted(left, number, right=True).clamp_max(num_centers - 1))
     rank = torch.where(stays, rank, number + (capacity - left).gather(-1, cluster))
     start = capacity.cumsum(-1) - capacity
-    place = torch.where(counts, start.gather(-1, cluster) + rank, place)
-    return torch.empty_like(order).scatter_(-1, place, order)
+    position = torch.where(counts, start.gather(-1, cluster) + rank, position)
+    return torch.empty_like(order).scatter_(-1, position, order)
 
 
 # One operator for the compiler: it has a hundred steps, and shapes that depend on the size of the map in many ways.
@@ -125,11 +125,11 @@ def kmeans_order(key: Tensor, num_clusters: int, num_iters: int) -> Tensor:
     device = key.device
     lists = batch * heads
     with torch.autocast(device.type, enabled=False):
-        # Numbers that are not finite have no order, and without one the places below would be no permutation.
+        # Numbers that are not finite have no order, and without one the positions below would be no permutation.
         x = F.normalize(in_float(key), dim=-1).nan_to_num().transpose(1, 2).flatten(0, 1)  # (B*h, N, d)
         num_groups = num_clusters if num_clusters <= _GROUP else -(-num_clusters // _GROUP)  # G
-        cluster = run_start(torch.arange(num_groups + 1, device=device), num_clusters, num_groups)  # the first of each
-        start = run_start(cluster, num_tokens, num_clusters)  # (G + 1,), the first place of each group
+        cluster = part_start(torch.arange(num_groups + 1, device=device), num_clusters, num_groups)  # the first of each
+        start = part_start(cluster, num_tokens, num_clusters)  # (G + 1,), the first position of each group
         order = balanced_order(x, start.diff().expand(lists, -1), num_iters)  # (B*h, N)
         if num_groups == num_clusters:
             return order.unflatten(0, (batch, heads))
@@ -137,17 +137,17 @@ def kmeans_order(key: Tensor, num_clusters: int, num_iters: int) -> Tensor:
         # A row for each group, as long as the largest may be; the last tokens of a shorter one do not count.
         group_size = -(-num_clusters // num_groups)  # clusters of the largest group
         length = group_size * -(-num_tokens // num_clusters)
-        place = start[:-1, None] + torch.arange(length, device=device)  # (G, length)
-        members = order[:, place.clamp_max(num_tokens - 1).flatten()]  # (B*h, G*length)
+        position = start[:-1, None] + torch.arange(length, device=device)  # (G, length)
+        members = order[:, position.clamp_max(num_tokens - 1).flatten()]  # (B*h, G*length)
         rows = _take(x, members).unflatten(1, (num_groups, length)).flatten(0, 1)  # (B*h*G, length, d)
         ends = torch.minimum(cluster[:-1, None] + torch.arange(group_size + 1, device=device), cluster[1:, None])
-        capacity = run_start(ends, num_tokens, num_clusters).diff()  # (G, group_size)
+        capacity = part_start(ends, num_tokens, num_clusters).diff()  # (G, group_size)
         within = balanced_order(rows, capacity.repeat(lists, 1), num_iters)  # (B*h*G, length)
 
     members = members.view_as(within).gather(-1, within).view_as(members)
-    place = torch.arange(num_tokens, device=device)
-    group = run_of(run_of(place, num_tokens, num_clusters), num_clusters, num_groups)
-    return members[:, group * length + place - start[group]].unflatten(0, (batch, heads))
+    position = torch.arange(num_tokens, device=device)
+    group = part_of(part_of(position, num_tokens, num_clusters), num_clusters, num_groups)
+    return members[:, group * length + position - start[group]].unflatten(0, (batch, heads))
 
 
 @kmeans_order.register_fake

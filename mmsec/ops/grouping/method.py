@@ -41,13 +41,13 @@ class Tokens:
         """(B, N, h, d)."""
         return self.qkv[:, :, 2]
 
-    def _at(self, place: int) -> Tensor:
+    def _at(self, index: int) -> Tensor:
         """Queries or keys, rotated when they are first asked for."""
         if self.rotary is None:
-            return self.qkv[:, :, place]
-        if place not in self._rotated:
-            self._rotated[place] = apply_rotary(self.qkv[:, :, place], self.rotary)
-        return self._rotated[place]
+            return self.qkv[:, :, index]
+        if index not in self._rotated:
+            self._rotated[index] = apply_rotary(self.qkv[:, :, index], self.rotary)
+        return self._rotated[index]
 
 
 class GroupingMethod(nn.Module):
@@ -56,7 +56,7 @@ class GroupingMethod(nn.Module):
     A new one is a file in this package with a subclass under ``@GROUPINGS.register_module()``.
 
     Attributes:
-        block (int): Place of the layer's block in its stage, from 0.
+        block (int): Index of the layer's block in its stage, from 0.
         score_name (str): What :meth:`scores` are, for figures.
     """
 

@@ -29,7 +29,7 @@ def random_directions(block: int, heads: int, head_dim: int, device: torch.devic
 class ProjectionGrouping(GroupingMethod):
     """Group tokens by the cosine of their key with a random direction of the head, where SEC takes the mean key.
 
-    The direction is fixed: it depends only on the place of the block and the head, in training as in evaluation.
+    The direction is fixed: it depends only on the index of the block and the head, in training as in evaluation.
 
     Source: the sort by random projections of SMYRF (arXiv 2010.05315), here one projection, of the keys alone.
     """

@@ -12,7 +12,7 @@ class RandomGrouping(GroupingMethod):
     """Group tokens at random.
 
     In training each image, head and forward pass draws an order of its own from PyTorch's generator. In evaluation each
-    head has a fixed order, which depends only on the place of its block and the number of tokens.
+    head has a fixed order, which depends only on the index of its block and the number of tokens.
     """
 
     def forward(self, tokens: Tokens, num_clusters: int) -> Grouping:

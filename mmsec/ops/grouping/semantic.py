@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mmsec.ops.grouping.grouping import Grouping, run_of, run_start
+from mmsec.ops.grouping.grouping import Grouping, part_of, part_start
 from mmsec.ops.grouping.method import GROUPINGS, GroupingMethod, Tokens, check_option
 from mmsec.ops.grouping.similarity import cosine, dot, euclidean, in_float
 from mmsec.ops.kernels import fused_op, triton
@@ -51,7 +51,7 @@ def token_scores(tokens: Tokens, feature: str, metric: str, magnitude: bool) -> 
 
 @fused_op(triton.SORT)
 def argsort(scores: Tensor) -> Tensor:
-    """Places of tokens in ascending order of their scores; tokens that score alike keep their order.
+    """Positions of tokens in ascending order of their scores; tokens that score alike keep their order.
 
     Args:
         scores (Tensor): (B, h, N).
@@ -63,8 +63,8 @@ def argsort(scores: Tensor) -> Tensor:
     return scores.contiguous().argsort(dim=-1, stable=True)
 
 
-def interleaved_places(num_tokens: int, num_clusters: int, device: torch.device) -> Tensor:
-    """Places of a sorted list, cluster after cluster, where cluster j of M takes places j, j + M, j + 2M and so on.
+def interleaved_positions(num_tokens: int, num_clusters: int, device: torch.device) -> Tensor:
+    """Positions in a sorted list, cluster after cluster, where cluster j of M takes positions j, j + M, j + 2M, ...
 
     Args:
         num_tokens (int): Tokens N.
@@ -76,9 +76,9 @@ def interleaved_places(num_tokens: int, num_clusters: int, device: torch.device)
 
     Source: Semantic Equitable Clustering (arXiv 2405.13337), equation 5.
     """
-    place = torch.arange(num_tokens, device=device)
-    cluster = run_of(place, num_tokens, num_clusters)
-    return cluster + (place - run_start(cluster, num_tokens, num_clusters)) * num_clusters
+    position = torch.arange(num_tokens, device=device)
+    cluster = part_of(position, num_tokens, num_clusters)
+    return cluster + (position - part_start(cluster, num_tokens, num_clusters)) * num_clusters
 
 
 @GROUPINGS.register_module()
@@ -93,7 +93,7 @@ class SemanticGrouping(GroupingMethod):
             :class:`mmsec.ops.Tokens`. Default: 'key'.
         metric (str): 'cosine', 'dot' or 'euclidean'. Default: 'cosine'.
         magnitude (bool): Whether the sign of the score does not count. Default: False.
-        cut (str): 'contiguous' makes a cluster of each run of the sorted list, of tokens that score alike (equation 3).
+        cut (str): 'contiguous' makes a cluster of neighbours in the sorted list, which score alike (equation 3).
             'interleaved' makes each cluster a sample of the whole list (equation 5); such clusters have no order, so
             there are no scores to draw. Default: 'contiguous'.
 
@@ -122,7 +122,7 @@ class SemanticGrouping(GroupingMethod):
         """Group the tokens; see :class:`GroupingMethod`."""
         order = argsort(self._scores(tokens))
         if self.cut == 'interleaved':
-            order = order[..., interleaved_places(order.shape[-1], num_clusters, order.device)]
+            order = order[..., interleaved_positions(order.shape[-1], num_clusters, order.device)]
         return Grouping(order, num_clusters)
 
     def scores(self, tokens: Tokens) -> Tensor | None:

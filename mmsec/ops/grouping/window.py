@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mmsec.ops.grouping.grouping import Grouping, cluster_sizes, run_of
+from mmsec.ops.grouping.grouping import Grouping, cluster_sizes, part_of
 from mmsec.ops.grouping.method import GROUPINGS, GroupingMethod, Tokens, check_option
 
 
@@ -39,14 +39,14 @@ def window_order(
     if shifted:
         row = (row - height // (2 * num_bands)) % height
         column = (column - width * num_bands // (2 * num_clusters)) % width
-    window = run_of(row * width + column, num_tokens, num_clusters)
-    band = run_of(window, num_clusters, num_bands)  # windows are dealt to the bands evenly
+    window = part_of(row * width + column, num_tokens, num_clusters)
+    band = part_of(window, num_clusters, num_bands)  # windows are dealt to the bands evenly
     return ((band * width + column) * height + row).argsort()  # by band, then column, then row
 
 
 @GROUPINGS.register_module()
 class WindowGrouping(GroupingMethod):
-    """Group tokens by place, into :func:`window_order`'s windows.
+    """Group tokens by position, into :func:`window_order`'s windows.
 
     Args:
         shift (bool): Whether the windows of every second block are shifted by half a window, cyclically, beginning with

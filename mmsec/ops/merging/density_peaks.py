@@ -35,7 +35,7 @@ def density_peak_merging(x: Tensor, num_clusters: Sequence[int], region_size: in
     (:func:`deal_centers`). A map of one region gives the exact result, bit for bit.
 
     Args:
-        x (Tensor): (B, H, W, C) tokens in their places on the map, N = H*W.
+        x (Tensor): (B, H, W, C) tokens in their positions on the map, N = H*W.
         num_clusters (Sequence[int]): Clusters K of each scale, 1 <= K <= N.
         region_size (int, optional): Most tokens of a region; None for the whole map.
 
@@ -130,19 +130,19 @@ def _density_peaks(x: Tensor, clusters: Tensor, region_size: int | None) -> Tens
     num_clusters = clusters.shape[1:]
     x = x.to(torch.promote_types(x.dtype, torch.float32)).flatten(1, 2)  # (B, N, C)
     out = torch.empty(batch, len(num_clusters), height * width, dtype=torch.int64, device=x.device)
-    places = _regions(height, width, region_size, x.device)
-    dealt = [deal_centers(count, [len(place) for place in places]) for count in num_clusters]
+    positions = _regions(height, width, region_size, x.device)
+    dealt = [deal_centers(count, [len(position) for position in positions]) for count in num_clusters]
     first = [torch.tensor([0, *counts[:-1]], device=x.device).cumsum(0) for counts in dealt]
     # Regions of as many tokens and centres are computed as images of one batch.
     kinds: dict[tuple[int, ...], list[int]] = {}
-    for region, place in enumerate(places):
-        kinds.setdefault((len(place), *(counts[region] for counts in dealt)), []).append(region)
+    for region, position in enumerate(positions):
+        kinds.setdefault((len(position), *(counts[region] for counts in dealt)), []).append(region)
     with _float32_products(x.device.type):
         for (num_tokens, *counts), regions in kinds.items():
-            place = torch.stack([places[region] for region in regions])  # (R, n)
-            found = _cluster(x[:, place].view(-1, num_tokens, channels), counts)  # (B*R, n) of each scale
+            position = torch.stack([positions[region] for region in regions])  # (R, n)
+            found = _cluster(x[:, position].view(-1, num_tokens, channels), counts)  # (B*R, n) of each scale
             for scale, ids in enumerate(found):
-                out[:, scale, place] = ids.view(batch, *place.shape) + first[scale][regions, None]
+                out[:, scale, position] = ids.view(batch, *position.shape) + first[scale][regions, None]
     return out
 
 
@@ -162,7 +162,7 @@ def _flops(
     image.
     """
     batch, height, width, channels = x_shape
-    sizes = [len(place) for place in _regions(height, width, region_size, torch.device('cpu'))]
+    sizes = [len(position) for position in _regions(height, width, region_size, torch.device('cpu'))]
     pairs = sum(size**2 for size in sizes)
     for count in clusters_shape[1:]:
         pairs += sum((size - dealt) * dealt for size, dealt in zip(sizes, deal_centers(count, sizes), strict=True))
@@ -170,7 +170,7 @@ def _flops(
 
 
 def _regions(height: int, width: int, region_size: int | None, device: torch.device) -> list[Tensor]:
-    """The tokens of each region, (n,) int64 places in raster order."""
+    """The tokens of each region, (n,) int64 positions in raster order."""
     rows, columns = region_grid(height, width, region_size)
     raster = torch.arange(height * width, device=device).view(height, width)
     return [part.flatten() for band in raster.tensor_split(rows) for part in band.tensor_split(columns, dim=1)]

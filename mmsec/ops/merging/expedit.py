@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmsec.ops.merging.matching import places, products
+from mmsec.ops.merging.matching import positions, products
 from mmsec.ops.merging.merging import Links, Merging
 from mmsec.ops.merging.method import MERGINGS, MergingMethod
 from mmsec.ops.merging.sizes import at_least, at_most, double, rounded
@@ -81,9 +81,9 @@ def _cells_near(
     step = torch.arange(-(window // 2), window // 2 + 1, device=device)
     near, valid = [], []
     for tokens, cells in zip(grid, size, strict=True):
-        place = (torch.arange(tokens, device=device) * cells // tokens)[:, None] + step  # (H, window)
-        near.append(place.clamp(0, cells - 1))
-        valid.append((place >= 0) & (place < cells))
+        cell = (torch.arange(tokens, device=device) * cells // tokens)[:, None] + step  # (H, window)
+        near.append(cell.clamp(0, cells - 1))
+        valid.append((cell >= 0) & (cell < cells))
     index = near[0][:, None, :, None] * size[1] + near[1][None, :, None, :]  # (H, W, window, window)
     exists = valid[0][:, None, :, None] & valid[1][None, :, None, :]
     return index.flatten(2).flatten(0, 1), exists.flatten(2).flatten(0, 1)
@@ -119,7 +119,7 @@ def _closeness_to_cells(image: Tensor, centers: Tensor, near: Tensor, size: tupl
 def _behind(links: Links, protected: int) -> Links:
     """The same links behind tokens at the front that are linked to themselves alone."""
     batch, _, count = links.index.shape
-    front = places(batch, 0, protected, links.index.device)[..., None].expand(-1, -1, count)  # (B, protected, k)
+    front = positions(batch, 0, protected, links.index.device)[..., None].expand(-1, -1, count)  # (B, protected, k)
     assert links.weights is not None  # tokens are shared among centres
     weights = torch.zeros_like(front, dtype=links.weights.dtype)
     weights[..., 0] = 1
@@ -185,11 +185,11 @@ class Expedit(MergingMethod):
             return None
         return expedit(features, grid, size, self.num_iters, self.window, self.temperature, self.k, protected)
 
-    def check_blocks(self, depth: int, run: int) -> None:
+    def check_blocks(self, depth: int, built: int) -> None:
         """See :class:`MergingMethod`; what merges behind the last block saves nothing."""
-        if self.after_block >= run:
+        if self.after_block >= built:
             raise ValueError(
-                f'after_block of Expedit must be below the number of blocks that run, {run}, got {self.after_block}'
+                f'after_block of Expedit must be below the number of blocks, {built}, got {self.after_block}'
             )
 
     def merged_grid(self, grid: tuple[int, int]) -> tuple[int, int]:

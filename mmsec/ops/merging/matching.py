@@ -46,7 +46,7 @@ def best_pairs(metric: Tensor, sources: Tensor, targets: Tensor) -> tuple[Tensor
         targets (Tensor): (B, m) int64 tokens they may merge into, m >= 1.
 
     Returns:
-        tuple[Tensor, Tensor]: (B, n) the sources by descending similarity, and (B, n) the place of the partner of
+        tuple[Tensor, Tensor]: (B, n) the sources by descending similarity, and (B, n) the position of the partner of
         each in ``targets``. Of equal ones the first comes first.
     """
     best = [block.max(dim=-1) for block in products(take(metric, sources), take(metric, targets))]
@@ -62,19 +62,19 @@ def merge_pairs(kept: Tensor, merged: Tensor, into: Tensor) -> Merging:
     Args:
         kept (Tensor): (B, T') int64 tokens that stay, in the order they come out in.
         merged (Tensor): (B, r) int64 tokens that merge; with ``kept`` all tokens, each once.
-        into (Tensor): (B, r) int64 place in ``kept`` that each merges into.
+        into (Tensor): (B, r) int64 position in ``kept`` that each merges into.
 
     Returns:
         Merging: Of T' + r tokens into T'.
     """
-    places = torch.arange(kept.shape[1], device=kept.device).expand_as(kept)
+    positions = torch.arange(kept.shape[1], device=kept.device).expand_as(kept)
     both = torch.cat([kept, merged], dim=1)
-    assignment = torch.empty_like(both).scatter_(1, both, torch.cat([places, into], dim=1))
+    assignment = torch.empty_like(both).scatter_(1, both, torch.cat([positions, into], dim=1))
     return Merging.from_assignment(assignment, kept.shape[1])
 
 
-def places(batch: int, begin: int, end: int, device: torch.device) -> Tensor:
-    """(B, end - begin) int64; the places from ``begin`` on, for each image."""
+def positions(batch: int, begin: int, end: int, device: torch.device) -> Tensor:
+    """(B, end - begin) int64; the positions from ``begin`` on, for each image."""
     return torch.arange(begin, end, device=device).expand(batch, -1)
 
 

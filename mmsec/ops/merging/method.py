@@ -50,12 +50,12 @@ class MergingMethod(ABC):
             ``torch.jit.trace`` does what was done at the traced size: trace, and run, sizes at which tokens merge.
         """
 
-    def check_blocks(self, depth: int, run: int) -> None:  # noqa: B027  # most fit every network
+    def check_blocks(self, depth: int, built: int) -> None:  # noqa: B027  # most fit every network
         """Refuse a network that the options do not fit; here none.
 
         Args:
             depth (int): Number of blocks.
-            run (int): Blocks that run, the first ones: a backbone builds none behind the last map that it returns.
+            built (int): Blocks that are built, the first ones: none behind the last map that is returned.
 
         Raises:
             ValueError: If the options do not fit.

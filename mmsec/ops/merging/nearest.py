@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_RUN = 64
+_CHUNK = 64
 """Columns of which the largest is found first, where the largest of many columns are wanted."""
 
 
@@ -20,7 +20,7 @@ class Candidates:
 
     def __init__(self, x: Tensor) -> None:
         self.count = x.shape[1]
-        missing = -self.count % _RUN  # filled up with tokens infinitely far away
+        missing = -self.count % _CHUNK  # filled up with tokens infinitely far away
         self.products = F.pad(x, (0, 0, 0, missing)).transpose(1, 2)  # (B, C, M')
         self.norms = F.pad(x.square().sum(dim=-1) / -2, (0, missing), value=-math.inf)[:, None]  # (B, 1, M')
 
@@ -45,15 +45,15 @@ class Candidates:
 
     def largest(self, closeness: Tensor, count: int) -> Tensor:
         """(b, r, M') -> (b, r, count) int64, where the largest are; of equals the first if ``count`` is 1."""
-        runs = closeness.unflatten(-1, (-1, _RUN))  # (b, r, M'/64, 64)
-        if runs.shape[2] <= 2 * count:
+        chunks = closeness.unflatten(-1, (-1, _CHUNK))  # (b, r, M'/64, 64)
+        if chunks.shape[2] <= 2 * count:
             index = _first_largest(closeness, count)
-        else:  # they are in the runs with the largest maxima, and one pass over memory finds all maxima
-            run = _first_largest(runs.amax(dim=-1), count)  # (b, r, count)
-            row = torch.arange(run[..., 0].numel(), device=run.device).view(*run.shape[:2], 1)
-            kept = runs.flatten(0, 2).index_select(0, (row * runs.shape[2] + run).flatten())
-            place = _first_largest(kept.view(*run.shape[:2], -1), count)  # (b, r, count), in the runs that were kept
-            index = run.gather(-1, place // _RUN) * _RUN + place % _RUN
+        else:  # they are in the chunks with the largest maxima, and one pass over memory finds all maxima
+            chunk = _first_largest(chunks.amax(dim=-1), count)  # (b, r, count)
+            row = torch.arange(chunk[..., 0].numel(), device=chunk.device).view(*chunk.shape[:2], 1)
+            kept = chunks.flatten(0, 2).index_select(0, (row * chunks.shape[2] + chunk).flatten())
+            position = _first_largest(kept.view(*chunk.shape[:2], -1), count)  # (b, r, count), in what was kept
+            index = chunk.gather(-1, position // _CHUNK) * _CHUNK + position % _CHUNK
         return index.clamp(max=self.count - 1)  # only NaN can be larger than the tokens that were filled up
 
 
@@ -72,6 +72,6 @@ def squared_distances(x: Tensor, others: Tensor, index: Tensor) -> Tensor:
 
 
 def take_tokens(x: Tensor, index: Tensor) -> Tensor:
-    """Tokens (B, N, C) at the places (B, r) of their own image: (B, r, C)."""
+    """Tokens (B, N, C) at the positions (B, r) of their own image: (B, r, C)."""
     image = torch.arange(x.shape[0], device=x.device)[:, None]
     return x.flatten(0, 1).index_select(0, (index + image * x.shape[1]).flatten()).view(*index.shape, -1)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmsec.ops.merging.matching import best_pairs, merge_pairs, places, products, unit
+from mmsec.ops.merging.matching import best_pairs, merge_pairs, positions, products, unit
 from mmsec.ops.merging.merging import Merging
 from mmsec.ops.merging.method import MERGINGS, MergingMethod
 from mmsec.ops.merging.sizes import at_most, double, rounded
@@ -50,9 +50,9 @@ def pitome(metric: Tensor, ratio: float, margin: float, mode: Literal['pitome', 
     batch, num_tokens, _ = metric.shape
     count = num_tokens - protected
     r = at_most(rounded(count - double(count) * ratio), count // 2)
-    front = places(batch, 0, protected, metric.device)
+    front = positions(batch, 0, protected, metric.device)
     if r == 0:
-        return merge_pairs(places(batch, 0, num_tokens, metric.device), front[:, :0], front[:, :0])
+        return merge_pairs(positions(batch, 0, num_tokens, metric.device), front[:, :0], front[:, :0])
     metric = unit(metric)
     ranked = energy(metric[:, protected:], margin).argsort(dim=1, descending=True, stable=True) + protected  # (B, n)
     mergeable = ranked[:, : 2 * r] if mode == 'pitome' else ranked

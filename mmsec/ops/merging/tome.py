@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmsec.ops.merging.matching import best_pairs, merge_pairs, places, unit
+from mmsec.ops.merging.matching import best_pairs, merge_pairs, positions, unit
 from mmsec.ops.merging.merging import Merging
 from mmsec.ops.merging.method import MERGINGS, MergingMethod
 from mmsec.ops.merging.sizes import at_most
@@ -14,9 +14,9 @@ from mmsec.ops.merging.sizes import at_most
 
 @torch.no_grad()
 def tome(metric: Tensor, r: int, protected: int = 0) -> Merging:
-    """Merge the r most similar pairs of a token at an even place and one at an odd place.
+    """Merge the r most similar pairs of a token at an even position and one at an odd position.
 
-    Each token at an even place chooses the token at an odd place that is most similar by cosine.
+    Each token at an even position chooses the token at an odd position that is most similar by cosine.
 
     Args:
         metric (Tensor): (B, T, d) what tokens are compared by, with the protected ones.
@@ -24,19 +24,19 @@ def tome(metric: Tensor, r: int, protected: int = 0) -> Merging:
         protected (int): Tokens at the front that never merge.
 
     Returns:
-        Merging: Into T - r tokens: the protected ones, those at even places that did not merge, those at odd places,
+        Merging: Into T - r tokens: the protected ones, those at even positions that did not merge, those at odd ones,
         each in their old order.
 
     Source: Token Merging (arXiv 2210.09461), section 3.
     """
     batch, num_tokens, _ = metric.shape
     r = at_most(r, (num_tokens - protected) // 2)
-    rest = places(batch, protected, num_tokens, metric.device)
+    rest = positions(batch, protected, num_tokens, metric.device)
     sources, targets = rest[:, protected % 2 :: 2], rest[:, 1 - protected % 2 :: 2]
     if r <= 0:
-        return merge_pairs(places(batch, 0, num_tokens, metric.device), rest[:, :0], rest[:, :0])
+        return merge_pairs(positions(batch, 0, num_tokens, metric.device), rest[:, :0], rest[:, :0])
     sources, partner = best_pairs(unit(metric), sources, targets)
-    front = places(batch, 0, protected, metric.device)
+    front = positions(batch, 0, protected, metric.device)
     kept = torch.cat([front, sources[:, r:].sort(dim=1).values, targets], dim=1)
     return merge_pairs(kept, sources[:, :r], partner[:, :r] + kept.shape[1] - targets.shape[1])
 
@@ -66,8 +66,8 @@ class ToMe(MergingMethod):
         if any(not isinstance(r, int) or r < 0 for r in numbers):
             raise ValueError(f'r of ToMe must be an integer of at least 0, or a list of them, got {self.r!r}')
 
-    def check_blocks(self, depth: int, run: int) -> None:
-        """See :class:`MergingMethod`; a list has a number for each block, run or not."""
+    def check_blocks(self, depth: int, built: int) -> None:
+        """See :class:`MergingMethod`; a list has a number for each block, built or not."""
         if not isinstance(self.r, int) and len(self.r) != depth:
             raise ValueError(f'r of ToMe must have one number for each of {depth} blocks, got {len(self.r)}: {self.r}')
 

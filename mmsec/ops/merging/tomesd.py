@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmsec.ops.merging.matching import best_pairs, merge_pairs, places, unit
+from mmsec.ops.merging.matching import best_pairs, merge_pairs, positions, unit
 from mmsec.ops.merging.merging import Merging
 from mmsec.ops.merging.method import MERGINGS, MergingMethod
 from mmsec.ops.merging.sizes import at_most, double, rounded
@@ -47,9 +47,9 @@ def tomesd(metric: Tensor, grid: tuple[int, int], ratio: float, stride: int = 2,
     sources, targets = raster.split([height * width - num_targets, num_targets], dim=1)
     r = at_most(rounded(ratio * double(height) * double(width)), sources.shape[1])
     if r == 0:
-        return merge_pairs(places(batch, 0, num_tokens, metric.device), sources[:, :0], sources[:, :0])
+        return merge_pairs(positions(batch, 0, num_tokens, metric.device), sources[:, :0], sources[:, :0])
     sources, partner = best_pairs(unit(metric), sources, targets)
-    front = places(batch, 0, protected, metric.device)
+    front = positions(batch, 0, protected, metric.device)
     kept = torch.cat([front, sources[:, r:].sort(dim=1).values, targets], dim=1)
     return merge_pairs(kept, sources[:, :r], partner[:, :r] + kept.shape[1] - num_targets)
 

@@ -279,7 +279,7 @@ def test_one_can_look_at_windows_clusters_and_merged_tokens():
         (dict(merging='ToMe'), "merging must be a dict with a type, one of .*ToMe.*, got 'ToMe'"),
         (
             dict(merging=dict(type='Expedit', after_block=2, size=0.5), out_indices=(0, 1)),
-            'after_block of Expedit must be below the number of blocks that run, 2, got 2',
+            'after_block of Expedit must be below the number of blocks, 2, got 2',
         ),
         (dict(merging=dict(type='ToMe', r=(1, 1, 1)), out_indices=(0, 1)), 'one number for each of 4 blocks, got 3'),
         (dict(merging=dict(type='ToMee')), "type of merging must be one of .*, got 'ToMee'"),
