@@ -8,10 +8,11 @@ import yaml
 from mmengine.registry import MODELS
 
 from mmsec.cli.config import load_config, revert_sync_bn
+from mmsec.errors import InputError
 from tests.conftest import ROOT
 
 FOLDER = ROOT / 'configs'
-CONFIGS = sorted(str(path.relative_to(ROOT)) for path in FOLDER.rglob('*.py') if '_base_' not in path.parts)
+CONFIGS = sorted(str(path.relative_to(ROOT)) for path in FOLDER.glob('[!_]*/[!_]*/*.py'))
 FILES = sorted(str(path.relative_to(ROOT)) for path in FOLDER.rglob('metafile.yml'))
 METAFILES = {name: yaml.safe_load((ROOT / name).read_text()) for name in FILES}
 MODELS_OF = {each['Name']: each for content in METAFILES.values() for each in content['Models']}
@@ -36,7 +37,7 @@ def test_a_metafile_is_whole(name):
         assert each['Paper'].keys() == {'URL', 'Title'}
         assert (ROOT / each['README']).is_file()
     for model in content['Models']:
-        assert model.keys() <= {'Name', 'In Collection', 'Config', 'Metadata', 'Results', 'Weights'}
+        assert model.keys() <= {'Name', 'Alias', 'In Collection', 'Config', 'Metadata', 'Results', 'Weights'}
         assert model['Name'] == Path(model['Config']).stem
         assert Path(model['Config']).parent == Path(name).parent
         assert model['In Collection'] in collections
@@ -63,6 +64,26 @@ def tool(monkeypatch):
     import model_index
 
     return model_index
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_a_name_keeps_to_the_grammar_and_stands_beside_that_of_openmmlab(tool, name):
+    path = Path(name)
+    alias = tool.alias(path)
+    assert MODELS_OF[path.stem]['Alias'] == [alias], 'out of date: python tools/analysis_tools/model_index.py'
+    rows = (ROOT / path.parent / 'README.md').read_text().splitlines()
+    assert any(f'({path.name})' in row and row.endswith(f'| `{alias}` |') for row in rows)
+
+
+def test_the_grammar_of_names(tool):
+    wanted = ('vit', 'b', 'upernet', '_mae_pitome', '', 'shapes')
+    assert tuple(tool.parts_of('vit_b_upernet_mae_pitome_shapes').values()) == wanted
+    assert tool.alias(Path('configs/mmdet/secvit/secvit_b_maskrcnn.py')) == 'mask-rcnn_secvit-b_fpn_1x_coco'
+    for name in ('secvit_t_in1k', 'vit_b_mae_upernet', 'secvit_t_maskrcnn_shapes_3x', 'secvit_x_maskrcnn'):
+        with pytest.raises(InputError, match=f"'{name}' does not keep to the grammar"):
+            tool.parts_of(name)
+    aliases = [alias for each in MODELS_OF.values() for alias in each['Alias']]
+    assert len(set(aliases)) == len(aliases)
 
 
 def test_the_tables_are_those_of_the_index(tool):

@@ -1,6 +1,1 @@
-_base_ = './secvit_t_maskrcnn.py'
-
-model = dict(
-    backbone=dict(arch='base', drop_path_rate=0.4, init_cfg=dict(checkpoint='checkpoints/secvit_base.pth')),
-    neck=dict(in_channels=[80, 160, 320, 512]),
-)
+_base_ = './secvit/secvit_b_maskrcnn.py'

@@ -1,5 +1,1 @@
-_base_ = './secvit_t_maskrcnn_3x.py'
-
-model = dict(
-    backbone=dict(arch='small', drop_path_rate=0.15, init_cfg=dict(checkpoint='checkpoints/secvit_small.pth')),
-)
+_base_ = './secvit/secvit_s_maskrcnn_3x.py'

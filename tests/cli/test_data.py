@@ -58,7 +58,7 @@ def classes(root, **splits):
 )
 def test_folders_of_classes_fit_the_classifier_and_each_other(tmp_path, splits, change, message):
     classes(tmp_path, **splits)
-    cfg = Config.fromfile(ROOT / 'configs/mmpretrain/secvit_t_finetune.py')
+    cfg = Config.fromfile(ROOT / 'configs/mmpretrain/secvit/secvit_t_classifier_custom.py')
     cfg.merge_from_dict(change)
     for split in ('train', 'val'):
         cfg[f'{split}_dataloader'].dataset.data_root = str(tmp_path)
@@ -70,7 +70,7 @@ def test_a_list_of_images_stands_for_folders_of_classes(tmp_path):
     classes(tmp_path, train='ab', val='')
     (tmp_path / 'val').mkdir()
     (tmp_path / 'val.txt').write_text('1.jpg 0\n')
-    cfg = Config.fromfile(ROOT / 'configs/mmpretrain/secvit_t_finetune.py')
+    cfg = Config.fromfile(ROOT / 'configs/mmpretrain/secvit/secvit_t_classifier_custom.py')
     for split in ('train', 'val'):
         cfg[f'{split}_dataloader'].dataset.data_root = str(tmp_path)
     cfg.val_dataloader.dataset.ann_file = 'val.txt'

@@ -25,10 +25,10 @@ def test_every_shipped_config_fits(name):
             r'model\.neck\.in_channels=\[64, 128, 256, 512\] does not fit the maps of mmsec\.SecViT\. Set it to what '
             r'they have: --cfg-options model\.neck\.in_channels=\[80,160,320,512\]',
         ),
-        ('mmdet/secvit_t_dino', {'model.backbone.out_indices': (0, 1, 2, 3)}, r'in_channels=\[64,128,256,512\]'),
-        ('mmdet/secvit_t_mask2former', {'model.backbone.arch': 'large'}, r'model\.panoptic_head\.in_channels=\[64'),
-        ('mmseg/secvit_t_mask2former_semantic', {'model.backbone.arch': 'base'}, r'model\.decode_head\.in_channels='),
-        ('mmseg/secvit_t_segformer', {'model.decode_head.in_channels': [64, 128, 256]}, r'=\[64,128,256,512\]'),
+        ('mmdet/secvit/secvit_t_dino', {'model.backbone.out_indices': (0, 1, 2, 3)}, r'in_channels=\[64,128,256,512\]'),
+        ('mmdet/secvit/secvit_t_mask2former', {'model.backbone.arch': 'large'}, r'panoptic_head\.in_channels=\[64'),
+        ('mmseg/secvit/secvit_t_mask2former_semantic', {'model.backbone.arch': 'base'}, r'decode_head\.in_channels='),
+        ('mmseg/secvit/secvit_t_segformer', {'model.decode_head.in_channels': [64, 128, 256]}, r'=\[64,128,256,512\]'),
         ('mmseg/secvit_t_upernet', {'model.auxiliary_head.in_channels': 128}, r'auxiliary_head\.in_channels=256'),
         (
             'mmseg/secvit_t_upernet',
@@ -56,13 +56,13 @@ def test_wrapped_models_and_other_backbones_are_understood():
 
 def test_training_says_it_before_it_looks_for_data():
     error = one_line_error(
-        'tools/train.py', 'configs/mmdet/secvit_t_mask2former.py', '--cfg-options', 'model.backbone.arch=base'
+        'tools/train.py', 'configs/mmdet/secvit/secvit_t_mask2former.py', '--cfg-options', 'model.backbone.arch=base'
     )
     assert error.startswith('error: model.panoptic_head.in_channels=[64, 128, 256, 512] does not fit the maps')
 
 
 def test_images_of_fewer_tokens_than_queries_are_named():
-    cfg = load('mmdet/secvit_t_dino.py')
+    cfg = load('mmdet/secvit/secvit_t_dino.py')
     shrink_model(cfg)
     cfg.model.num_queries = 900
     model = MODELS.build(cfg.model)
@@ -80,7 +80,7 @@ def test_training_on_such_images_ends_with_that_line(shapes, tmp_path):
     pipeline = load(DETECTOR).train_dataloader.dataset.pipeline
     changes = {'model.num_queries': 900, 'model.backbone.norm_eval': False}
     changes['train_dataloader.dataset.pipeline'] = [*pipeline[:1], *pipeline[2:]]  # not resized
-    config = small_run('mmdet/secvit_t_dino.py', shapes, tmp_path, **changes)
+    config = small_run('mmdet/secvit/secvit_t_dino.py', shapes, tmp_path, **changes)
     result = run_tool('train.py', config, '--work-dir', tmp_path / 'work', check=False)
     assert result.returncode == 1
     assert result.stdout.splitlines()[-1].startswith('error: an image is too small for DINO: its maps have 85 tokens')

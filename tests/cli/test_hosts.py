@@ -49,7 +49,7 @@ def test_a_torchvision_that_is_missing_is_named_with_the_one_that_fits(config, m
     assert str(error.value).endswith("'torchvision==0.28.*' --index-url https://download.pytorch.org/whl/cpu")
 
 
-@pytest.mark.parametrize('name', ['mmpretrain/secvit_t_in1k.py', 'mmdet/secvit_t_maskrcnn.py'])
+@pytest.mark.parametrize('name', ['mmpretrain/secvit/secvit_t_classifier_in1k.py', 'mmdet/secvit_t_maskrcnn.py'])
 def test_a_torchvision_for_another_torch_is_one_line(name, tmp_path, monkeypatch):
     """Of mmdet, too: it imports mmpretrain where that is installed, and MMEngine imports torchvision."""
     (tmp_path / 'torchvision').mkdir()

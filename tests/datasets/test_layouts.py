@@ -51,7 +51,7 @@ def samples(name, root, split):
 
 @pytest.mark.parametrize(
     ('name', 'write', 'classes'),
-    [('mmseg/secvit_t_upernet_cityscapes', cityscapes, 19), ('mmseg/secvit_t_upernet_voc2012', voc, 21)],
+    [('mmseg/secvit/secvit_t_upernet_cityscapes', cityscapes, 19), ('mmseg/secvit/secvit_t_upernet_voc2012', voc, 21)],
 )
 def test_label_maps_are_read_and_no_class_is_taken_away(tmp_path, name, write, classes):
     labels = np.resize(np.arange(classes, dtype=np.uint8), (64, 128))
@@ -69,8 +69,8 @@ def test_things_of_cityscapes_are_read(tmp_path):
     labels[20:40, 50:90] = 2
     for split in ('train', 'val'):
         cityscapes(tmp_path, split, labels)
-    (sample,) = samples('mmdet/secvit_t_maskrcnn_cityscapes', tmp_path, 'val')
+    (sample,) = samples('mmdet/secvit/secvit_t_maskrcnn_cityscapes', tmp_path, 'val')
     assert sample['data_samples'].gt_instances.labels.tolist() == [2]
     assert sample['data_samples'].gt_instances.bboxes.tensor.tolist() == [[50, 20, 90, 40]]
-    passes = samples('mmdet/secvit_t_maskrcnn_cityscapes', tmp_path, 'train')
+    passes = samples('mmdet/secvit/secvit_t_maskrcnn_cityscapes', tmp_path, 'train')
     assert [len(each['data_samples'].gt_instances) for each in passes] == [1] * 8

@@ -11,8 +11,8 @@ from tests.conftest import run_tool, small_run
 @pytest.mark.parametrize(
     ('name', 'metric'),
     [
-        ('mmdet/secvit_t_mask2former_shapes.py', r'coco/segm_mAP: ([\d.-]+)'),
-        ('mmseg/secvit_t_semanticfpn_shapes.py', r' mIoU: ([\d.]+)'),
+        ('mmdet/secvit/secvit_t_mask2former_shapes.py', r'coco/segm_mAP: ([\d.-]+)'),
+        ('mmseg/secvit/secvit_t_semanticfpn_shapes.py', r' mIoU: ([\d.]+)'),
     ],
 )
 def test_they_train_and_evaluate(shapes, tmp_path, name, metric):

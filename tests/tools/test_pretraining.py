@@ -22,11 +22,10 @@ from mmsec.models.checkpoints.reading import read_checkpoint
 from tests import torchvision_apart  # noqa: F401
 from tests.conftest import DATA, DETECTOR, OFFICIAL, ROOT, SMALL_ARCH, SMALL_CLUSTR, one_line_error, run_tool, small_run
 from tests.test_configs import load
-from tests.test_docs import example
 
 pytest.importorskip('mmpretrain')
 
-CLASSIFIER = 'mmpretrain/secvit_t_in1k.py'
+CLASSIFIER = 'mmpretrain/secvit/secvit_t_classifier_in1k.py'
 COLORS = {'blue': (200, 60, 40), 'green': (40, 180, 60), 'red': (50, 40, 190)}
 
 
@@ -142,21 +141,11 @@ def test_fine_tuning_from_published_weights_learns_a_folder(folder, tmp_path):
             'randomness.seed': 0,
         }
     )
-    config = small_run('mmpretrain/secvit_t_finetune.py', folder, tmp_path, **changes)
+    config = small_run('mmpretrain/secvit/secvit_t_classifier_custom.py', folder, tmp_path, **changes)
     printed = run_tool('train.py', config, '--work-dir', tmp_path / 'work').stdout
     assert f'weights from {OFFICIAL}' in printed
     assert re.search(r'learning rate\s+[\d.e-]+ to 0\.003 ', printed)  # it decays by layer
     assert float(re.findall(r'accuracy/top1: ([\d.]+)', printed)[-1]) > 90  # chance is 33
-
-
-def test_the_config_of_the_docs_fine_tunes_on_a_folder():
-    text = example('docs/pretraining.md', "_base_ = './secvit_t_finetune.py'")
-    cfg = Config.fromstring(text.replace('./', f'{ROOT}/configs/mmpretrain/'), '.py')
-    assert cfg.model.head.num_classes == cfg.model.data_preprocessor.num_classes == 5
-    for split in ('train', 'val', 'test'):
-        dataset = cfg[f'{split}_dataloader'].dataset
-        assert (dataset.type, dataset.data_root) == ('CustomDataset', 'data/flowers/')
-    assert len(text.splitlines()) <= 10
 
 
 def published_classifier() -> tuple[Config, torch.nn.Module]:
@@ -192,7 +181,7 @@ def test_a_published_file_that_lacks_a_weight_or_has_another_classifier_is_refus
     del checkpoint['model_ema']['norm.running_var']
     with pytest.raises(InputError, match=r'does not fit the config:[\s\S]*neck\.norm\.running_var'):
         load_state(model, classifier_weights(model, checkpoint), 'published.pth')
-    cfg = load(Path('mmpretrain/vit/vit_s_in1k.py'))
+    cfg = load(Path('mmpretrain/vit/vit_s_classifier_in1k.py'))
     cfg.model.backbone.arch = dict(embed_dims=16, depth=1, num_heads=2, mlp_ratio=2)
     cfg.model.head.in_channels = 16
     distilled = {'head.weight': torch.zeros(1000, 16), 'head_dist.weight': torch.zeros(1000, 16)}
@@ -215,7 +204,7 @@ def test_a_published_file_is_evaluated_by_the_tool(tmp_path):
 
 
 def test_clustr_and_vit_take_published_classifiers():
-    cfg = load(Path('mmpretrain/clustr/clustr_b1_in1k.py'))
+    cfg = load(Path('mmpretrain/clustr/clustr_b1_classifier_in1k.py'))
     cfg.model.backbone.arch = SMALL_CLUSTR
     cfg.model.head.update(in_channels=64, num_classes=10)
     checkpoint = read_checkpoint(DATA / 'clustr_official_small.pth')
@@ -223,7 +212,7 @@ def test_clustr_and_vit_take_published_classifiers():
     load_state(model, classifier_weights(model, checkpoint), 'clustr')
     assert torch.equal(model.head.fc.weight, checkpoint['model']['head.weight'])
 
-    cfg = load(Path('mmpretrain/vit/vit_s_in1k.py'))
+    cfg = load(Path('mmpretrain/vit/vit_s_classifier_in1k.py'))
     cfg.model.backbone.update(arch=dict(embed_dims=48, depth=4, num_heads=3, mlp_ratio=4), patch_size=8, img_size=64)
     cfg.model.head.update(in_channels=48, num_classes=10)
     checkpoint = read_checkpoint(DATA / 'vit_merge_official.pth')

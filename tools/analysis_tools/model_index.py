@@ -5,6 +5,7 @@ Results are those of docs/evidence; nothing else is trained here.
 
 import argparse
 import json
+import re
 import statistics
 import sys
 from collections.abc import Iterator
@@ -48,6 +49,14 @@ METRICS = {  # of each host
     },
     'mmseg': {'mIoU': 'mIoU', 'aAcc': 'pixel accuracy'},
 }
+ALGORITHMS = {  # a head's name in OpenMMLab's configs, where it is another
+    'maskrcnn': 'mask-rcnn',
+    'cascade_maskrcnn': 'cascade-mask-rcnn',
+    'dino': 'dino-4scale',
+    'rtmdet_ins': 'rtmdet-ins',
+    'mask2former_semantic': 'mask2former',
+    'semanticfpn': 'fpn',
+}
 BEGIN, END = '<!-- models: made by make tables -->', '<!-- /models -->'
 PAGES = ('README.md', 'docs/models.md')
 
@@ -63,10 +72,9 @@ def parse_args() -> argparse.Namespace:
 
 
 def configs() -> Iterator[Path]:
-    """Every shipped config, from the repository's root."""
-    for path in sorted((ROOT / 'configs').rglob('*.py')):
-        if '_base_' not in path.parts:
-            yield path.relative_to(ROOT)
+    """Every shipped config, from the repository's root; those in a host's folder itself are links."""
+    for path in sorted((ROOT / 'configs').glob('[!_]*/[!_]*/*.py')):
+        yield path.relative_to(ROOT)
 
 
 def metafiles() -> dict[Path, dict]:
@@ -90,11 +98,45 @@ def training_data(cfg: Config) -> str:
     return 'generated shapes' if 'shapes' in root else root.removeprefix('data/')
 
 
+def parts_of(name: str) -> dict[str, str]:
+    """The parts of a config's name, by the words of configs/README.md.
+
+    Raises:
+        InputError: If the name does not keep to them.
+    """
+    rows = re.findall(r'^\| `{(\w+)}` \|(.*)$', (ROOT / 'configs/README.md').read_text(), re.MULTILINE)
+    words = {part: '|'.join(re.findall(r'`(\w+)`', row)) for part, row in rows}
+    pattern = '(?P<backbone>{backbone})_(?P<size>{size})_(?P<head>{head})(?P<variant>(_({variant}))*)'
+    found = re.fullmatch(f'{pattern}(_(?P<schedule>{{schedule}}))?(_(?P<data>{{data}}))?'.format(**words), name)
+    if not found:
+        raise InputError(f"'{name}' does not keep to the grammar of names in configs/README.md")
+    return found.groupdict(default='')
+
+
+def alias(path: Path) -> str:
+    """The name of a config as OpenMMLab would form it, such as mask-rcnn_secvit-b_fpn_1x_coco."""
+    cfg, parts, host = Config.fromfile(ROOT / path), parts_of(path.stem), path.parts[1]
+    images, loop = cfg.train_dataloader.batch_size, cfg.train_cfg
+    length = f'{loop.max_epochs}e' if 'max_epochs' in loop else f'{loop.max_iters / 1000:g}k'
+    backbone = f'{parts["backbone"]}-{parts["size"]}{parts["variant"].replace("_", "-")}'
+    fpn = host == 'mmdet' and cfg.model.get('neck', {}).get('type') == 'FPN'
+    usual = {'12e': '1x', '36e': '3x'} if fpn else {}
+    return '_'.join(
+        [
+            *([ALGORITHMS.get(parts['head'], parts['head'])] if host != 'mmpretrain' else []),
+            *([backbone, 'fpn'] if fpn else [backbone]),
+            usual.get(length, f'{cfg.auto_scale_lr.base_batch_size // images}xb{images}-{length}'),
+            parts['data'] or {'mmdet': 'coco', 'mmseg': 'ade20k'}[host],
+        ]
+    ) + ('-{}x{}'.format(*cfg.model.data_preprocessor.size) if host == 'mmseg' else '')
+
+
 def entry(path: Path) -> dict:
-    """The entry of a config, but for FLOPs."""
+    """The entry of a config, but for its alias and FLOPs."""
     cfg, model = built(str(ROOT / path))
     return {
         'Name': path.stem,
+        'Alias': [],
         'In Collection': cfg.model.backbone.type.removeprefix('mmsec.'),
         'Config': str(path),
         'Metadata': {
@@ -143,7 +185,7 @@ def update(again: bool) -> None:
         except InputError as error:  # its host is not installed
             print(f'{path}: left out, {error}', file=sys.stderr)
             continue
-        folders.setdefault(path.parent, []).append(known.get(str(path), {}) | new)
+        folders.setdefault(path.parent, []).append(known.get(str(path), {}) | new | {'Alias': [alias(path)]})
     for folder, models in folders.items():
         write(folder, models)
     (ROOT / 'model-index.yml').write_text(yaml.safe_dump({'Import': [str(path) for path in metafiles()]}))

@@ -1,10 +1,5 @@
 # Cascade Mask R-CNN with ClusTR-b1, 36 epochs at multiple scales with crops. What is published: clustr_b1_maskrcnn.py.
-_base_ = [
-    '../_base_/models/cascade_mask_rcnn.py',
-    '../_base_/datasets/coco_instance_multiscale.py',
-    '../_base_/schedules/schedule_3x.py',
-    '../_base_/default_runtime.py',
-]
+_base_ = '../secvit/secvit_t_cascade_maskrcnn_3x.py'
 
 model = dict(
     backbone=dict(

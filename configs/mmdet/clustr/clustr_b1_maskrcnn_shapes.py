@@ -1,5 +1,5 @@
 # The demo with ClusTR-b1: Mask R-CNN on generated shapes (tools/make_shapes.py), from random weights, on a CPU.
-_base_ = '../secvit_t_maskrcnn_shapes.py'
+_base_ = '../secvit/secvit_t_maskrcnn_shapes.py'
 
 model = dict(
     backbone=dict(

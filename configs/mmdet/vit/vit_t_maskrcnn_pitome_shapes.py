@@ -1,6 +1,6 @@
 # The demo: Mask R-CNN with ViT-T, whose tokens PiToMe merges, on generated shapes (tools/make_shapes.py), from random
 # weights, on a CPU. Patches of 8 pixels, because images are small.
-_base_ = '../secvit_t_maskrcnn_shapes.py'
+_base_ = '../secvit/secvit_t_maskrcnn_shapes.py'
 
 model = dict(
     backbone=dict(

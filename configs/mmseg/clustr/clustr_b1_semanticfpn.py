@@ -4,12 +4,7 @@
 # weight decay 1e-4 and poly decay of power 0.9 are those of PVT (arXiv 2102.12122), a pyramid like ClusTR's.
 # Ours: the warm-up, no weight decay on norms, gradient clipping, and region_size, see clustr_b1_upernet.py. The authors
 # of ClusTR published no segmentation settings.
-_base_ = [
-    '../_base_/models/semantic_fpn.py',
-    '../_base_/datasets/ade20k.py',
-    '../_base_/schedules/schedule_80k.py',
-    '../_base_/default_runtime.py',
-]
+_base_ = '../secvit/secvit_t_semanticfpn.py'
 
 model = dict(
     backbone=dict(

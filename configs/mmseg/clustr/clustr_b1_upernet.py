@@ -4,12 +4,7 @@
 # Ours: the segmenter, its data and its schedule, which are those of secvit_t_upernet.py, so that backbones can be
 # compared. Also ours is region_size: 3136 tokens are all of stage 1 at 224x224. None would cluster whole maps, as
 # published, at a cost that grows with the square of the area. The authors published no segmentation settings.
-_base_ = [
-    '../_base_/models/upernet.py',
-    '../_base_/datasets/ade20k.py',
-    '../_base_/schedules/schedule_160k.py',
-    '../_base_/default_runtime.py',
-]
+_base_ = '../secvit/secvit_t_upernet.py'
 
 model = dict(
     backbone=dict(

@@ -1,6 +1,6 @@
 # The demo: UperNet with ViT-T, whose tokens PiToMe merges, on generated shapes (tools/make_shapes.py), from random
 # weights, on a CPU. Patches of 8 pixels, because images are small; a simple feature pyramid of the last map.
-_base_ = '../secvit_t_upernet_shapes.py'
+_base_ = '../secvit/secvit_t_upernet_shapes.py'
 
 model = dict(
     backbone=dict(

@@ -229,11 +229,11 @@ def test_a_model_whose_layers_are_not_known_is_named():
 
 
 DECAYING = [name for name in CONFIGS if 'mmpretrain' not in name.parts and name.stem.startswith(('vit_b_', 'vit_s_'))]
-DECAYING += [name for name in CONFIGS if name.stem.endswith('_finetune')]
+DECAYING += [name for name in CONFIGS if name.stem.endswith('_classifier_custom')]
 
 
 def test_recipes_with_a_published_decay_have_it():
-    for name, rate in (('mmdet/vit/vit_b_maskrcnn.py', 0.7), ('mmseg/vit/vit_b_mae_upernet.py', 0.65)):
+    for name, rate in (('mmdet/vit/vit_b_maskrcnn.py', 0.7), ('mmseg/vit/vit_b_upernet_mae.py', 0.65)):
         wrapper = load(Path(name)).optim_wrapper
         assert (wrapper.constructor, wrapper.paramwise_cfg.decay_rate) == ('mmsec.LayerDecayOptimizerConstructor', rate)
 

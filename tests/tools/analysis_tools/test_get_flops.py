@@ -42,9 +42,9 @@ def test_backbone_agrees_with_the_formula(arch, height, width):
     [
         ('mmdet/secvit_t_maskrcnn.py', ['neck', 'rpn_head', 'roi_head.bbox_head', 'roi_head.mask_head']),
         ('mmdet/secvit_t_cascade_maskrcnn_3x.py', ['neck', 'rpn_head', 'roi_head.bbox_head', 'roi_head.mask_head']),
-        ('mmdet/secvit_t_dino.py', ['neck', 'encoder', 'decoder', 'bbox_head']),
-        ('mmdet/secvit_t_mask2former.py', ['panoptic_head']),
-        ('mmdet/secvit_t_retinanet.py', ['neck', 'bbox_head']),
+        ('mmdet/secvit/secvit_t_dino.py', ['neck', 'encoder', 'decoder', 'bbox_head']),
+        ('mmdet/secvit/secvit_t_mask2former.py', ['panoptic_head']),
+        ('mmdet/secvit/secvit_t_retinanet.py', ['neck', 'bbox_head']),
         ('mmseg/secvit_t_upernet.py', ['decode_head']),
     ],
 )
@@ -61,10 +61,11 @@ def test_tool_prints_every_part(config, parts):
 
 def test_a_classifier_is_counted_at_its_own_size(monkeypatch, capsys):
     pytest.importorskip('mmpretrain')
-    monkeypatch.setattr(sys, 'argv', ['get_flops.py', str(ROOT / 'configs/mmpretrain/secvit_t_in1k.py')])
+    config = ROOT / 'configs/mmpretrain/secvit/secvit_t_classifier_in1k.py'
+    monkeypatch.setattr(sys, 'argv', ['get_flops.py', str(config)])
     main()
     out = capsys.readouterr().out
-    assert 'secvit_t_in1k.py, 1x3x224x224' in out
+    assert 'secvit_t_classifier_in1k.py, 1x3x224x224' in out
     assert re.search(r'whole model +14\.98 M', out)
     # 2.5 G are published, without the products of attention
     assert float(re.search(r'rest ([\d.]+) G', out)[1]) == pytest.approx(2.5, abs=0.05)

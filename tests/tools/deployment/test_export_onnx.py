@@ -49,7 +49,7 @@ def test_of_a_detector_the_backbone_alone_is_exported(tmp_path):
 
 
 def test_a_head_that_needs_more_than_maps_is_refused(tmp_path):
-    config = 'configs/mmseg/secvit_t_mask2former_semantic.py'
+    config = 'configs/mmseg/secvit/secvit_t_mask2former_semantic.py'
     error = one_line_error(f'tools/{TOOL}', config, tmp_path / 'out.onnx', '--shape', 64, 64)
     assert "_mask2former_semantic.py': Mask2FormerHead needs batch_data_samples beside the maps" in error
     assert 'by --backbone' in error

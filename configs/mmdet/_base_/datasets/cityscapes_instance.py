@@ -5,22 +5,15 @@ _base_ = './coco_instance.py'
 data_root = 'data/cityscapes/'
 
 train_pipeline = [
-    dict(
-        type='mmsec.SkipBroken',
-        transforms=[
-            dict(type='LoadImageFromFile'),
-            dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-        ],
-    ),
+    _base_.train_pipeline[0],
     dict(type='RandomResize', scale=[(2048, 800), (2048, 1024)], keep_ratio=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
-    dict(type='LoadImageFromFile'),
+    _base_.test_pipeline[0],
     dict(type='Resize', scale=(2048, 1024), keep_ratio=True),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+    *_base_.test_pipeline[2:],
 ]
 train_dataloader = dict(
     dataset=dict(

@@ -4,13 +4,7 @@ _base_ = './coco_detection.py'
 
 resize = dict(type='RandomChoiceResize', scales=[(short, 1333) for short in range(480, 801, 32)], keep_ratio=True)
 train_pipeline = [
-    dict(
-        type='mmsec.SkipBroken',
-        transforms=[
-            dict(type='LoadImageFromFile'),
-            dict(type='LoadAnnotations', with_bbox=True),
-        ],
-    ),
+    _base_.train_pipeline[0],
     dict(type='RandomFlip', prob=0.5),
     dict(
         type='RandomChoice',

@@ -3,13 +3,7 @@
 _base_ = './coco_instance.py'
 
 train_pipeline = [
-    dict(
-        type='mmsec.SkipBroken',
-        transforms=[
-            dict(type='LoadImageFromFile'),
-            dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-        ],
-    ),
+    _base_.train_pipeline[0],
     dict(type='RandomFlip', prob=0.5),
     dict(
         type='RandomChoice',

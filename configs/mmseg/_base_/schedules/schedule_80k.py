@@ -3,8 +3,5 @@ _base_ = './schedule_160k.py'
 
 max_iters = 80000
 train_cfg = dict(max_iters=max_iters)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1500),
-    dict(type='PolyLR', power=0.9, eta_min=0.0, begin=1500, end=max_iters, by_epoch=False),
-]
+param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], end=max_iters, power=0.9)]
 optim_wrapper = dict(optimizer=dict(lr=1e-4, weight_decay=1e-4))

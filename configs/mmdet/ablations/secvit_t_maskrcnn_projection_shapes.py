@@ -1,4 +1,0 @@
-# The demo (secvit_t_maskrcnn_shapes.py) with another grouping: a random direction in place of the mean key.
-_base_ = '../secvit_t_maskrcnn_shapes.py'
-
-model = dict(backbone=dict(grouping=dict(type='ProjectionGrouping')))

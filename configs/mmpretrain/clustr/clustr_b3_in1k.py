@@ -1,3 +1,0 @@
-_base_ = './clustr_b1_in1k.py'
-
-model = dict(backbone=dict(arch='b3', drop_path_rate=0.3))

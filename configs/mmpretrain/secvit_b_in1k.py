@@ -1,3 +1,0 @@
-_base_ = './secvit_t_in1k.py'
-
-model = dict(backbone=dict(arch='base', drop_path_rate=0.4))

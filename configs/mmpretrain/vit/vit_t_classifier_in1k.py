@@ -1,0 +1,3 @@
+_base_ = './vit_s_classifier_in1k.py'
+
+model = dict(backbone=dict(arch='tiny'), head=dict(in_channels=192))

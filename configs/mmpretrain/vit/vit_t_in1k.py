@@ -1,3 +1,0 @@
-_base_ = './vit_s_in1k.py'
-
-model = dict(backbone=dict(arch='tiny'), head=dict(in_channels=192))

@@ -1,4 +1,0 @@
-# The demo (secvit_t_upernet_shapes.py) with another grouping: windows.
-_base_ = '../secvit_t_upernet_shapes.py'
-
-model = dict(backbone=dict(grouping=dict(type='WindowGrouping')))

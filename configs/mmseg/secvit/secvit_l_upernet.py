@@ -1,0 +1,7 @@
+_base_ = './secvit_t_upernet.py'
+
+model = dict(
+    backbone=dict(arch='large', drop_path_rate=0.5, init_cfg=dict(checkpoint='checkpoints/secvit_large.pth')),
+    decode_head=dict(in_channels=[112, 224, 448, 640]),
+    auxiliary_head=dict(in_channels=448),
+)

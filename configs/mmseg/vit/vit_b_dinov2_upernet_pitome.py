@@ -1,4 +1,0 @@
-# Each block keeps 92.5 % of the tokens.
-_base_ = './vit_b_dinov2_upernet.py'
-
-model = dict(backbone=dict(merging=dict(type='PiToMe', ratio=0.925, order='deit')))
