@@ -1,25 +1,14 @@
 # DINO on four scales: deformable attention over the backbone's maps at strides 8, 16 and 32 and a coarser one of the
 # neck, then the 900 best tokens as queries.
+_base_ = './secvit.py'
+
 model = dict(
     type='DINO',
     num_queries=900,
     with_box_refine=True,
     as_two_stage=True,
-    data_preprocessor=dict(
-        type='DetDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_size_divisor=1,
-    ),
-    backbone=dict(
-        type='mmsec.SecViT',
-        arch='tiny',
-        out_indices=(1, 2, 3),
-        drop_path_rate=0.1,
-        norm_eval=True,  # 2 images a GPU are too few to estimate BatchNorm's statistics
-        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/secvit_tiny.pth'),
-    ),
+    data_preprocessor=dict(pad_size_divisor=1),
+    backbone=dict(out_indices=(1, 2, 3)),
     neck=dict(
         type='ChannelMapper',
         in_channels=[128, 256, 512],

@@ -1,21 +1,8 @@
-# What Mask R-CNN and Cascade Mask R-CNN share: input, backbone, FPN and RPN.
+# What Mask R-CNN and Cascade Mask R-CNN share beside input and backbone: FPN, RPN, masks.
+_base_ = './secvit.py'
+
 model = dict(
-    data_preprocessor=dict(
-        type='DetDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_mask=True,
-        pad_size_divisor=32,
-    ),
-    # norm_eval: BatchNorm keeps its pre-trained statistics, because 2 images a GPU are too few to estimate them.
-    backbone=dict(
-        type='mmsec.SecViT',
-        arch='tiny',
-        drop_path_rate=0.1,
-        norm_eval=True,
-        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/secvit_tiny.pth'),
-    ),
+    data_preprocessor=dict(pad_mask=True, pad_size_divisor=32),
     neck=dict(type='FPN', in_channels=[64, 128, 256, 512], out_channels=256, num_outs=5),
     rpn_head=dict(
         type='RPNHead',
@@ -25,6 +12,28 @@ model = dict(
         bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_means=[0.0] * 4, target_stds=[1.0] * 4),
         loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0),
         loss_bbox=dict(type='L1Loss', loss_weight=1.0),
+    ),
+    roi_head=dict(
+        bbox_roi_extractor=dict(
+            type='SingleRoIExtractor',
+            roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=0),
+            out_channels=256,
+            featmap_strides=[4, 8, 16, 32],
+        ),
+        mask_roi_extractor=dict(
+            type='SingleRoIExtractor',
+            roi_layer=dict(type='RoIAlign', output_size=14, sampling_ratio=0),
+            out_channels=256,
+            featmap_strides=[4, 8, 16, 32],
+        ),
+        mask_head=dict(
+            type='FCNMaskHead',
+            num_convs=4,
+            in_channels=256,
+            conv_out_channels=256,
+            num_classes=80,
+            loss_mask=dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0),
+        ),
     ),
     train_cfg=dict(
         rpn=dict(

@@ -1,24 +1,13 @@
 # Mask2Former for instances. Batches are padded to 1024x1024, as large-scale jitter crops them.
-_base_ = '../../../_base_/models/mask2former_head.py'
+_base_ = ['./secvit.py', '../../../_base_/models/mask2former_head.py']
 
 no_object = 0.1  # weight of the last class
 model = dict(
     type='Mask2Former',
     data_preprocessor=dict(
-        type='DetDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
         pad_size_divisor=32,
         pad_mask=True,
         batch_augments=[dict(type='BatchFixedSizePad', size=(1024, 1024), pad_mask=True)],
-    ),
-    backbone=dict(
-        type='mmsec.SecViT',
-        arch='tiny',
-        drop_path_rate=0.1,
-        norm_eval=True,  # 2 images a GPU are too few to estimate BatchNorm's statistics
-        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/secvit_tiny.pth'),
     ),
     panoptic_head=dict(
         _base_.mask2former_head,

@@ -1,20 +1,9 @@
+_base_ = './secvit.py'
+
 model = dict(
     type='RetinaNet',
-    data_preprocessor=dict(
-        type='DetDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_size_divisor=32,
-    ),
-    backbone=dict(
-        type='mmsec.SecViT',
-        arch='tiny',
-        out_indices=(1, 2, 3),
-        drop_path_rate=0.1,
-        norm_eval=True,  # 2 images a GPU are too few to estimate BatchNorm's statistics
-        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/secvit_tiny.pth'),
-    ),
+    data_preprocessor=dict(pad_size_divisor=32),
+    backbone=dict(out_indices=(1, 2, 3)),
     neck=dict(type='FPN', in_channels=[128, 256, 512], out_channels=256, add_extra_convs='on_input', num_outs=5),
     bbox_head=dict(
         type='RetinaHead',

@@ -1,21 +1,10 @@
 # RTMDet-Ins-L with GroupNorm in neck and head, as mmdetection's RTMDet on Swin-B has it.
+_base_ = './secvit.py'
+
 norm_cfg = dict(type='GN', num_groups=32)
 model = dict(
     type='RTMDet',
-    data_preprocessor=dict(
-        type='DetDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-    ),
-    backbone=dict(
-        type='mmsec.SecViT',
-        arch='tiny',
-        out_indices=(1, 2, 3),
-        drop_path_rate=0.1,
-        norm_eval=True,  # as in the other detectors
-        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/secvit_tiny.pth'),
-    ),
+    backbone=dict(out_indices=(1, 2, 3)),
     neck=dict(
         type='CSPNeXtPAFPN',
         in_channels=[128, 256, 512],
