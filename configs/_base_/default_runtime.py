@@ -1,4 +1,4 @@
-# What a run is made of besides model, data and schedule, in every host; each host's default_runtime.py adds its own.
+# Imports, hooks, environment and logging of every host; each host's default_runtime.py adds its own.
 custom_imports = dict(imports=['mmsec.models', 'mmsec.engine', 'mmsec.datasets'], allow_failed_imports=False)
 
 default_hooks = dict(

@@ -2,7 +2,7 @@
 # As published: windows of 14x14 with four global blocks, no class token, the simple feature pyramid, LayerNorm and four
 # convolutions in the heads, two in the RPN, jitter at 1024x1024, 100 epochs, AdamW 1e-4 at batch 64, weight decay 0.1
 # but for norms and positions, a rate that decays by 0.7 a block, drop path 0.1.
-# Not so: attention has no relative positions.
+# Different: attention has no relative positions.
 _base_ = [
     '../_base_/models/mask_rcnn.py',
     '../_base_/datasets/coco_instance_lsj.py',

@@ -1,7 +1,7 @@
 # SecViT-T on your own folder of classes, from ImageNet weights, published or trained here. Copy this file into its
 # folder, and change the first two lines; data_root holds {train,val}/CLASS/*.jpg.
 #
-# Ours: all of it. 30 epochs of AdamW 2e-4 at batch 256, with a rate that decays by 0.8 a layer; images are augmented as
+# All settings are ours: 30 epochs of AdamW 2e-4 at batch 256, with a rate that decays by 0.8 a layer; augmentation as
 # for ImageNet. Weights are not averaged: after a few thousand iterations, 0.99996 is still close to where it started.
 _base_ = [
     '../_base_/models/classifier.py',

@@ -41,7 +41,7 @@ test_pipeline = [
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]
-# No class is taken away, as ADE20K's 0 is.
+# Label 0 is a class here, unlike ADE20K's.
 dataset = dict(reduce_zero_label=False, data_root=data_root, metainfo=metainfo)
 train_dataloader = dict(
     dataset=dict(

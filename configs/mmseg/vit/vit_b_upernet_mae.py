@@ -3,8 +3,8 @@
 # Published (arXiv 2111.06377, as in mmsegmentation's config of MAE): maps of blocks 3, 5, 7 and 11 without a last norm,
 # AdamW 1e-4, which decays by 0.65 a block, weight decay 0.05 but for biases, norms, positions and class token, drop
 # path 0.1, warm-up of 1500 iterations, poly decay of power 1, batch 16.
-# Not so: attention has no relative positions and blocks no layer scale, the head is 512 wide instead of 768, and a test
-# image is taken whole.
+# Different: attention has no relative positions and blocks no layer scale, the head is 512 wide instead of 768, and a
+# test image is taken whole.
 _base_ = [
     '../_base_/models/upernet_vit.py',
     '../_base_/datasets/ade20k.py',

@@ -1,4 +1,4 @@
-# ADE20K, 150 classes, crops of 512x512, 2 images a GPU. Whether label 0 is none is said by the type of data set.
+# ADE20K, 150 classes, crops of 512x512, 2 images a GPU. The type of data set says whether label 0 is no class.
 dataset_type = 'ADE20KDataset'
 data_root = 'data/ade/ADEChallengeData2016'
 crop_size = (512, 512)
@@ -9,7 +9,7 @@ train_pipeline = [
         transforms=[
             dict(type='LoadImageFromFile'),
             dict(type='LoadAnnotations'),
-            # In here, because an image of a few pixels by thousands can have no pixel left at half its size.
+            # Inside SkipBroken, because an image of a few pixels by thousands can have no pixel left at half its size.
             dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
         ],
     ),

@@ -8,7 +8,7 @@ train_pipeline = [
         transforms=[
             dict(type='LoadImageFromFile'),
             dict(type='LoadAnnotations'),
-            # In here, because an image of a few pixels by thousands can have no pixel left at half its size.
+            # Inside SkipBroken, because an image of a few pixels by thousands can have no pixel left at half its size.
             dict(type='RandomResize', scale=(2560, 640), ratio_range=(0.5, 2.0), keep_ratio=True),
         ],
     ),
