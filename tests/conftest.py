@@ -130,7 +130,7 @@ def shapes(tmp_path_factory):
 def shrink_model(cfg: Config) -> None:
     """Make a config's model small enough to run many of them, and leave its structure as it is."""
     backbone = cfg.model.backbone
-    if backbone.type == 'mmsec.SemanticClusters':
+    if backbone.type == 'mmsec.ClusteredSwin':
         arch = SMALL_SWIN
         backbone.backbone.update(arch)
     else:
@@ -141,7 +141,7 @@ def shrink_model(cfg: Config) -> None:
         backbone.num_clusters = [each[:depth] if isinstance(each, list) else each for each, depth in counts]
     backbone.init_cfg = None
     dims = arch['embed_dims']
-    if backbone.type == 'mmsec.SemanticClusters':
+    if backbone.type == 'mmsec.ClusteredSwin':
         dims = [dims << i for i in range(4)]
     if not isinstance(dims, int):  # one number where all maps have it
         dims = [dims[i] for i in backbone.get('out_indices', range(4))]

@@ -24,7 +24,7 @@ from mmsec.errors import InputError
 ROOT = Path(__file__).parents[2]
 PAPERS = {  # of each backbone
     'SecViT': ('https://arxiv.org/abs/2405.13337', 'Semantic Equitable Clustering'),
-    'SemanticClusters': ('https://arxiv.org/abs/2405.13337', 'Semantic Equitable Clustering'),
+    'ClusteredSwin': ('https://arxiv.org/abs/2405.13337', 'Semantic Equitable Clustering'),
     'ClusTR': ('https://arxiv.org/abs/2208.13138', 'ClusTR: Exploring Efficient Self-attention via Clustering'),
     'ViT': ('https://arxiv.org/abs/2010.11929', 'An Image is Worth 16x16 Words'),
 }

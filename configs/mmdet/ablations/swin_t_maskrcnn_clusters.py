@@ -6,7 +6,7 @@ _base_ = '../secvit/secvit_t_maskrcnn.py'
 model = dict(
     backbone=dict(
         _delete_=True,
-        type='mmsec.SemanticClusters',
+        type='mmsec.ClusteredSwin',
         backbone=dict(type='SwinTransformer', drop_path_rate=0.2),
         init_cfg=dict(type='Pretrained', checkpoint='checkpoints/swin_tiny_patch4_window7_224.pth'),
     ),
