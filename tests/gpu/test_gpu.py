@@ -23,8 +23,8 @@ from mmsec.ops import Grouping, Tokens, cluster_attention, explain, use_kernels
 from tests.conftest import ROOT, SMALL_ARCH, build_grouping, each_grouping, semantic, shrink_model, small_run, tokens_of
 from tests.models.backbones.small import SMALL
 from tests.test_configs import batch, load
-from tools.analysis_tools import published_secvit
-from tools.analysis_tools.published_secvit import published_forward
+from tools.analysis_tools import reference
+from tools.analysis_tools.reference import published_forward
 
 DEVICE = os.environ.get('MMSEC_TEST_DEVICE', 'cuda')  # 'cpu' runs what a CPU can run, to try the tests themselves
 if DEVICE == 'cuda' and not torch.cuda.is_available():
@@ -114,7 +114,7 @@ def fixed_clusters(monkeypatch):
         return Grouping(any_order(tokens.key), num_clusters)
 
     monkeypatch.setattr('mmsec.ops.grouping.semantic.SemanticGrouping.forward', grouping)
-    monkeypatch.setattr(published_secvit, 'published_order', any_order)
+    monkeypatch.setattr(reference, 'semantic_order', any_order)
 
 
 @pytest.mark.usefixtures('full_float32', 'fixed_clusters', 'kernels')

@@ -7,8 +7,8 @@ from mmsec.models import SecViT
 from mmsec.models.inspection import token_clusters
 from mmsec.ops import Grouping, cluster_ids
 from mmsec.ops.grouping import GroupingMethod
-from tests import oracle
 from tests.conftest import SMALL_ARCH, each_grouping
+from tools.analysis_tools import reference
 
 ONE_STAGE = dict(embed_dims=(16,), depths=(1,), num_heads=(2,), mlp_ratio=1, layer_scale=(False,))
 
@@ -38,7 +38,7 @@ def test_attention_and_gradients_are_those_of_the_clusters(grouping, training):
     images = torch.randn(2, 3, 91, 70, dtype=torch.float64)  # N does not divide by the cluster counts
     parameters = list(backbone.parameters())
     results = []
-    for run in (backbone, lambda x: oracle.forward(backbone, x, ids=used)):
+    for run in (backbone, lambda x: reference.forward(backbone, x, ids=used)):
         maps = run(images)
         gradients = torch.autograd.grad(sum(m.square().sum() for m in maps), parameters)
         results.append([*maps, *gradients])
@@ -115,8 +115,8 @@ def test_one_can_look_at_the_clusters_of_every_head(grouping):
         assert bool(found.score_name) == (found.scores is not None)
 
 
-def test_blocks_with_clusters_and_groupings_of_their_own_equal_the_oracle():
+def test_blocks_with_clusters_and_groupings_of_their_own_equal_the_reference():
     options = dict(num_clusters=(7, [5, 2], (3, 1), 1), grouping=[dict(type='SemanticGrouping')] * 4)
     backbone, images = small(**options).eval(), torch.randn(2, 3, 91, 70, dtype=torch.float64)
-    for ours, wanted in zip(backbone(images), oracle.forward(backbone, images), strict=True):
+    for ours, wanted in zip(backbone(images), reference.forward(backbone, images), strict=True):
         torch.testing.assert_close(ours, wanted)

@@ -4,8 +4,8 @@ import torch.nn.functional as F
 
 from mmsec.ops import cluster_attention, cluster_ids, explain, proportional_attention
 from mmsec.ops.attention import row_indices, take_rows
-from tests import oracle
 from tests.conftest import semantic
+from tools.analysis_tools.reference import attention
 
 
 def random_qkv(batch, num_tokens, head_dim=16, dtype=torch.float64):
@@ -30,7 +30,7 @@ def test_is_as_near_to_the_float64_reference_as_its_precision_allows(batch, head
     weights = torch.randn(qkv[0].shape)
 
     def reference(q, k, v):
-        return oracle.attention(q, k, v, cluster_ids(grouping))
+        return attention(q, k, v, cluster_ids(grouping))
 
     def fast(q, k, v):
         return cluster_attention(q, k, v, grouping)
@@ -86,7 +86,7 @@ def test_a_token_alone_in_its_cluster_keeps_its_value():
 
 def test_without_grouping_all_tokens_attend_to_all():
     q, k, v = random_qkv(2, 10)
-    torch.testing.assert_close(cluster_attention(q, k, v, None), oracle.attention(q, k, v, None))
+    torch.testing.assert_close(cluster_attention(q, k, v, None), attention(q, k, v, None))
 
 
 @pytest.mark.parametrize('compiling', [False, True])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from published_secvit import published_forward
+from reference import published_forward
 from swin import swin_transformer
 
 from mmsec.cli.grouping import add_grouping, grouping_of

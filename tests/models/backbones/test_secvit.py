@@ -6,8 +6,8 @@ from torch import nn
 from mmsec.models import SecViT
 from mmsec.models.inspection import token_clusters
 from mmsec.ops import lepe_attention
-from tests import oracle
 from tests.conftest import DATA, OFFICIAL, SMALL_ARCH
+from tools.analysis_tools import reference
 
 TWO_STAGES = dict(embed_dims=(16, 32), depths=(1, 1), num_heads=(1, 2), mlp_ratio=1, layer_scale=(False, True))
 
@@ -158,13 +158,13 @@ def test_constant_images_at_detection_size_give_numbers_in_half_precision(dtype,
     assert all(m.isfinite().all() for m in maps)
 
 
-def test_equals_the_oracle_with_gradients():
+def test_equals_the_reference_with_gradients():
     for options in ({}, dict(cluster_size=20)):
         backbone = small(drop_path_rate=0.0, **options).double()
         images = torch.randn(2, 3, 91, 70, dtype=torch.float64)  # N does not divide by the cluster counts
         parameters = list(backbone.parameters())
         results = []
-        for maps in (backbone(images), oracle.forward(backbone, images)):
+        for maps in (backbone(images), reference.forward(backbone, images)):
             gradients = torch.autograd.grad(sum(m.square().sum() for m in maps), parameters)
             results.append([*maps, *gradients])
         for ours, wanted in zip(*results, strict=True):

@@ -11,7 +11,7 @@ from mmsec.models.checkpoints.loading import load_pretrained
 from mmsec.models.inspection import token_clusters
 from mmsec.ops import cluster_ids
 from mmsec.registry import MODELS
-from tests import oracle
+from tools.analysis_tools import reference
 
 SWIN = dict(embed_dims=8, window_size=2, depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 4), drop_path_rate=0.0)
 HOSTS = ('mmdet.SwinTransformer', 'mmseg.SwinTransformer')
@@ -50,8 +50,8 @@ def test_a_layer_attends_inside_its_clusters(num_clusters):
     layer = backbone.stages[1].blocks[0].attn
     x = torch.randn(2, 35, 16, dtype=torch.float64, requires_grad=True)
     q, k, v = layer.w_msa['qkv'](x).unflatten(-1, (3, 2, 8)).unbind(2)
-    ids = oracle.semantic_ids(k, num_clusters) if num_clusters > 1 else None
-    wanted = layer.w_msa['proj'](oracle.attention(q, k, v, ids).flatten(2))
+    ids = reference.semantic_ids(k, num_clusters) if num_clusters > 1 else None
+    wanted = layer.w_msa['proj'](reference.attention(q, k, v, ids).flatten(2))
     found = layer(x, (5, 7))
     torch.testing.assert_close(found, wanted)
     results = [

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from mmsec.models import ViT
 from mmsec.models.inspection import token_clusters
 from mmsec.models.layers.vit import Attention, WindowAttention
-from tests import oracle
 from tests.conftest import DATA
+from tools.analysis_tools import reference
 
 ARCH = dict(embed_dims=48, depth=4, num_heads=3, mlp_ratio=4)
 MEASURED = dict(arch=ARCH, patch_size=8, img_size=64)
@@ -36,11 +36,11 @@ def tiny(**options):
 
 
 @pytest.mark.parametrize('options', [{}, dict(num_registers=2, layer_scale=0.5), dict(with_cls_token=False)], ids=str)
-def test_in_clusters_it_equals_the_oracle_with_gradients(options):
+def test_in_clusters_it_equals_the_reference_with_gradients(options):
     clusters = dict(grouping=dict(type='SemanticGrouping'), num_clusters=5, out_indices=(1, 3), out_norm=False)
     backbone, images = tiny(**clusters, **options), torch.randn(2, 3, 27, 33, dtype=torch.float64)
     parameters, results = list(backbone.parameters()), []
-    for maps in (backbone(images), oracle.vit_forward(backbone, images, 5)):
+    for maps in (backbone(images), reference.vit_forward(backbone, images, 5)):
         results.append([*maps, *torch.autograd.grad(sum(m.square().sum() for m in maps), parameters)])
     for ours, wanted in zip(*results, strict=True):
         assert (ours - wanted).norm() <= 1e-9 * wanted.norm() + 1e-10
