@@ -23,7 +23,7 @@ help:
 	@echo 'make test-slurm  the launchers on a Slurm of one node, which is installed (as root), started and stopped'
 	@echo 'make test-gpu  what needs a GPU; skipped with one line where there is none'
 	@echo 'make bench  measure docs/performance.md again (about 15 minutes)'
-	@echo 'make bench-gpu  measure the table of docs/performance/ for the GPU of this machine (hours; goes on where it stopped)'
+	@echo 'make bench-gpu  measure on a GPU what tune-gpu does not: detectors, the optimizer, other precisions (goes on where it stopped)'
 	@echo 'make tune-gpu  decide which kernels this kind of GPU runs, and measure them (three times nine minutes; goes on where it stopped)'
 	@echo 'make evidence  train what docs/evidence.md compares on real images (many hours; goes on where it stopped)'
 	@echo 'make docs   these pages and the docstrings as a site, in docs/_build'
@@ -52,7 +52,7 @@ test-gpu: $(ready)
 	$(python) -m pytest -rs tests/gpu || [ $$? -eq 5 ]
 
 bench: $(ready)
-	$(python) tools/analysis_tools/benchmark_all.py
+	$(python) tools/analysis_tools/benchmark.py all
 
 docs: $(docs_ready)
 	rm -rf docs/_api docs/_build
@@ -63,7 +63,7 @@ tables: $(ready)
 	$(python) tools/analysis_tools/model_index.py --tables
 
 bench-gpu: $(ready)
-	$(python) tools/analysis_tools/benchmark_gpu.py
+	$(python) tools/analysis_tools/benchmark.py gpu
 
 tune-gpu: $(ready)
 	$(python) tools/analysis_tools/tune_gpu.py

@@ -5,17 +5,34 @@ started again. What a row needs of its checkpoint is measured right behind the t
 """
 
 import argparse
+import json
 import statistics
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from evidence_pages import write_page
-from evidence_runs import DATA, ROOT, SECTIONS, merging_times, missing, sections, untimed
-from merging_times import time_mergings
-from training_rows import Rows, Run
-from training_runs import run_all
+from evidence_runs import (
+    DATA,
+    MERGING_TIMES,
+    NOT_MERGED,
+    ROOT,
+    SECTIONS,
+    config_of,
+    merging_times,
+    mergings,
+    missing,
+    sections,
+    untimed,
+    vit_row,
+)
+from training_rows import Rows, Run, revision, write_json
+from training_runs import TOOLS, run_all
 
 from mmsec.engine.processes import run
+
+REPEATS = {'nuclei': 3, 'camvid': 25}  # rounds in which mergings are timed; CamVid has images of one size
 
 
 def parse_args() -> argparse.Namespace:
@@ -72,6 +89,32 @@ def plan(chosen: Mapping[str, tuple[Rows, list[Run]]], jobs: int) -> list[tuple[
     for reason in lacking:
         print(f'cannot run: {lacking[reason]}: {reason}')
     return list(left.values())
+
+
+def time_mergings(out: Path, names: Sequence[str]) -> None:
+    """Add the times of these data sets, whose ViT is trained, to those that are there."""
+    content, path = merging_times(out), out / 'merging_rounds.json'
+    for data in names:
+        images = vit_row(out, data)['images']  # how many have which size
+        command = [
+            sys.executable,
+            TOOLS / 'analysis_tools/benchmark.py',
+            'merging',
+            config_of('vit_s', data),
+            '--merging',
+        ]
+        command += [f'{name}: {options}' for name, options in mergings(data).items() if name != NOT_MERGED]
+        command += ['--sizes', *images, '--repeats', str(REPEATS[data]), '--json', path.resolve()]
+        subprocess.run(command, cwd=ROOT, check=True)
+        found = json.loads(path.read_text())
+        path.unlink()
+        means = {
+            name: sum(seconds[size] * number for size, number in images.items()) / sum(images.values())
+            for name, seconds in found['seconds'].items()
+        }
+        row = {'machine': found['machine'], 'git': revision(), 'images': images, 'seconds': means}
+        content[data] = row | {'rounds': found['rounds']}
+    write_json(out / MERGING_TIMES, content)
 
 
 def main() -> None:

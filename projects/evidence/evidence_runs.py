@@ -91,13 +91,13 @@ def vit_row(out: Path, data: str) -> dict | None:
 
 
 def merging_times(out: Path) -> dict[str, dict]:
-    """What merging_times.py has written, by data set; nothing before the first call of it."""
+    """What time_mergings of evidence.py has written, by data set; nothing before the first call of it."""
     path = out / MERGING_TIMES
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def untimed(out: Path) -> list[str]:
-    """Data sets whose ViT is tested with mergings that merging_times.py has not timed."""
+    """Data sets whose ViT is tested with mergings that are not timed yet."""
     return [data for data in DATA if vit_row(out, data) and data not in merging_times(out)]
 
 

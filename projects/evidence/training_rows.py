@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import Tensor, nn
 
 import mmsec
 from mmsec.cli.flops import count
+from mmsec.cli.machine import machine
 from mmsec.cli.options import naming_misspelt_options
 from mmsec.cli.schedule import train_iterations
 from mmsec.engine.files import write_whole
@@ -154,14 +154,6 @@ def cost(cfg: Config) -> dict:
         'multiply_adds_with_neck': mean_multiply_adds(images, model, model.extract_feat),
         'images': {'x'.join(map(str, image.shape[2:])): number for image, number in images},
     }
-
-
-def machine() -> dict:
-    """What figures were measured on."""
-    lines = Path('/proc/cpuinfo').read_text().splitlines()
-    cpu = next(line.split(':')[1].strip() for line in lines if 'model name' in line)
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {'cpu': cpu, 'threads': torch.get_num_threads(), 'gpu': gpu, 'torch': torch.__version__}
 
 
 def origin(cfg: Config, threads: int) -> dict:

@@ -173,9 +173,7 @@ def test_the_report_says_which_aims_are_reached(monkeypatch, tmp_path):
         'published counts': {'seconds': 1.0},
         'published code': {'seconds': 4.0},
     }
-    names = [
-        plan.rival_name('small', *each, False) for each in (('inference', 8, (800, 1344)), ('training', 8, (512, 512)))
-    ]
+    names = [plan.rival_name('small', *each) for each in (('inference', 8, (800, 1344)), ('training', 8, (512, 512)))]
     cells = {name: rows | {'took': 1.0} for name in names}
     cells['visits, clusters of 98'] = {'first': [0.1, 0.4], 'second': [0.1, 0.1], 'first_median': 0.25}
     answers = {what: reached for what, bound, _, reached in report.aims(cells) if bound != 'at least 1.5'}

@@ -1,97 +1,228 @@
-"""Time any backbones beside each other, by turns in one run, each in a process of its own: cost, memory, distance."""
+"""Subcommands of benchmark.py that time whole backbones."""
 
 import argparse
 import ast
-import json
-import statistics
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 
 import torch
-from benchmark_backbone import Worker, machine, peak_of, serve
-from get_flops import count_kinds
+from baselines import Side, prepare, secvit
 from matplotlib.figure import Figure
 from mmengine.registry import init_default_scope
-from torch import Tensor
+from timing import apart, interleaved, rounds, summary, synchronised, table, workers
+from torch import Tensor, nn
 
+import mmsec.models  # noqa: F401
+from mmsec.cli.config import load_config
 from mmsec.cli.deployment import prepared as prepared_image
+from mmsec.cli.flops import count_kinds
+from mmsec.cli.grouping import grouping_of
 from mmsec.cli.images import read_image
-from mmsec.engine.processes import run as run_tool
 from mmsec.errors import InputError
-from mmsec.models import backbones  # noqa: F401
+from mmsec.ops import Tokens
+from mmsec.ops.attention import row_indices, take_rows
+from mmsec.ops.grouping import GROUPINGS
 from mmsec.registry import MODELS
 
+CLUSTERS = {'published': 'published counts', 'size': 'clusters of 98'}
 # As all published weights expect it.
 NORMALISED = {'mean': '123.675 116.28 103.53', 'std': '58.395 57.12 57.375', 'channels': 'RGB'}
+_PUBLISHED = dict(type='SemanticGrouping')
 
 
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        'backbones',
-        nargs='*',
-        metavar='NAME: {...}',
-        help="""a name, a colon and a backbone as in a config, such as
-        "PiToMe: dict(type='mmsec.ViT', arch='base', merging=dict(type='PiToMe'))"; the first is compared with""",
-    )
-    parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'), default=(800, 1344), help='default: 800 1344')
-    parser.add_argument('--image', help='for distances (default: noise)')
-    parser.add_argument('--repeats', type=int, default=5, help='timed rounds (default: %(default)s)')
-    parser.add_argument('--json', type=Path, metavar='OUT', help='write all figures to this file')
-    parser.add_argument('--plot', type=Path, metavar='OUT', help='draw distance against speed')
-    parser.add_argument('--worker', help=argparse.SUPPRESS)
-    parser.add_argument('--peak-of', help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.repeats < 1:
-        parser.error(f'--repeats must be at least 1, got {args.repeats}')
-    return args
+def side_of(args: argparse.Namespace, **options) -> Side:
+    """SecViT as the command line says."""
+    given = {name: getattr(args, name) for name in Side._fields if hasattr(args, name)}
+    defaults = dict(model='secvit', clusters='published', dtype='float32', compile=False, grouping=_PUBLISHED)
+    return Side(**(defaults | given | {'shape': tuple(args.shape)} | options))
+
+
+def _with_ratios(rows: dict[str, dict], first: str) -> dict[str, dict]:
+    """Rows, in which the time and memory of all but the first are also ratios to those of the first."""
+    for name, row in rows.items():
+        for key in ('seconds_median', 'peak_bytes') if name != first else ():
+            if key in row and key in rows[first]:
+                row[f'{key}_ratio'] = row[key] / rows[first][key]
+    return rows
+
+
+def backbone(args: argparse.Namespace) -> dict:
+    """Time a SecViT beside baselines, each in a process of its own."""
+    side = side_of(args, grouping=grouping_of(args.grouping) if args.grouping else _PUBLISHED)
+    sides = {'secvit': side, **{name: side.against(name) for name in args.against}}
+    found = _with_ratios(apart(prepare, sides, args.repeats), 'secvit')
+    result: dict = {'sides': {name: {'settings': each._asdict()} | found[name] for name, each in sides.items()}}
+    print(', '.join(map(str, side)))
+    for name, row in found.items():
+        if 'error' in row:
+            print(f'  {name:<10} {row["error"]}')
+            continue
+        low, median, high = (row[f'seconds_{key}'] * 1e3 for key in ('min', 'median', 'max'))
+        said = f'  {name:<10} {median:9.1f} ms ({low:.1f} to {high:.1f}), peak {row["peak_bytes"] / 2**20:8.1f} MiB'
+        if 'seconds_median_ratio' in row:
+            said += f'; ratios {row["seconds_median_ratio"]:.2f} in time, {row["peak_bytes_ratio"]:.2f} in memory'
+        print(said)
+    if args.share:
+        result['clustering'] = clustering_share(side, args.repeats)
+        print(f'  clustering is {result["clustering"]["share"]:.1%} of the attention layers')
+    return result
+
+
+def clustering_share(side: Side, repeats: int) -> dict:
+    """Time of clustering (scores, sort, moving tokens there and back) in the attention layers, and of those layers."""
+    model = secvit(side).to(side.device).eval()
+    total = {'clustering': 0.0, 'attention_layers': 0.0}
+    for stage, stride in zip(model.stages, model.strides, strict=True):
+        height, width = (-(-length // stride) for length in side.shape)
+        layer, num_clusters = stage.blocks[0].attn, stage.clusters_for(height * width)
+        x = torch.randn(side.batch, height, width, layer.out_proj.in_features, device=side.device)
+        rotary = stage.rotary(height, width, x)
+        tokens = x.flatten(1, 2).unflatten(-1, (layer.num_heads, -1))  # (B, N, h, d)
+        given = Tokens(torch.stack([tokens] * 3, dim=2), tokens, (height, width))
+
+        def cluster(layer=layer, tokens=tokens, given=given, num_clusters=num_clusters) -> None:
+            if num_clusters > 1:
+                index, inverse = row_indices(layer.grouping(given, num_clusters))
+                moved = take_rows(index, inverse, *[tokens.flatten(0, 2)] * 3)
+                take_rows(inverse, index, moved[0])
+
+        def attend(layer=layer, x=x, rotary=rotary) -> None:
+            layer(x, rotary)
+
+        sides = {
+            'clustering': synchronised(cluster, side.device),
+            'attention_layers': synchronised(attend, side.device),
+        }
+        with torch.no_grad():
+            seconds = interleaved(sides, repeats)
+        for name in total:
+            total[name] += summary(seconds[name])['seconds_median'] * len(stage.blocks)
+    return {**total, 'share': total['clustering'] / total['attention_layers']}
+
+
+def groupings(args: argparse.Namespace) -> dict:
+    """Time groupings beside the published one, by themselves and in a whole backbone."""
+    given = [grouping_of(words) for words in args.grouping or [[name] for name in sorted(GROUPINGS)]]
+    named = {' '.join([each['type'], *(f'{key}={value}' for key, value in each.items() if key != 'type')]): each
+             for each in (_PUBLISHED, *given)}  # fmt: skip
+    first = next(iter(named))
+    if len(named) < 2:
+        raise InputError(f'--grouping: name at least one besides {first}, which all are compared with')
+    results: dict[str, dict[str, dict]] = {}
+    for clusters in CLUSTERS:
+        sides = {name: side_of(args, clusters=clusters, grouping=each) for name, each in named.items()}
+        torch.manual_seed(0)
+        seconds = interleaved({name: grouping_alone(side) for name, side in sides.items()}, args.repeats)
+        rows = {name: summary(each) for name, each in seconds.items()}
+        whole = {} if args.alone else _with_ratios(apart(prepare, sides, args.repeats), first)
+        for name, row in rows.items():
+            row['ratio'] = row['seconds_median'] / rows[first]['seconds_median']
+            if name in whole:
+                row['backbone'] = whole[name] | {'ratio': whole[name].get('seconds_median_ratio', 1.0)}
+        results[clusters] = rows
+    lines = []
+    for clusters, rows in results.items():
+        for name, row in rows.items():
+            cells = [CLUSTERS[clusters], name, f'{row["seconds_median"] * 1e3:.1f}', f'{row["ratio"]:.2f}', '-', '-']
+            if 'backbone' in row:
+                cells[4:] = f'{row["backbone"]["seconds_median"] * 1e3:.0f}', f'{row["backbone"]["ratio"]:.2f}'
+            lines.append(cells)
+    print(table(['clusters', 'grouping', 'alone, ms', 'ratio', 'backbone, ms', 'ratio'], lines))
+    settings = {name: getattr(args, name) for name in ('arch', 'shape', 'batch', 'mode', 'device', 'repeats')}
+    return {'settings': settings, 'groupings': results}
+
+
+def grouping_alone(side: Side) -> Callable[[], None]:
+    """A function that groups random tokens as all blocks of a backbone do in one pass, and waits for the device."""
+    model = secvit(side).to(side.device).train(side.mode == 'train')
+    calls = []
+    for stage, stride in zip(model.stages, model.strides, strict=True):
+        height, width = (-(-length // stride) for length in side.shape)
+        heads = (stage.blocks[0].attn.num_heads, stage.head_dim)
+        qkv = torch.randn(side.batch, height * width, 3, *heads, device=side.device)
+        tokens = Tokens(qkv, torch.randn(side.batch, height * width, *heads, device=side.device), (height, width))
+        for i, block in enumerate(stage.blocks):
+            num_clusters = stage.clusters_for(height * width, i)
+            if num_clusters > 1:
+                calls.append((block.attn.grouping, tokens, num_clusters))
+
+    @torch.no_grad()
+    def group() -> None:
+        for grouping, tokens, num_clusters in calls:
+            grouping(tokens, num_clusters)
+
+    return synchronised(group, side.device)
 
 
 def read(text: str) -> tuple[str, dict]:
-    """A backbone of the command line -> its name and its config.
+    """``NAME: dict(...)`` of the command line -> the name and the dict.
 
     Raises:
-        InputError: If it is none.
+        InputError: If it is no such thing.
     """
     name, _, config = text.partition(':')
     try:
-        tree = ast.parse(config.strip(), mode='eval')
-        return name.strip(), _value(tree.body)
+        return name.strip(), _value(ast.parse(config.strip(), mode='eval').body)
     except (SyntaxError, ValueError) as error:
-        raise InputError(f"a backbone is given as NAME: dict(type='mmsec.ViT', ...), got {text!r}") from error
+        raise InputError(f"it is given as NAME: dict(type='mmsec.ViT', ...), got {text!r}") from error
 
 
-def _value(node: ast.expr) -> object:
+def _value(node: ast.expr):
     """A literal, in which dicts may be written as calls of ``dict``."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args:
         return {str(each.arg): _value(each.value) for each in node.keywords}
     return ast.literal_eval(node)
 
 
-def build(config: dict) -> torch.nn.Module:
+def build(config: dict) -> nn.Module:
     """A backbone with the same random weights each time, or those that its ``init_cfg`` names."""
     init_default_scope('mmdet')
     torch.manual_seed(0)
     model = MODELS.build(config)
     if config.get('init_cfg'):
         model.init_weights()
-    model.eval()
-    return model
+    return model.eval()
 
 
-def prepared(task: dict) -> Callable[[], tuple[Tensor, ...]]:
-    """A function that runs a backbone once on an image of noise."""
-    model = build(task['config'])
-    image = torch.randn(1, 3, *task['shape'])
+def prepare_config(task: tuple[dict, Sequence[Sequence[int]]]) -> Callable[..., object]:
+    """A function that runs a backbone on an image of noise of the i-th of some sizes."""
+    config, shapes = task
+    model, images = build(config), [torch.randn(1, 3, *shape) for shape in shapes]
+    return torch.no_grad()(lambda i=0: model(images[i]))
 
-    @torch.no_grad()
-    def run() -> tuple[Tensor, ...]:
-        return model(image)
 
-    return run
+def backbones(args: argparse.Namespace) -> dict:
+    """Time any backbones beside the first: speed, memory, cost, and the distance of their maps from the first's."""
+    configs = dict(read(text) for text in args.backbones)
+    if not configs:
+        raise InputError('no backbone given; --help has an example')
+    image = torch.randn(1, 3, *args.shape)
+    if args.image:
+        pixels = read_image(Path(args.image))
+        if pixels is None:
+            raise InputError(f"--image '{args.image}' is not an image that can be read")
+        image = prepared_image(pixels, NORMALISED, args.shape)
+    far = distances(configs, image)
+    found = apart(prepare_config, {name: (config, [args.shape]) for name, config in configs.items()}, args.repeats)
+    rows: dict[str, dict] = {}
+    for name, config in configs.items():
+        model = build(config)
+        adds = count_kinds(model, lambda model=model: model(image))['']  # type: ignore[misc]
+        rows[name] = {'config': config, **found[name], 'multiply_adds': adds, 'distance': far[name]}
+    first, lines = next(iter(rows.values())), []
+    for name, row in rows.items():
+        row['speed'] = first['seconds_median'] / row['seconds_median']
+        cost, first_cost = sum(row['multiply_adds'].values()), sum(first['multiply_adds'].values())
+        lines.append([
+            name, f'{row["seconds_median"]:.2f}', f'{row["speed"]:.2f}', f'{row["peak_bytes"] / 2**20:.0f}',
+            f'{cost / 1e9:.1f}', f'{cost / first_cost:.2f}', '-' if far[name] is None else f'{far[name]:.3f}',
+        ])  # fmt: skip
+    head = ['backbone', 'seconds', 'speed', 'peak, MiB', 'multiply-adds, G', 'of the first', 'distance']
+    print(table(head, lines))
+    if args.plot:
+        draw_distances(rows, f'1x3x{args.shape[0]}x{args.shape[1]}', args.plot)
+    return {'shape': args.shape, 'repeats': args.repeats, 'backbones': rows}
 
 
 def distances(configs: dict[str, dict], image: Tensor) -> dict[str, float | None]:
@@ -113,15 +244,15 @@ def distances(configs: dict[str, dict], image: Tensor) -> dict[str, float | None
     return result
 
 
-def draw(rows: dict[str, dict], title: str, path: Path) -> None:
+def draw_distances(rows: dict[str, dict], title: str, path: Path) -> None:
     """Distance from the first backbone against speed, a dot for each backbone that has a distance."""
     figure = Figure(figsize=(6, 3.6), dpi=120, layout='constrained')
     axes = figure.subplots()
     for i, (name, row) in enumerate(rows.items()):
         if row['distance'] is not None:
-            place = (row['speed'], row['distance'])
-            axes.plot(*place, 'o', color='tab:blue')
-            axes.annotate(name, place, xytext=(-7, -4 if i % 2 else 4), textcoords='offset points', ha='right')
+            point = (row['speed'], row['distance'])
+            axes.plot(*point, 'o', color='tab:blue')
+            axes.annotate(name, point, xytext=(-7, -4 if i % 2 else 4), textcoords='offset points', ha='right')
     axes.set(xlabel='times as fast as the first', ylabel='relative distance of the last map', title=title)
     axes.margins(x=0.3, y=0.15)
     axes.grid(alpha=0.3)
@@ -130,62 +261,25 @@ def draw(rows: dict[str, dict], title: str, path: Path) -> None:
     figure.savefig(path)
 
 
-def main() -> None:
-    """Measure, print, write."""
-    args = parse_args()
-    if args.worker:
-        return serve(prepared(json.loads(args.worker)))
-    if args.peak_of:
-        return print(peak_of(prepared(json.loads(args.peak_of))))
-    configs = dict(read(text) for text in args.backbones)
-    if not configs:
-        raise InputError('name at least one backbone')
-    tasks = {name: json.dumps({'config': config, 'shape': args.shape}) for name, config in configs.items()}
-    workers = {name: Worker([sys.executable, __file__, '--worker', task]) for name, task in tasks.items()}
-    rounds = [{name: worker.turn() for name, worker in workers.items()} for _ in range(args.repeats)]
-    for worker in workers.values():
-        worker.end()
-    image = torch.randn(1, 3, *args.shape)
-    if args.image:
-        pixels = read_image(Path(args.image))
-        if pixels is None:
-            raise InputError(f"--image '{args.image}' is not an image that can be read")
-        image = prepared_image(pixels, NORMALISED, args.shape)
-    far = distances(configs, image)
-    rows = {}
-    for name, config in configs.items():
-        model = build(config)
-        kinds = count_kinds(model, lambda model=model: model(image))['']
-        command = [sys.executable, __file__, '--peak-of', tasks[name]]
-        peak = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1]
-        times = sorted(each[name] for each in rounds)
-        rows[name] = {
-            'config': config,
-            'seconds_median': statistics.median(times),
-            'seconds_min': times[0],
-            'seconds_max': times[-1],
-            'peak_bytes': int(peak),
-            'multiply_adds': kinds,
-            'distance': far[name],
-        }
-    first = next(iter(rows.values()))
-    print(f'1x3x{args.shape[0]}x{args.shape[1]}, {", ".join(f"{key} {value}" for key, value in machine().items())}')
-    print('| backbone | seconds | speed | peak, MiB | multiply-adds, G | of the first | distance |')
-    print('|---|---|---|---|---|---|---|')
-    for name, row in rows.items():
-        row['speed'] = first['seconds_median'] / row['seconds_median']
-        adds, all_adds = sum(row['multiply_adds'].values()), sum(first['multiply_adds'].values())
-        cells = [name, f'{row["seconds_median"]:.2f}', f'{row["speed"]:.2f}', f'{row["peak_bytes"] / 2**20:.0f}']
-        cells += [f'{adds / 1e9:.1f}', f'{adds / all_adds:.2f}']
-        cells += ['-' if row['distance'] is None else f'{row["distance"]:.3f}']
-        print(f'| {" | ".join(cells)} |')
-    if args.plot:
-        draw(rows, f'1x3x{args.shape[0]}x{args.shape[1]}', args.plot)
-    if args.json:
-        content = {'machine': machine(), 'shape': args.shape, 'repeats': args.repeats, 'backbones': rows}
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(content, indent=2) + '\n')
-
-
-if __name__ == '__main__':
-    run_tool(main)
+def merging(args: argparse.Namespace) -> dict:
+    """Time the backbone of a config without merging and with each of some, on images of several sizes."""
+    own = load_config(args.config).model.backbone.to_dict()
+    options = {'nothing': {}, **dict(read(text) for text in args.merging)}
+    shapes = [[int(side) for side in size.split('x')] for size in args.sizes]
+    found: dict[str, dict[str, list[float]]] = {name: {size: [] for size in args.sizes} for name in options}
+    tasks = {name: (own | {'merging': each}, shapes) for name, each in options.items()}
+    with workers(prepare_config, tasks) as ready:
+        for turn, (i, size) in product(range(args.repeats + 2), enumerate(args.sizes)):
+            timers = {name: lambda worker=worker, i=i: worker.turn(i) for name, worker in ready.items()}
+            for name, (seconds,) in rounds(timers, 1).items():
+                found[name][size] += [seconds] if turn > 1 else []  # two visits of each size warm up
+    medians = {
+        name: {size: summary(each)['seconds_median'] for size, each in sizes.items()} for name, sizes in found.items()
+    }
+    first = medians['nothing']
+    print(table(
+        ['merging', *(f'{size}, ms' for size in args.sizes), 'ratio'],
+        [[name, *(f'{each * 1e3:.1f}' for each in row.values()), f'{sum(row.values()) / sum(first.values()):.2f}']
+         for name, row in medians.items()],
+    ))  # fmt: skip
+    return {'config': args.config, 'mergings': options, 'seconds': medians, 'rounds': found}

@@ -22,12 +22,13 @@ from typing import Any
 import torch
 import tune_report
 import tune_rules as rules
-from benchmark_gpu import ROOT, describe, release, start_anew
+from timing import describe, release, start_anew
 from tune_plan import plan
 
 from mmsec.ops.kernels import table
 from mmsec.ops.kernels.dispatch import forgetting_failures
 
+ROOT = Path(__file__).parents[2]
 PARTS = (1, 2, 3)
 _SLACK = 40.0  # seconds that a cell may take beyond the deadline
 _AHEAD = 150.0  # seconds for compiling ahead
@@ -91,7 +92,7 @@ def work() -> None:
             result = {'error': describe(error) if memory else f'{type(error).__name__}: {error}'[:500]}
         result['took'] = round(time.monotonic() - start, 1)
         try:
-            (start_anew if cell['run'] == 'regional' else release)(cell['device'])
+            (start_anew if cell['run'] == 'regional' or cell.get('compile') else release)(cell['device'])
         except RuntimeError as error:  # such as an illegal address: this process can no longer use the device
             print(json.dumps(result | {'lost': str(error)[:300]}), file=answers, flush=True)
             return
@@ -228,7 +229,7 @@ def measure(
             results[name] = {'skipped': whole}
         else:
             left = min(end - time.monotonic(), cell.get('limit', float('inf')))  # seconds
-            whole |= {'left': left, 'out': str(path.parent / 'tuning_sections')}
+            whole['left'] = left
             tries = results.get(name, {}).get('tries', 0) + 1
             results[name] = measurer.measure(whole, left + _SLACK) | {'tries': tries}
             results[name] |= {'kernel': cell['kernel']} if 'kernel' in cell else {}

@@ -11,11 +11,12 @@ import torch
 import triton
 import tune_rules as rules
 import tune_work
-from benchmark_backbone import DTYPES, machine
-from benchmark_gpu import synchronised
+from baselines import DTYPES
+from timing import synchronised
 from torch import Tensor, nn
 from tune_work import Results, Step
 
+from mmsec.cli.machine import machine
 from mmsec.ops.kernels.gpu import launch, norm
 
 _CALLS = 5  # between two events

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark_backbone import Side, forward_of, precision, prepare
-from benchmark_gpu import ROOT, by_turns, captured, release, synchronised
+from baselines import Side, forward_of, precision, prepare
+from timing import by_turns, release, synchronised
 from torch import Tensor, nn
 from tune_kernels import distance
 
@@ -24,6 +24,7 @@ from mmsec.models import ViT
 from mmsec.ops.kernels.table import use_table
 from mmsec.ops.merging import MERGINGS
 
+ROOT = Path(__file__).parents[2]
 _SIDES = {
     'clusters of 98': ('secvit', 'size'),
     'clusters of 98, without kernels': ('secvit', 'size'),
@@ -37,12 +38,11 @@ Make = Callable[[], Callable[[], Any]]
 
 
 def side_of(cell: dict, name: str, mode: str) -> Side:
-    """One of :data:`_SIDES`, for 'inference' or 'training'."""
+    """One of :data:`_SIDES`, for 'inference', 'training' or a 'graph' of inference."""
     model, counts = _SIDES[name]
-    short = {'inference': 'infer', 'training': 'train'}[mode]
-    return Side(
-        model, cell['arch'], tuple(cell['shape']), cell['images'], counts, short, cell['dtype'], False, cell['device']
-    )
+    short = {'inference': 'infer', 'training': 'train'}.get(mode, mode)
+    shape, compiled = tuple(cell['shape']), cell.get('compile', False)
+    return Side(model, cell['arch'], shape, cell['images'], counts, short, cell['dtype'], compiled, cell['device'])
 
 
 @contextmanager
@@ -113,13 +113,12 @@ def maps_of(model: nn.Module, images: Tensor, side: Side, content: dict) -> list
 
 def rivals(cell: dict) -> dict:
     """SecViT with the chosen kernels beside Swin-T, the published code and itself without kernels, by turns."""
-    make = captured if cell['graph'] else prepare
     plain = {'kernels': [], 'tiles': {}}
     makers = {}
     for name in cell['sides']:
-        side = side_of(cell, name, cell['mode'])
+        side = side_of(cell, name, 'graph' if cell['graph'] else cell['mode'])
         content = plain if 'without' in name else cell['table']
-        makers[name] = under(content, lambda side=side: make(side))
+        makers[name] = under(content, lambda side=side: prepare(side, cell.get('backend', 'inductor')))
     return by_turns(makers, cell['device'], cell['rounds'])
 
 
@@ -211,17 +210,6 @@ def bound(cell: dict) -> dict:
     paths = filter(None, (os.environ.get('PYTHONPATH'), str(ROOT)))
     environment = os.environ | {'MMSEC_TEST_DEVICE': cell['device'], 'PYTHONPATH': os.pathsep.join(paths)}
     return outside([*command, '-k', _BOUND], environment, cell['left'])
-
-
-def sections(cell: dict) -> dict:
-    """Sections of benchmark_gpu.py, which writes its own files; 'unfinished' where the time was up."""
-    tool = Path(__file__).with_name('benchmark_gpu.py')
-    minutes = max(0.01, (cell['left'] - 60) / 60)
-    options = ['--out', cell['out'], '--device', cell['device'], '--minutes', f'{minutes:.2f}', *cell['options']]
-    environment = os.environ | {'MMSEC_KERNELS': 'measured'}
-    result = outside([sys.executable, str(tool), *options], environment, cell['left'])
-    unfinished = 'the same command goes on' in result['tail'] or result['code'] is None
-    return result | ({'unfinished': True} if unfinished else {})
 
 
 def outside(command: list[str], environment: dict[str, str], seconds: float) -> dict:

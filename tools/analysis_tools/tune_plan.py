@@ -33,16 +33,16 @@ _CANDIDATES = {
 }
 LENGTHS = (98, 49, 196, 512, 1050, 2100)
 RIVALS = ('clusters of 98', 'Swin-T', 'published counts', 'published code')
-# The aims of the project first: architecture, pass, images, size, as a CUDA graph.
+# The aims of the project first: architecture, pass, images, size, and how they are run.
 _FIRST = (
-    ('small', 'inference', 8, (800, 1344), False),
-    ('small', 'training', 2, (800, 1344), False),
-    ('small', 'training', 8, (512, 512), False),
-    ('small', 'training', 8, (800, 1344), False),
-    ('tiny', 'inference', 8, (800, 1344), False),
-    ('tiny', 'training', 2, (800, 1344), False),
-    ('small', 'inference', 2, (800, 1344), True),
-    ('small', 'inference', 8, (800, 1344), True),
+    ('small', 'inference', 8, (800, 1344), 'eager'),
+    ('small', 'training', 2, (800, 1344), 'eager'),
+    ('small', 'training', 8, (512, 512), 'eager'),
+    ('small', 'training', 8, (800, 1344), 'eager'),
+    ('tiny', 'inference', 8, (800, 1344), 'eager'),
+    ('tiny', 'training', 2, (800, 1344), 'eager'),
+    ('small', 'inference', 2, (800, 1344), 'graph'),
+    ('small', 'inference', 8, (800, 1344), 'graph'),
 )
 
 
@@ -59,9 +59,9 @@ def plan(device: str, small: bool) -> dict[str, dict]:
     return dict(sorted(cells.items(), key=lambda item: item[1]['part']))  # stable
 
 
-def rival_name(arch: str, mode: str, images: int, shape: tuple[int, int], graph: bool) -> str:
-    """What the cell of such rivals is called."""
-    return f'rivals, {arch}, {mode}, {images}x3x{shape[0]}x{shape[1]}, {"graph" if graph else "eager"}'
+def rival_name(arch: str, mode: str, images: int, shape: tuple[int, int], how: str = 'eager') -> str:
+    """What the cell of such rivals is called; they are run 'eager', as a CUDA 'graph' or 'compiled'."""
+    return f'rivals, {arch}, {mode}, {images}x3x{shape[0]}x{shape[1]}, {how}'
 
 
 def _machine(small: bool) -> dict[str, dict]:
@@ -143,23 +143,25 @@ def _sets(small: bool) -> dict[str, dict]:
 def _backbones(small: bool) -> dict[str, dict]:
     """SecViT beside its rivals: the aims, then all other combinations."""
     every = [
-        (arch, mode, images, shape, graph)
-        for graph in (False, True)
+        (arch, mode, images, shape, how)
+        for how in ('eager', 'graph', 'compiled')
         for arch in ('small', 'tiny')
         for images in (2, 8, 1)
         for shape in ((800, 1344), (512, 512))
-        for mode in (('inference',) if graph else ('inference', 'training'))
+        for mode in (('inference',) if how == 'graph' else ('inference', 'training'))
+        if how != 'compiled' or (arch, images) == ('small', 1)
     ]
     first = list(_FIRST)
     if small:
-        first, every = [_FIRST[1], _FIRST[6]], []
+        first, every = [_FIRST[1], _FIRST[6]], [('small', 'inference', 2, (800, 1344), 'compiled')]
     cells = {}
     for part, these in ((3, first), (4, every)):
-        for arch, mode, images, shape, graph in these:
+        for arch, mode, images, shape, how in these:
             cells.setdefault(
-                rival_name(arch, mode, images, shape, graph),
+                rival_name(arch, mode, images, shape, how),
                 _model(small, arch, images, shape)
-                | {'part': part, 'run': 'rivals', 'mode': mode, 'graph': graph, 'sides': RIVALS},
+                | {'part': part, 'run': 'rivals', 'mode': mode, 'graph': how == 'graph', 'sides': RIVALS}
+                | {'compile': how == 'compiled', 'backend': 'eager' if small else 'inductor'},
             )
     return cells
 
@@ -185,11 +187,4 @@ def _rest(small: bool) -> dict[str, dict]:
     cells['regional compilation'] = model | {
         'run': 'regional', 'backend': backend, 'sizes': sizes[:3], 'limit': 180,
     }  # fmt: skip
-    tiny = ['--arch', 'tiny', '--shapes', '32x32', '--batches', '1', '--dtypes', 'float32', '--repeats', '1']
-    for section in ('graph',) if small else ('graph', 'compiled'):
-        cells[f'benchmark_gpu.py, {section}'] = {
-            'part': 4,
-            'run': 'sections',
-            'options': ['--sections', section, *(tiny if small else [])],
-        }
     return cells

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import tune_rules as rules
-from benchmark_gpu import NOT_MEASURED
 from tune_plan import LENGTHS, RIVALS, rival_name
 
+NOT_MEASURED = 'not measured'
 Cells = Mapping[str, Mapping[str, Any]]
 
 
@@ -40,16 +40,16 @@ def aims(cells: Cells) -> list[tuple[str, str, float | None, bool | None]]:
         found.append((what, f'{"at least" if least else "at most"} {bound:g}', figure, reached))
 
     for mode, images in (('inference', 8), ('training', 2), ('training', 8)):
-        name = rival_name('small', mode, images, wide, False)
+        name = rival_name('small', mode, images, wide)
         speed, memory = _ratio(cells, name, swin, ours), _ratio(cells, name, ours, swin, 'peak_bytes')
         what = f'SecViT-S, clusters of 98, {mode}, {images}x3x800x1344'
         for bound in (1.0, 1.5) if mode == 'inference' else (1.0,):
             add(f'{what}: times as fast as Swin-T', speed, bound)
         add(f"{what}: times Swin-T's memory", memory, 1.0, False)
-    speed = _ratio(cells, rival_name('small', 'training', 8, crop, False), *reversed(RIVALS[2:]))
+    speed = _ratio(cells, rival_name('small', 'training', 8, crop), *reversed(RIVALS[2:]))
     add('SecViT-S, published counts, training, 8x3x512x512: times as fast as the published code', speed, 3.0)
     for mode, images in (('inference', 8), ('training', 2)):
-        speed = _ratio(cells, rival_name('tiny', mode, images, wide, False), swin, ours)
+        speed = _ratio(cells, rival_name('tiny', mode, images, wide), swin, ours)
         add(f'SecViT-T, clusters of 98, {mode}, {images}x3x800x1344: times as fast as Swin-T', speed, 1.5)
     first = cells.get('visits, clusters of 98', {}).get('first')
     add('first visit to an unseen size in training, the longest, seconds', max(first) if first else None, 0.3, False)
@@ -159,7 +159,7 @@ def markdown(content: Mapping[str, Any]) -> str:
         if isinstance(row, dict)
     ]
     lines += _table('Depthwise convolutions at unseen sizes, ms', ('', 'by', 'first step', 'second step'), rows)
-    others = [(name, result) for name in ('float32 bound', 'benchmark_gpu.py') for name, result in _kind(cells, name)]
+    others = [(name, result) for name, result in _kind(cells, 'float32 bound')]
     facts = cells.get('machine', {})
     rows = [(key, facts[key]) for key in ('machine', 'copy_TB_s', 'product_TFLOP_s', 'launch_us') if key in facts]
     rows += [(f'other tools{name}', result.get('tail', str(result))[-300:]) for name, result in others]

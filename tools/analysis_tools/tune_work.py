@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from benchmark_backbone import DTYPES, precision
+from baselines import DTYPES, precision
 from torch import Tensor, nn
 
 from mmsec import ops

@@ -1,7 +1,5 @@
 """A config becomes an ONNX file, and what cannot is one line."""
 
-import re
-
 import onnxruntime
 import torch
 from mmengine.config import Config
@@ -68,14 +66,3 @@ def test_what_cannot_be_used_is_one_line(tmp_path):
     assert (
         "OUT must end in .onnx, got 'a.pth'" in run_tool(TOOL, config, 'a.pth', '--shape', 64, 64, check=False).stdout
     )
-
-
-def test_onnxruntime_is_timed_beside_torch(tmp_path):
-    cfg = Config.fromfile(ROOT / 'configs' / DETECTOR)
-    shrink_model(cfg)
-    config = tmp_path / 'detector.py'
-    cfg.dump(config)
-    options = ['--shape', 64, 64, '--backbone', '--repeats', 1, '--threads', 1, '--against', 'eager']
-    said = run_tool('deployment/benchmark_onnx.py', config, *options).stdout
-    assert re.search(r'onnxruntime +[\d.]+ ms .*, 1.00 times', said)
-    assert re.search(r'eager +[\d.]+ ms .* times as long as onnxruntime', said)

@@ -1,0 +1,228 @@
+"""How benchmarks take turns and time: in this process, or with a process for each side."""
+
+import ctypes
+import gc
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Run = Callable[..., object]
+
+
+def seconds_of(run: Run, *args: object) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    run(*args)
+    return time.perf_counter() - start
+
+
+def synchronised(run: Callable[[], object], device: str) -> Callable[[], None]:
+    """``run``, which then waits for the device."""
+
+    def both() -> None:
+        run()
+        if torch.device(device).type == 'cuda':
+            torch.cuda.synchronize()
+
+    return both
+
+
+def rounds(timers: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each timer in each round; in a round every timer has one turn."""
+    found = [{name: timer() for name, timer in timers.items()} for _ in range(repeats)]
+    return {name: [each[name] for each in found] for name in timers}
+
+
+def interleaved(runs: Mapping[str, Run], repeats: int) -> dict[str, list[float]]:
+    """Seconds of functions that take turns in this process, after two calls of each that warm up."""
+    for run in runs.values():
+        run()
+        run()
+    return rounds({name: partial(seconds_of, run) for name, run in runs.items()}, repeats)
+
+
+def summary(seconds: Sequence[float]) -> dict[str, float]:
+    """Median and spread of rounds."""
+    return {
+        'seconds_median': statistics.median(seconds),
+        'seconds_min': min(seconds),
+        'seconds_max': max(seconds),
+    }
+
+
+def by_turns(makers: Mapping[str, Callable[[], Run]], device: str, repeats: int) -> dict[str, dict[str, Any]]:
+    """Make and warm up functions one after the other, then let them take turns in this process.
+
+    Args:
+        makers (Mapping[str, Callable]): Name -> what makes the function to time.
+        device (str): Where they run.
+        repeats (int): Timed rounds.
+
+    Returns:
+        dict[str, dict]: 'first_seconds' of the first call, 'seconds' (the median) with their 'range', and on a GPU
+        'peak_bytes' above what was there before; or 'error' alone, for one that does not fit in memory or cannot run.
+    """
+    runs: dict[str, Run] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    for name, make in makers.items():
+        try:
+            run = make()
+            rows[name] = {'first_seconds': seconds_of(run)}
+            if device == 'cuda':
+                rows[name]['peak_bytes'] = peak_on_gpu(run)
+            else:
+                run()
+            runs[name] = run
+        except RuntimeError as error:  # torch's error for want of memory is one, too
+            rows[name] = {'error': describe(error)}
+            release(device)
+    timers = {name: partial(seconds_of, run) for name, run in runs.items()}
+    for name, seconds in rounds(timers, repeats).items():
+        rows[name] |= {'seconds': statistics.median(seconds), 'range': [min(seconds), max(seconds)]}
+    return rows
+
+
+def describe(error: RuntimeError) -> str:
+    """An error in a few words."""
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+        return 'out of memory'
+    return text.splitlines()[0].split('. ')[0][:100]
+
+
+def release(device: str) -> None:
+    """Give memory back; ends in an error if the device can no longer be used."""
+    gc.collect()
+    if device == 'cuda':
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+
+
+def start_anew(device: str) -> None:
+    """Forget what was measured and compiled: torch compiles one function for eight models at most, and then no more."""
+    torch.compiler.reset()
+    release(device)
+
+
+def peak_on_gpu(run: Run) -> int:
+    """Bytes that a call holds at most on the GPU, above what is there before."""
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def peak_on_cpu(run: Run) -> int:
+    """Bytes that a call holds at most in this process, above what is there before."""
+    ctypes.CDLL('libc.so.6').malloc_trim(0)
+    Path('/proc/self/clear_refs').write_text('5')  # resets the kernel's high-water mark of this process
+    before = _high_water()
+    run()
+    return _high_water() - before
+
+
+def _high_water() -> int:
+    """The most memory this process has had, in bytes."""
+    return int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]) * 1024
+
+
+class Worker:
+    """One side in a process of its own, where no other side's allocations change how fast its own memory comes.
+
+    Args:
+        prepare (Callable): Makes of the task the function to time. Both are pickled.
+        task (object): What is prepared.
+    """
+
+    def __init__(self, prepare: Callable[[Any], Run], task: object) -> None:
+        context = multiprocessing.get_context('spawn')
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, prepare, task))
+        self.process.start()
+        theirs.close()  # so that the end of the process is seen
+        first = self._answer()
+        self.error = first if isinstance(first, str) else None
+        self.peak_bytes = first  # the most memory of one call, above model, images and gradients
+
+    def _answer(self) -> Any:
+        try:
+            return self.pipe.recv()
+        except EOFError:
+            self.process.join()
+            raise SystemExit(self.process.exitcode or 1) from None  # its error is on the screen
+
+    def turn(self, *args: object) -> float:
+        """Seconds of one call; the other sides wait."""
+        self.pipe.send(args)
+        return self._answer()
+
+    def end(self) -> None:
+        """Let the process go."""
+        self.pipe.close()
+        self.process.join()
+
+
+def _serve(pipe: Connection, prepare: Callable[[Any], Run], task: object) -> None:
+    """Be a :class:`Worker`: after two calls that warm up, the second for its memory, a call for each turn."""
+    try:
+        run = prepare(task)
+        run()  # libraries keep what they allocate at first use
+        pipe.send(peak_on_gpu(run) if torch.cuda.is_initialized() else peak_on_cpu(run))
+    except RuntimeError as error:
+        if describe(error) != 'out of memory':
+            raise
+        return pipe.send('out of memory')
+    with suppress(EOFError):
+        while True:
+            pipe.send(seconds_of(run, *pipe.recv()))
+
+
+@contextmanager
+def workers(prepare: Callable[[Any], Run], tasks: Mapping[str, object]) -> Iterator[dict[str, Worker]]:
+    """A warm :class:`Worker` for each task; one is made ready after the other."""
+    found: dict[str, Worker] = {}
+    try:
+        for name, task in tasks.items():
+            found[name] = Worker(prepare, task)
+        yield found
+    finally:
+        for worker in found.values():
+            worker.end()
+
+
+def apart(prepare: Callable[[Any], Run], tasks: Mapping[str, object], repeats: int) -> dict[str, dict[str, Any]]:
+    """Time tasks by turns, each in a process of its own.
+
+    Args:
+        prepare (Callable): Makes of a task the function to time.
+        tasks (Mapping[str, object]): Name -> task.
+        repeats (int): Timed rounds, after two calls that warm up.
+
+    Returns:
+        dict[str, dict]: 'seconds_median', 'seconds_min', 'seconds_max' and 'peak_bytes', or 'error' alone for what does
+        not fit in memory.
+    """
+    with workers(prepare, tasks) as found:
+        ready = {name: worker for name, worker in found.items() if worker.error is None}
+        seconds = rounds({name: worker.turn for name, worker in ready.items()}, repeats)
+    return {
+        name: summary(seconds[name]) | {'peak_bytes': worker.peak_bytes} if name in ready else {'error': worker.error}
+        for name, worker in found.items()
+    }
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Markdown."""
+
+    def line(cells: Sequence[object]) -> str:
+        return f'| {" | ".join(map(str, cells))} |'
+
+    return '\n'.join([line(head), '|' + '---|' * len(head), *map(line, rows)])
