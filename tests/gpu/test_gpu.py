@@ -1,62 +1,28 @@
 """What a CPU cannot show: kernels, graphs, mixed precision and memory on a GPU. `make test-gpu` runs it."""
 
 import copy
-import os
-import subprocess
-import sys
-import types
-import warnings
-from collections.abc import Iterator
 from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
 import torch
-from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from mmsec.engine.hooks import FiniteHook
 from mmsec.models import SecViT
 from mmsec.ops import Grouping, Tokens, cluster_attention, explain, use_kernels
-from tests.conftest import ROOT, SMALL_ARCH, build_grouping, each_grouping, semantic, shrink_model, small_run, tokens_of
+from tests.conftest import SMALL_ARCH, build_grouping, each_grouping, semantic, tokens_of
+from tests.gpu.conftest import skip_without_gpu
 from tests.models.backbones.small import SMALL
-from tests.test_configs import batch, load
 from tools.analysis_tools import reference
 from tools.analysis_tools.reference import published_forward
+from tools.analysis_tools.timing import peak_on_gpu
 
-DEVICE = os.environ.get('MMSEC_TEST_DEVICE', 'cuda')  # 'cpu' runs what a CPU can run, to try the tests themselves
-if DEVICE == 'cuda' and not torch.cuda.is_available():
-    pytest.skip('no CUDA device', allow_module_level=True)
-
+skip_without_gpu()
 CLUSTERINGS = [dict(num_clusters=(32, 8, 2, 1)), dict(cluster_size=98)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # A part of the name of the kernels on the device that each choice launches.
 KERNELS = {'flash_attention': 'flash', 'efficient_attention': 'fmha', 'cudnn_attention': 'cudnn', 'math': ''}
-
-
-@pytest.fixture
-def device() -> str:
-    """Where the test runs."""
-    return DEVICE
-
-
-@pytest.fixture
-def cuda() -> str:
-    """Where a test runs that makes no sense elsewhere."""
-    if DEVICE != 'cuda':
-        pytest.skip('for CUDA alone')
-    return DEVICE
-
-
-@pytest.fixture(params=['measured', 'on'])
-def kernels(request) -> Iterator[str]:
-    """Those kernels that the table names, and all of them."""
-    if request.param == 'on' and DEVICE != 'cuda':
-        pytest.skip('Triton kernels are for CUDA alone; the interpreter has tests of its own')
-    with use_kernels(request.param):
-        yield request.param
 
 
 @pytest.fixture
@@ -242,63 +208,6 @@ def test_inference_can_be_captured_as_a_graph(cuda, dtype, clustering):
             assert torch.equal(ours, wanted)
 
 
-@pytest.mark.parametrize('precision', ['fp16', 'bf16'])
-def test_a_shrunk_mask_rcnn_trains_in_mixed_precision(device, precision):
-    if device == 'cpu' and precision == 'fp16':
-        pytest.skip("MMEngine's AmpOptimWrapper refuses the CPU")
-    cfg = load(Path('mmdet/secvit_t_maskrcnn.py'))
-    shrink_model(cfg)
-    cfg.optim_wrapper.type = 'AmpOptimWrapper' if precision == 'fp16' else 'mmsec.BFloat16OptimWrapper'
-    if precision == 'fp16':
-        cfg.optim_wrapper.update(dtype='float16', loss_scale='dynamic')
-    model = MODELS.build(cfg.model)
-    model.init_weights()
-    model.to(device).train()
-    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    hook = FiniteHook()
-    runner = types.SimpleNamespace(model=model, optim_wrapper=wrapper, iter=0, hooks=[])
-    hook.before_train(runner)
-    before = copy.deepcopy(model.state_dict())
-    # The scaler starts at 65536 and halves. Gradients of the stem from random weights reach 1000, which float16 holds
-    # up to a scale of 64: ten steps are skipped, or some more.
-    steps = 0
-    for runner.iter in range(20):
-        hook.before_train_iter(runner, runner.iter)
-        logged = model.train_step(batch(cfg), wrapper)
-        hook.after_train_iter(runner, runner.iter)
-        assert all(value.isfinite().all() for value in logged.values())
-        steps += any(state['step'].item() > steps for state in wrapper.optimizer.state.values())
-    assert steps >= 6
-    changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
-    assert set(changed) >= {name for name, p in model.named_parameters() if p.requires_grad and p.dim() > 1}
-    assert all(p.isfinite().all() for p in model.parameters())
-
-
-def test_the_check_for_bad_numbers_waits_once(cuda):
-    model = nn.Linear(64, 64).to(cuda)
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    forward = model.forward
-    model.forward = lambda x: {f'loss_{i}': [forward(x).mean(), forward(x).sum()] for i in range(8)}
-    hook = FiniteHook()
-    runner = types.SimpleNamespace(
-        model=model, optim_wrapper=types.SimpleNamespace(optimizer=optimizer), iter=0, hooks=[]
-    )
-    hook.before_train(runner)
-    images = torch.randn(8, 64, device=cuda)
-    for runner.iter in range(2):
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter('always')
-            torch.cuda.set_sync_debug_mode('warn')
-            try:
-                hook.before_train_iter(runner, 0)
-                sum(sum(values) for values in model(images).values()).backward()
-                optimizer.step()
-                hook.after_train_iter(runner, 0)
-            finally:
-                torch.cuda.set_sync_debug_mode('default')
-    assert sum('synchroniz' in str(warning.message) for warning in caught) == 1
-
-
 @pytest.mark.skipif(
     torch.__version__ < '2.13',
     reason='Inductor of torch 2.11 cannot sort strides that are symbols; that of 2.13 can',
@@ -321,60 +230,24 @@ def test_one_compilation_serves_several_image_sizes(device, clustering):
         agree(250, 330)
 
 
-def test_one_process_of_a_launcher_trains(device, shapes, tmp_path):
-    config = small_run('mmseg/secvit_t_upernet_shapes.py', shapes, tmp_path)
-    command = [
-        sys.executable,
-        '-m',
-        'torch.distributed.run',
-        '--nproc-per-node=1',
-        '--master-port=0',
-        '--rdzv-backend=c10d',
-        '--rdzv-endpoint=localhost:0',
-        ROOT / 'tools/train.py',
-        config,
-        '--work-dir',
-        tmp_path / 'work',
-        '--launcher',
-        'pytorch',
-    ]
-    result = subprocess.run(
-        list(map(str, command)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=600,
-        env={**os.environ, 'NCCL_DEBUG': 'VERSION'},
-    )
-    assert result.returncode == 0, result.stdout[-4000:]
-    assert (tmp_path / 'work/iter_4.pth').exists()
-    assert ('NCCL version' in result.stdout) == (device == 'cuda')
-
-
-def peak(forward, images: Tensor) -> int:
-    """Most memory, in bytes, that a forward pass holds above what was there before."""
-    with torch.no_grad():
-        forward(images)
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        forward(images)
-        torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
-
-
 @pytest.mark.parametrize('dtype', DTYPES, ids=str)
 def test_inference_takes_less_memory_than_the_reference_and_swin(cuda, dtype):
     from mmdet.models import SwinTransformer
 
     images = torch.randn(1, 3, 800, 1344, device=cuda)
+
+    @torch.no_grad()
+    def peak(forward) -> int:
+        forward(images)
+        return peak_on_gpu(lambda: forward(images))
+
     published = SecViT('small').eval().to(cuda)
     sized = SecViT('small', cluster_size=98).eval().to(cuda)
     swin = SwinTransformer().to(cuda)
     swin.eval()  # its own does not return it
     with autocast(cuda, dtype):
-        assert peak(published, images) < peak(lambda x: published_forward(published, x), images)
-        assert peak(sized, images) < peak(swin, images)
+        assert peak(published) < peak(lambda x: published_forward(published, x))
+        assert peak(sized) < peak(swin)
 
 
 @pytest.mark.parametrize('dtype', DTYPES, ids=str)

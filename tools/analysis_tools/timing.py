@@ -74,20 +74,25 @@ def by_turns(makers: Mapping[str, Callable[[], Run]], device: str, repeats: int)
     rows: dict[str, dict[str, Any]] = {}
     for name, make in makers.items():
         try:
-            run = make()
-            rows[name] = {'first_seconds': seconds_of(run)}
-            if device == 'cuda':
-                rows[name]['peak_bytes'] = peak_on_gpu(run)
-            else:
-                run()
-            runs[name] = run
+            runs[name], rows[name] = _warm_up(make, device)
         except RuntimeError as error:  # torch's error for want of memory is one, too
             rows[name] = {'error': describe(error)}
-            release(device)
+        if name not in runs:
+            release(device)  # not before: the error holds what it was raised in
     timers = {name: partial(seconds_of, run) for name, run in runs.items()}
     for name, seconds in rounds(timers, repeats).items():
         rows[name] |= {'seconds': statistics.median(seconds), 'range': [min(seconds), max(seconds)]}
     return rows
+
+
+def _warm_up(make: Callable[[], Run], device: str) -> tuple[Run, dict[str, float]]:
+    """Make a function and call it twice; what was seen in that."""
+    run = make()
+    row = {'first_seconds': seconds_of(run)}
+    if device == 'cuda':
+        return run, row | {'peak_bytes': peak_on_gpu(run)}
+    run()
+    return run, row
 
 
 def describe(error: RuntimeError) -> str:

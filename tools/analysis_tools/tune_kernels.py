@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ import triton
 import tune_rules as rules
 import tune_work
 from baselines import DTYPES
-from timing import synchronised
+from timing import rounds, seconds_of, synchronised
 from torch import Tensor, nn
 from tune_work import Results, Step
 
@@ -76,9 +77,7 @@ def plans(cell: dict) -> dict:
 
             for visit in ('first', 'second'):
                 synchronised(lambda: None, device)()
-                start = time.perf_counter()
-                synchronised(step, device)()
-                row[visit].append(time.perf_counter() - start)
+                row[visit].append(seconds_of(synchronised(step, device)))
     return rows
 
 
@@ -88,23 +87,16 @@ def device_seconds(runs: dict[str, Callable[[], object]], cell: dict) -> dict[st
     host = {}
     for name, run in runs.items():
         synchronised(run, device)()
-        start = time.perf_counter()
-        run()
-        host[name] = time.perf_counter() - start
+        host[name] = seconds_of(run)
         synchronised(run, device)()
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(cell['rounds']):
-        for name, run in runs.items():
-            times[name].append(_once(run, host[name], device))
+    times = rounds({name: partial(_once, run, host[name], device) for name, run in runs.items()}, cell['rounds'])
     return {name: statistics.median(each) for name, each in times.items()}
 
 
 def _once(run: Callable[[], object], host: float, device: str) -> float:
     """Seconds of a call on the device, which waits until the host, that takes so long for one, has launched all."""
     if device == 'cpu':
-        start = time.perf_counter()
-        run()
-        return time.perf_counter() - start
+        return seconds_of(run)
     first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     torch.cuda._sleep(int(min(1.5 * _CALLS * host, _LONGEST_WAIT) * _CYCLES))

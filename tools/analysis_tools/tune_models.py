@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from baselines import Side, forward_of, precision, prepare
-from timing import by_turns, release, synchronised
+from timing import by_turns, release, seconds_of, synchronised
 from torch import Tensor, nn
 from tune_kernels import distance
 
@@ -147,9 +147,7 @@ def visits(cell: dict) -> dict:
             row['sizes'].append([height, width])
             for visit in ('first', 'second'):
                 synchronised(lambda: None, device)()
-                begin = time.perf_counter()
-                synchronised(step, device)()
-                row[visit].append(time.perf_counter() - begin)
+                row[visit].append(seconds_of(synchronised(step, device)))
     warm = {visit: row[visit].pop(0) for visit in ('first', 'second')}
     row['sizes'].pop(0)
     medians = {f'{visit}_median': statistics.median(row[visit]) for visit in warm if row[visit]}

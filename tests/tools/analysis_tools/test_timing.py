@@ -1,5 +1,7 @@
 """How sides take turns. No time is asserted."""
 
+import weakref
+
 import pytest
 import torch
 
@@ -38,11 +40,21 @@ def test_in_a_round_every_side_has_one_turn_after_two_that_warm_up():
     assert found == {'seconds_median': 2.0, 'seconds_min': 1.0, 'seconds_max': 3.0}
 
 
-def test_in_one_process_an_error_is_a_row_too():
-    def large():
-        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 90 GiB')
+def test_in_one_process_an_error_is_a_row_and_its_memory_is_free_again():
+    made = []
 
-    rows = timing.by_turns({'large': large, 'small': lambda: lambda: None}, 'cpu', 2)
+    class Large:
+        def __init__(self):
+            made.append(weakref.ref(self))
+
+        def __call__(self):
+            raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 90 GiB')
+
+    def small():
+        assert made[0]() is None
+        return lambda: None
+
+    rows = timing.by_turns({'large': Large, 'small': small}, 'cpu', 2)
     assert rows['large'] == {'error': 'out of memory'}
     assert rows['small']['range'][0] <= rows['small']['seconds'] <= rows['small']['range'][1]
 
