@@ -37,7 +37,7 @@ def test_groupings_are_trained_measured_and_gone_on_with(shapes, tmp_path):
     printed = call('compare_groupings.py', *options, first)
     (row,) = json.loads((out / 'comparison.json').read_text())['summary'].values()
     assert f'| {first} | {row["mean"]:.4g} | - | 1 | {row["seconds_per_iteration"]:.3f} |' in printed
-    assert row['nmi'] is not None
+    assert row['ami'] is not None
     log = out / 'WindowGrouping_shift=True/seed0/log.txt'
     log.write_text('')
     call('compare_groupings.py', *options, first, second)
@@ -46,5 +46,5 @@ def test_groupings_are_trained_measured_and_gone_on_with(shapes, tmp_path):
     assert list(rows) == [first, second]
     assert rows[first] == row
     assert rows[second]['values'] == [pytest.approx(rows[second]['mean'])]
-    assert rows[second]['nmi'] is None  # one cluster says nothing of labels
+    assert rows[second]['ami'] is None  # one cluster says nothing of labels
     assert row['multiply_adds'] < rows[second]['multiply_adds']  # attention to all tokens costs more

@@ -5,11 +5,11 @@ from typing import NamedTuple
 import numpy as np
 from mmengine.structures import BaseDataElement
 
-from mmsec.visualization.contact_sheet import regions
+from mmsec.datasets.regions import regions
 
 MEASURES = {
-    'nmi_classes': 'NMI with classes',
-    'nmi_instances': 'NMI with instances',
+    'ami_classes': 'AMI with classes',
+    'ami_instances': 'AMI with instances',
     'purity_classes': 'purity of classes',
     'purity_instances': 'purity of instances',
     'compactness': 'compactness',
@@ -63,7 +63,7 @@ def token_labels(
 
     Args:
         sample (BaseDataElement): A DetDataSample or SegDataSample with its truth.
-        image_shape (tuple[int, int]): Height and width of the image as the model sees it, without padding.
+        image_shape (tuple[int, int]): As :func:`tokens_inside` takes it, like the next two.
         map_shape (tuple[int, int]): Rows and columns of tokens.
         stride (int): Pixels of that image a token covers, along each side.
         num_classes (int, optional): Labels from here on are no label. Default: None, only mmsegmentation's 255 is none.
@@ -72,11 +72,9 @@ def token_labels(
         TokenLabels, optional: None if the sample has no masks.
     """
     segmented = 'gt_sem_seg' in sample
-    inside = tokens_inside(image_shape, map_shape, stride)
     if not segmented and 'masks' not in sample.get('gt_instances', ()):
         return None
-    classes = np.full(map_shape, -1 if segmented else 0)
-    instances = None if segmented else np.zeros(map_shape, np.int64)
+    classes, instances = np.full(map_shape, -1 if segmented else 0), np.zeros(map_shape, np.int64)
     rows, columns = ((np.arange(count) + 0.5) * stride for count in map_shape)  # centres in pixels of the image
 
     def at_tokens(mask: np.ndarray) -> np.ndarray:
@@ -87,27 +85,25 @@ def token_labels(
     for number, (mask, label) in enumerate(zip(*regions(sample, 'gt', num_classes=num_classes), strict=True), start=1):
         here = at_tokens(mask)
         classes[here] = label if segmented else label + 1
-        if instances is not None:
-            instances[here] = number
-    ignored = np.zeros(map_shape, bool)
+        instances[here] = number
+    height, width = tokens_inside(image_shape, map_shape, stride)
+    ignored = np.ones(map_shape, bool)
+    ignored[:height, :width] = False
     for mask in regions(sample, 'ignored').masks:
         ignored |= at_tokens(mask)
-    ignored[inside[0] :] = ignored[:, inside[1] :] = True
-    classes[ignored] = -1
-    if instances is None:
-        return TokenLabels(classes.ravel(), None)
-    instances[ignored] = -1
-    return TokenLabels(classes.ravel(), instances.ravel())
+    classes[ignored] = instances[ignored] = -1
+    return TokenLabels(classes.ravel(), None if segmented else instances.ravel())
 
 
 def agreement(labels: np.ndarray, clusters: np.ndarray, rng: np.random.Generator) -> tuple[float, float] | None:
-    """Compare clusters with labels: normalised mutual information and purity, both corrected for chance.
+    """Compare clusters with labels: adjusted mutual information (AMI) and adjusted purity.
 
-    NMI is twice the mutual information over the sum of the two entropies; purity is the share of tokens whose label is
-    the most frequent one of their cluster. Both grow with the number of clusters alone, so each becomes
-    ``(value - chance) / (1 - chance)``, where chance is its mean over shuffled labels: 0 for clusters that know
-    nothing, 1 for clusters that are the labels (for purity: hold one label each). For NMI that is the adjusted mutual
-    information of Vinh et al. (JMLR 2010) with arithmetic mean, its expectation estimated by shuffling.
+    Both are ``(value - chance) / (1 - chance)``: 0 for clusters that know nothing, 1 for clusters that are the labels
+    (for purity: hold one label each). Chance is the mean over shuffled labels; without it both grow with the number of
+    clusters alone. The value is the mutual information over the mean of the two entropies, or the share of tokens whose
+    label is the most frequent one of their cluster.
+
+    Source of AMI: Vinh et al., JMLR 2010, with arithmetic mean; its expectation is estimated by shuffling.
 
     Args:
         labels (np.ndarray): (N,) int64; tokens of a negative label are left out.
@@ -115,31 +111,32 @@ def agreement(labels: np.ndarray, clusters: np.ndarray, rng: np.random.Generator
         rng (np.random.Generator): Shuffles.
 
     Returns:
-        tuple[float, float], optional: NMI and purity; None if there are not two labels, whatever the clusters are.
+        tuple[float, float], optional: AMI and purity; None if there are not two labels, whatever the clusters are.
         Clusters that cannot be told from chance, one of all tokens or one for each, get 0.
     """
     labelled = labels >= 0
-    labels, clusters = np.unique(labels[labelled], return_inverse=True)[1], clusters[labelled]
-    clusters = np.unique(clusters, return_inverse=True)[1]
+    labels = np.unique(labels[labelled], return_inverse=True)[1]
+    clusters = np.unique(clusters[labelled], return_inverse=True)[1]
     if not len(labels) or labels.max() == 0:
         return None
-    measured = np.array(_nmi_and_purity(labels, clusters))
-    chance = np.mean([_nmi_and_purity(rng.permutation(labels), clusters) for _ in range(_SHUFFLES)], axis=0)
-    nmi, purity = np.where(chance < 1 - 1e-9, (measured - chance) / (1 - chance).clip(min=1e-9), 0)
-    return float(nmi), float(purity)
+    measured = np.array(_unadjusted(labels, clusters))
+    chance = np.mean([_unadjusted(rng.permutation(labels), clusters) for _ in range(_SHUFFLES)], axis=0)
+    ami, purity = np.where(chance < 1 - 1e-9, (measured - chance) / (1 - chance).clip(min=1e-9), 0)
+    return float(ami), float(purity)
 
 
-def _nmi_and_purity(labels: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
-    """Both without correction; labels and clusters count from 0."""
+def _unadjusted(labels: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
+    """Normalised mutual information and purity; labels and clusters count from 0."""
     count = labels.max() + 1
     table = np.bincount(clusters * count + labels, minlength=(clusters.max() + 1) * count).reshape(-1, count)
     joint = table / len(labels)
-    entropies = [_entropy(joint.sum(1)), _entropy(joint.sum(0))]
-    mutual_information = sum(entropies) - _entropy(joint.ravel())
-    return 2 * mutual_information / sum(entropies), table.max(1).sum() / len(labels)
+    entropies = _entropy(joint.sum(1)) + _entropy(joint.sum(0))
+    mutual_information = entropies - _entropy(joint.ravel())
+    return 2 * mutual_information / entropies, table.max(1).sum() / len(labels)
 
 
 def _entropy(p: np.ndarray) -> float:
+    """Entropy of shares that sum to 1, in nats."""
     p = p[p > 0]
     return float(-(p * np.log(p)).sum())
 

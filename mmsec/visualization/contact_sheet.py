@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -12,26 +11,12 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
-from mmengine.structures import BaseDataElement
-from torch import Tensor
 
+from mmsec.datasets.regions import Regions
 from mmsec.visualization.clusters import PALETTE, ClusterMap, as_laid, draw_clusters
 from mmsec.visualization.drawing import OPACITY, flatness, frame, pixels
 
 _CONTOUR_PIXELS = 400
-_UNLABELLED = 255  # of mmsegmentation
-
-
-class Regions(NamedTuple):
-    """Areas of an image that have a class: instances of a detector, or all pixels of a class of a segmenter.
-
-    Attributes:
-        masks (np.ndarray): (n, H, W) bool, larger areas first, so that smaller ones come to lie on top.
-        labels (np.ndarray): (n,) int64.
-    """
-
-    masks: np.ndarray
-    labels: np.ndarray
 
 
 class SheetRow(NamedTuple):
@@ -48,53 +33,6 @@ class SheetRow(NamedTuple):
     truth: Regions
     prediction: Regions
     maps: Sequence[ClusterMap]
-
-
-def regions(sample: BaseDataElement, kind: str, score_thr: float = 0.0, num_classes: int | None = None) -> Regions:
-    """Take the areas out of a data sample of mmdetection or mmsegmentation.
-
-    Args:
-        sample (BaseDataElement): A DetDataSample or SegDataSample.
-        kind (str): 'gt' or 'pred'.
-        score_thr (float): Predicted instances below this score are left out. Default: 0.
-        num_classes (int, optional): Labels from here on, which a data set may use for what is not labelled, are left
-            out. Default: None, only mmsegmentation's 255 is.
-
-    Returns:
-        Regions: Masks of the instances, their boxes where they have no masks, or one area for each class; none if the
-        sample holds none of them.
-    """
-    masks: np.ndarray | None = None
-    labels: np.ndarray = np.zeros(0, np.int64)
-    if f'{kind}_sem_seg' in sample:
-        label_map = sample.get(f'{kind}_sem_seg').data[0].cpu().numpy()  # (H, W)
-        labels = np.array([label for label in np.unique(label_map) if label != _UNLABELLED], np.int64)
-        masks = np.stack([label_map == label for label in labels]) if len(labels) else None
-    elif len(sample.get(f'{kind}_instances', ())):
-        instances = sample.get(f'{kind}_instances')
-        if 'scores' in instances:
-            instances = instances[instances.scores >= score_thr]
-        labels = instances.labels.cpu().numpy()
-        if 'masks' in instances:
-            masks = instances.masks
-            masks = masks.to_ndarray() if hasattr(masks, 'to_ndarray') else torch.as_tensor(masks).cpu().numpy()
-        else:
-            masks = _box_masks(instances.bboxes, sample.ori_shape)
-    if masks is None or not len(masks):
-        return Regions(np.zeros((0, 1, 1), bool), np.zeros(0, np.int64))
-    masks = masks.astype(bool)
-    if num_classes is not None:
-        masks, labels = masks[labels < num_classes], labels[labels < num_classes]
-    largest_first = np.argsort(-masks.sum((1, 2)), kind='stable')
-    return Regions(masks[largest_first], labels[largest_first])
-
-
-def _box_masks(boxes: Tensor, shape: tuple[int, int]) -> np.ndarray:
-    """(n, 4) boxes as corners, or mmdetection's box structure, as filled (n, H, W) bool masks."""
-    masks = np.zeros((len(boxes), *shape[:2]), bool)
-    for mask, (left, top, right, bottom) in zip(masks, getattr(boxes, 'tensor', boxes).tolist(), strict=True):
-        mask[max(round(top), 0) : round(bottom), max(round(left), 0) : round(right)] = True
-    return masks
 
 
 def contact_sheet(

@@ -34,7 +34,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--groupings', nargs='+', required=True, metavar='GROUPING', help=words)
     parser.add_argument('--seeds', type=int, default=3, metavar='N', help='seeds 0 to N - 1 (default: %(default)s)')
     parser.add_argument('--iters', type=int, metavar='K', help="iterations (default: the config's)")
-    parser.add_argument('--images', type=int, default=200, metavar='N', help='for NMI (default: %(default)s)')
+    parser.add_argument('--images', type=int, default=200, metavar='N', help='for AMI (default: %(default)s)')
     parser.add_argument('--jobs', type=int, default=1, metavar='N', help='runs at the same time (default: %(default)s)')
     parser.add_argument('--out', type=Path, metavar='DIR', help='default: work_dirs/<config name>/groupings')
     parser.add_argument('--work-dir', type=Path, help='for checkpoints and logs (default: that of --out)')
@@ -72,12 +72,12 @@ def runs_of(base: Config, groupings: Sequence[str], seeds: int, images: int) -> 
         for seed in range(seeds):
             seeded = copy.deepcopy(cfg)
             seeded.randomness = dict(cfg.get('randomness') or {}, seed=seed)
-            runs.append(Run(text, seed, seeded, cost, [nmi_with_classes(images)]))
+            runs.append(Run(text, seed, seeded, cost, [ami_with_classes(images)]))
     return runs
 
 
-def nmi_with_classes(images: int) -> Measurement:
-    """The mean NMI of clusters with classes, over stages and heads; None where there is only one cluster."""
+def ami_with_classes(images: int) -> Measurement:
+    """The mean AMI of clusters with classes, over stages and heads; None where there is only one cluster."""
 
     def measure(trained: Trained) -> dict:
         out = trained.folder / 'clusters'
@@ -89,9 +89,9 @@ def nmi_with_classes(images: int) -> Measurement:
             if 'no image with clusters to compare' not in str(error):  # one cluster has nothing to do with labels
                 raise
             rows = []
-        nmi = [each['nmi_classes'] for each in rows if each['grouping'] not in BASELINES]
-        known = [value for value in nmi if value is not None]
-        return {'nmi': statistics.mean(known) if known else None}
+        ami = [each['ami_classes'] for each in rows if each['grouping'] not in BASELINES]
+        known = [value for value in ami if value is not None]
+        return {'ami': statistics.mean(known) if known else None}
 
     return measure
 
@@ -102,7 +102,7 @@ def place_of(row: dict) -> str:
 
 
 def summary(results: dict[str, dict[str, dict]]) -> tuple[str | None, dict[str, dict]]:
-    """The metric that is compared, None if every run failed, and of each grouping its mean and spread, cost and NMI."""
+    """The metric that is compared, None if every run failed, and of each grouping its mean and spread, cost and AMI."""
     good = [found for runs in results.values() for found in runs.values() if 'failed' not in found]
     names = good[0]['metrics'] if good else {}
     metric = next((name for name in (*METRICS, *names) if name in names), None)
@@ -111,7 +111,7 @@ def summary(results: dict[str, dict[str, dict]]) -> tuple[str | None, dict[str, 
     for text, runs in results.items():
         finished = [found for found in runs.values() if 'failed' not in found]
         values = [found['metrics'][metric] for found in finished]
-        nmi = [found['nmi'] for found in finished if found['nmi'] is not None]
+        ami = [found['ami'] for found in finished if found['ami'] is not None]
         timed = [found for found in finished if found['seconds_per_iteration'] and place_of(found) == place]
         seconds = [found['seconds_per_iteration'] for found in timed]
         rows[text] = {
@@ -122,7 +122,7 @@ def summary(results: dict[str, dict[str, dict]]) -> tuple[str | None, dict[str, 
             'timed_on': place if seconds else None,
             'peak_bytes': max((each['peak_bytes'] for each in finished), default=None),
             'multiply_adds': finished[0]['multiply_adds'] if finished else None,
-            'nmi': statistics.mean(nmi) if nmi else None,
+            'ami': statistics.mean(ami) if ami else None,
             'failed': {seed: found['failed'] for seed, found in runs.items() if 'failed' in found},
         }
     return metric, rows
@@ -145,13 +145,13 @@ def number(value: float | None, pattern: str, unit: float = 1) -> str:
 
 def table(metric: str, rows: dict[str, dict]) -> str:
     """Markdown: a line for each grouping, as they were given."""
-    titles = [f'{metric}, mean', 'std over seeds', 'seeds', 's an iteration', 'peak MiB', 'multiply-adds, G', 'NMI']
+    titles = [f'{metric}, mean', 'std over seeds', 'seeds', 's an iteration', 'peak MiB', 'multiply-adds, G', 'AMI']
     lines = head(['grouping', *titles])
     for text, row in rows.items():
         seeds = f'{len(row["values"])}' + (f', {len(row["failed"])} failed' if row['failed'] else '')
         cells = [text, number(row['mean'], '.4g'), number(row['std'], '.2g'), seeds]
         cells += [number(row['seconds_per_iteration'], '.3f'), number(row['peak_bytes'], '.0f', 2**20)]
-        lines.append(line([*cells, number(row['multiply_adds'], '.3f', 1e9), number(row['nmi'], '.3f')]))
+        lines.append(line([*cells, number(row['multiply_adds'], '.3f', 1e9), number(row['ami'], '.3f')]))
     return '\n'.join(lines)
 
 

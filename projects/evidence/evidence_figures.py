@@ -55,7 +55,7 @@ def draw_curves(panels: Mapping[str, Mapping[str, Sequence[dict]]], path: Path) 
 
 
 def draw_semantic(panels: Mapping[str, Mapping[str, Mapping[int, float]]], path: Path) -> None:
-    """NMI of clusters with classes by stage: a panel for each data set, a line for each way of clustering."""
+    """AMI of clusters with classes by stage: a panel for each data set, a line for each way of clustering."""
     figure = Figure(figsize=(5 * len(panels) + 1.5, 3.8), dpi=120, layout='constrained')
     handles: dict = {}
     style_of = styles(name for lines in panels.values() for name in lines)
@@ -67,7 +67,7 @@ def draw_semantic(panels: Mapping[str, Mapping[str, Mapping[int, float]]], path:
             handles.setdefault(name, line)
         axes.set(title=title, xlabel='stage', xticks=sorted({stage for stages in lines.values() for stage in stages}))
         tidy(axes)
-    subplots[0].set_ylabel('NMI with classes, 0 is chance')
+    subplots[0].set_ylabel('AMI with classes, 0 is chance')
     save(figure, handles, path)
 
 

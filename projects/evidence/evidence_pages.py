@@ -155,11 +155,11 @@ def semantic(out: Path, images: Path) -> list[str]:
             means = {key: statistics.mean(each) for key, each in known.items() if each}
             name = 'random split' if grouping == 'random' else grouping
             lines.append(line([str(stage), name, *(number(means.get(key), '.3f') for key in shown)]))
-            if 'nmi_classes' in means:
-                panels.setdefault(TITLES[data], {}).setdefault(name, {})[stage] = means['nmi_classes']
+            if 'ami_classes' in means:
+                panels.setdefault(TITLES[data], {}).setdefault(name, {})[stage] = means['ami_classes']
     if panels:
         draw_semantic(panels, images / 'evidence_semantic.png')
-        lines += ['', f'![NMI of clusters with classes]({images.name}/evidence_semantic.png)']
+        lines += ['', f'![AMI of clusters with classes]({images.name}/evidence_semantic.png)']
     return lines
 
 
@@ -216,13 +216,13 @@ def transfer(out: Path, images: Path) -> list[str]:
     return lines + source(out, {'backbones.json': default, 'transfer.json': learnt})
 
 
-def compared(out: Path, names: Mapping[str, str], first: str, with_nmi: bool) -> tuple[list[str], str, dict[str, dict]]:
+def compared(out: Path, names: Mapping[str, str], first: str, with_ami: bool) -> tuple[list[str], str, dict[str, dict]]:
     """A table of groupings, in the order of ``names`` and not by rank; the metric; rows that have values, by name."""
     every = {**runs_in(out, GROUPING_RUNS), **runs_in(out, CLUSTER_RUNS)}  # runs of one model
     metric, rows = summary(every)
     spread, published = pooled_spread(row['values'] for row in rows.values()), rows.get(PUBLISHED)
     titles = [f'{metric or "metric"}, mean', 'std', 'seeds', 'difference', 'to the published one', 's an iteration',
-              'multiply-adds, G', *(['NMI'] if with_nmi else []), 'failed']  # fmt: skip
+              'multiply-adds, G', *(['AMI'] if with_ami else []), 'failed']  # fmt: skip
     lines = ['', *head([first, *titles])]
     for text, name in names.items():
         row = rows.get(text)
@@ -232,7 +232,7 @@ def compared(out: Path, names: Mapping[str, str], first: str, with_nmi: bool) ->
         difference, judged = verdict(row, published, spread)
         numbers = [number(row['mean'], '.2f'), number(row['std'], '.2f'), f'{len(row["values"])}', difference, judged]
         numbers += [number(row['seconds_per_iteration'], '.2f'), number(row['multiply_adds'], '.2f', 1e9)]
-        numbers += [number(row['nmi'], '.3f')] if with_nmi else []
+        numbers += [number(row['ami'], '.3f')] if with_ami else []
         lines.append(line([name, *numbers, failures(every[text])]))
     if spread is not None:
         lines += ['', f'The spread is {spread:.2f} {metric}, so noise is up to {FACTOR * spread:.2f}. '
@@ -249,7 +249,7 @@ def compared(out: Path, names: Mapping[str, str], first: str, with_nmi: bool) ->
 def groupings(out: Path, images: Path) -> list[str]:
     """Ways of grouping."""
     names = {text: 'one cluster (global attention)' if text == GLOBAL else text for text in GROUPINGS}
-    lines, metric, rows = compared(out, names, 'grouping', with_nmi=True)
+    lines, metric, rows = compared(out, names, 'grouping', with_ami=True)
     if rows:
         draw(metric, rows, images / 'evidence_groupings.png')
         lines += ['', f'![Groupings: each seed and the mean, and time]({images.name}/evidence_groupings.png)']
@@ -261,7 +261,7 @@ def clusters(out: Path, images: Path) -> list[str]:
     fewest, *more = COUNTS
     names = {text: text.rpartition('=')[2] for text in (GLOBAL, fewest, PUBLISHED, *more)}
     names[PUBLISHED] = '32,8,2,1 (published)'
-    lines, metric, rows = compared(out, names, 'clusters of stages 1 to 4', with_nmi=False)
+    lines, metric, rows = compared(out, names, 'clusters of stages 1 to 4', with_ami=False)
     if len(rows) > 1:  # the published numbers alone are no curve
         draw_counts(metric, rows, images / 'evidence_clusters.png')
         lines += ['', f'![Metric against multiply-adds]({images.name}/evidence_clusters.png)']

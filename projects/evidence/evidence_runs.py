@@ -37,7 +37,7 @@ GROUPINGS = (PUBLISHED, *(f'{PUBLISHED} {each}' for each in VARIANTS), *OTHERS, 
 SCHEDULES = ('32,8,[4,4,4,2,2,2,1,1,1],1', '32,8,[1,1,1,2,2,2,4,4,4],1')
 COUNTS = tuple(f'{PUBLISHED} num_clusters={each}' for each in ('8,2,1,1', '64,16,4,1', '128,32,8,2', *SCHEDULES))
 SEEDS = 3  # of groupings and numbers of clusters
-IMAGES = 200  # for NMI
+IMAGES = 200  # for AMI
 TRANSFER = {  # config: its initial weights
     CONFIGS / 'secvit_t_maskrcnn_nuclei_kaiming.py': 'random, as the demo starts',
     CONFIGS / 'secvit_t_maskrcnn_nuclei_from_shapes.py': 'learnt by the demo on shapes',

@@ -74,12 +74,12 @@ def test_clusters_that_are_the_labels_agree_fully_and_shuffled_ones_not_at_all(r
 
 
 def test_halves_of_the_labels_are_pure_and_half_informative(rng):
-    nmi, purity = agreement(np.arange(2).repeat(500), np.arange(4).repeat(250), rng)
+    ami, purity = agreement(np.arange(2).repeat(500), np.arange(4).repeat(250), rng)
     assert purity == pytest.approx(1)
-    assert nmi == pytest.approx(2 / 3, abs=0.01)  # 2 log 2 / (log 2 + log 4)
+    assert ami == pytest.approx(2 / 3, abs=0.01)  # 2 log 2 / (log 2 + log 4)
 
 
-def test_nmi_is_corrected_by_the_expected_mutual_information(rng):
+def test_ami_is_corrected_by_the_expected_mutual_information(rng):
     """Against the exact expectation, a sum over hypergeometric counts (Vinh et al., JMLR 2010, equation 24a)."""
     labels, clusters = rng.integers(0, 3, 60), np.arange(60) % 4
     a, b = np.bincount(labels), np.bincount(clusters)

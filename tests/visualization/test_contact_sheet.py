@@ -1,48 +1,16 @@
 import numpy as np
 import pytest
 import torch
-from mmdet.structures import DetDataSample
-from mmdet.structures.mask import BitmapMasks
-from mmengine.structures import InstanceData, PixelData
-from mmseg.structures import SegDataSample
 
+from mmsec.datasets.regions import Regions
 from mmsec.visualization.clusters import ClusterMap
-from mmsec.visualization.contact_sheet import Regions, SheetRow, contact_sheet, regions
+from mmsec.visualization.contact_sheet import SheetRow, contact_sheet
 
 
 def one_map(height, width, num_clusters, title='stage 1, head 1'):
     scores = torch.linspace(-1, 1, height * width).view(height, width)
     ids = (torch.arange(height * width) * num_clusters // (height * width)).view(height, width)
     return ClusterMap(title, 4, ids, scores)
-
-
-def test_regions_of_instances_come_largest_first_and_above_the_threshold():
-    masks = np.zeros((3, 4, 4), np.uint8)
-    masks[0, 0, 0] = masks[1, :, :] = masks[2, :2, :] = 1
-    truth = InstanceData(masks=BitmapMasks(masks, 4, 4), labels=torch.tensor([5, 6, 7]))
-    found = InstanceData(masks=torch.tensor(masks).bool(), labels=torch.tensor([5, 6, 7]))
-    found.scores = torch.tensor([0.9, 0.2, 0.5])
-    sample = DetDataSample(gt_instances=truth, pred_instances=found)
-    assert regions(sample, 'gt').labels.tolist() == [6, 7, 5]
-    kept = regions(sample, 'pred', score_thr=0.5)
-    assert kept.labels.tolist() == [7, 5]
-    assert kept.masks.sum((1, 2)).tolist() == [8, 1]
-
-
-def test_regions_of_boxes_are_filled_and_cut_at_the_image():
-    boxes = InstanceData(bboxes=torch.tensor([[1.0, 1.0, 9.0, 3.0]]), labels=torch.tensor([2]))
-    sample = DetDataSample(gt_instances=boxes, metainfo={'ori_shape': (4, 6)})
-    masks = regions(sample, 'gt').masks
-    assert masks.shape == (1, 4, 6)
-    assert masks[0].nonzero()[0].tolist() == [1] * 5 + [2] * 5
-
-
-def test_regions_of_a_segmentation_leave_out_what_is_not_labelled():
-    sample = SegDataSample(gt_sem_seg=PixelData(data=torch.tensor([[[0, 3, 3], [255, 3, 0]]])))
-    found = regions(sample, 'gt')
-    assert found.labels.tolist() == [3, 0]
-    assert found.masks.tolist() == [[[0, 1, 1], [0, 1, 0]], [[1, 0, 0], [0, 0, 1]]]
-    assert len(regions(sample, 'pred').masks) == 0
 
 
 @pytest.mark.parametrize('maps', [0, 3])
@@ -97,8 +65,3 @@ def test_a_region_one_pixel_wide_is_drawn():
     masks[0, 2] = True
     row = SheetRow(np.zeros((5, 1, 3), np.uint8), Regions(masks, np.array([0])), Regions(masks, np.array([0])), [])
     assert contact_sheet([row], ['cat'], None).shape[1] == 1200
-
-
-def test_regions_leave_out_labels_that_are_no_class():
-    sample = SegDataSample(gt_sem_seg=PixelData(data=torch.tensor([[[0, 200], [1, 1]]])))
-    assert regions(sample, 'gt', num_classes=2).labels.tolist() == [1, 0]

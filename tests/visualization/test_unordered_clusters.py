@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from mmsec.datasets.regions import Regions
 from mmsec.models import ClusTR
 from mmsec.models.inspection import token_clusters
 from mmsec.visualization.clusters import UNORDERED, ClusterMap, cluster_maps, cluster_sheet, colours_apart
-from mmsec.visualization.contact_sheet import Regions, SheetRow, contact_sheet
+from mmsec.visualization.contact_sheet import SheetRow, contact_sheet
 
 SMALL = dict(embed_dims=(16, 32), depths=(1, 2), num_heads=(1, 2), mlp_ratios=(1, 1), sr_ratios=(8, 1))
 

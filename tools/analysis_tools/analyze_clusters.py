@@ -31,7 +31,6 @@ from mmsec.evaluation.clusters import (
     token_labels,
     tokens_inside,
 )
-from mmsec.evaluation.figure import analysis_figure
 from mmsec.models.backbones.base import Backbone
 from mmsec.models.inspection import attention_layer, scales_of, token_clusters
 from mmsec.ops import cluster_ids
@@ -39,6 +38,7 @@ from mmsec.ops.grouping import Grouping, GroupingMethod
 from mmsec.ops.grouping.kmeans import largest_over_mean
 from mmsec.ops.grouping.window import window_order
 from mmsec.registry import MODELS
+from mmsec.visualization.analysis import analysis_figure
 from mmsec.visualization.drawing import as_seen
 
 
@@ -92,7 +92,7 @@ def measure(
     result: dict[str, float | None] = dict.fromkeys(MEASURES)
     for kind, wanted in zip(('classes', 'instances'), labels, strict=True):
         found = agreement(wanted, clusters.ravel(), rng) if wanted is not None else None
-        result[f'nmi_{kind}'], result[f'purity_{kind}'] = found or (None, None)
+        result[f'ami_{kind}'], result[f'purity_{kind}'] = found or (None, None)
     return result | {'compactness': compactness(clusters[: inside[0], : inside[1]])}
 
 

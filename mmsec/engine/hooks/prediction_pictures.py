@@ -9,11 +9,12 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
+from mmsec.datasets.regions import regions
 from mmsec.engine.unwrap import unwrapped
 from mmsec.models.backbones.base import Backbone
 from mmsec.registry import HOOKS
 from mmsec.visualization.clusters import cluster_maps
-from mmsec.visualization.contact_sheet import SheetRow, contact_sheet, regions
+from mmsec.visualization.contact_sheet import SheetRow, contact_sheet
 from mmsec.visualization.drawing import as_seen
 from mmsec.visualization.names import picture_names
 

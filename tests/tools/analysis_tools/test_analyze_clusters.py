@@ -24,11 +24,11 @@ def test_every_stage_and_grouping_is_measured(shapes, tmp_path, name):
     assert measured == [(s, g) for s, heads in enumerate(wanted, start=1) for g in [*heads, 'windows', 'random']]
     by_grouping = {(row['stage'], row['grouping']): row for row in content['rows']}
     assert by_grouping[1, 'head 1']['clusters'] == [32, 32]
-    assert by_grouping[1, 'head 1']['images']['nmi_classes'] == 3
-    assert by_grouping[1, 'windows']['nmi_classes'] > 0.1
-    assert abs(by_grouping[1, 'random']['nmi_classes']) < 0.1
+    assert by_grouping[1, 'head 1']['images']['ami_classes'] == 3
+    assert by_grouping[1, 'windows']['ami_classes'] > 0.1
+    assert abs(by_grouping[1, 'random']['ami_classes']) < 0.1
     assert by_grouping[1, 'windows']['compactness'] > 0.9 > by_grouping[1, 'head 1']['compactness']
-    assert (by_grouping[1, 'windows']['nmi_instances'] is None) == (name == SEGMENTER)
+    assert (by_grouping[1, 'windows']['ami_instances'] is None) == (name == SEGMENTER)
     assert f'{by_grouping[2, "head 2"]["purity_classes"]:.3f}' in result.stdout
     kmeans = content['plain_kmeans_largest_over_mean']
     assert [row['stage'] for row in kmeans] == [1, 2, 3]

@@ -115,5 +115,5 @@ def test_both_scales_are_measured(shapes, tmp_path, monkeypatch, capsys):
     assert found['coarse scale', 'coarse scale']['clusters'] == [16, 16]  # of 32x32 tokens
     assert found['fine scale', 'windows']['clusters'] == [64, 64]
     assert found['fine scale', 'windows']['compactness'] > 0.9
-    assert all(row['nmi_classes'] is not None for row in rows)
+    assert all(row['ami_classes'] is not None for row in rows)
     assert cv2.imread(str(tmp_path / 'out/analysis.png')).shape[1] == 1200

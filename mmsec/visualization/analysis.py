@@ -22,12 +22,12 @@ def analysis_figure(rows: Sequence[dict], title: str) -> np.ndarray:
     """
     shown = [key for key in MEASURES if any(row[key] is not None for row in rows)]
     figure = Figure(figsize=(12, 2.2 * len(shown) + 0.6), dpi=100, layout='constrained')
-    figure.suptitle(f'{title}; NMI and purity corrected for chance')
+    figure.suptitle(f'{title}; AMI and purity corrected for chance')
     panels = figure.subplots(len(shown), 1, squeeze=False, sharex=True)[:, 0]
-    places = sorted(dict.fromkeys((row['stage'], row.get('scale')) for row in rows), key=lambda place: place[0])
+    stages = sorted(dict.fromkeys((row['stage'], row.get('scale')) for row in rows), key=lambda each: each[0])
     for axes, key in zip(panels, shown, strict=True):
         start, ticks = 0, []
-        for stage, scale in places:
+        for stage, scale in stages:
             here = [row for row in rows if (row['stage'], row.get('scale')) == (stage, scale)]
             heads = [row[key] for row in here if row['grouping'] not in BASELINES]
             x = start + np.arange(len(heads))
