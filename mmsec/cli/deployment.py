@@ -1,4 +1,4 @@
-"""The part of a config's model that can leave torch."""
+"""The part of a config's model that can be exported, and the images that it takes."""
 
 import inspect
 from collections.abc import Sequence
@@ -19,18 +19,14 @@ from mmsec.models.checkpoints.reading import read_checkpoint
 
 
 class Segmentor(nn.Module):
-    """A segmentor's images -> logits, without what comes before and after in torch.
-
-    Args:
-        model (nn.Module): A segmentor of mmsegmentation.
-    """
+    """A segmentor of mmsegmentation that takes normalised images and returns logits."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W), normalised -> (B, classes, H', W') logits, H' and W' as the head gives them."""
+        """(B, 3, H, W) -> (B, classes, H', W'), H' and W' as the head gives them."""
         return self.model(images, mode='tensor')
 
 
@@ -43,16 +39,15 @@ def deployable(cfg: Config, checkpoint: str | None, backbone: bool) -> tuple[nn.
         backbone (bool): Whether the backbone alone is wanted.
 
     Returns:
-        tuple[nn.Module, list[str]]: It, in evaluation mode, and the names of its outputs.
+        tuple[nn.Module, list[str]]: The backbone or the :class:`Segmentor`, in evaluation mode, and its outputs' names.
 
     Raises:
         InputError: If the whole model is wanted and is no segmentor of one graph, or the checkpoint does not fit.
     """
     if not backbone and cfg.default_scope != 'mmseg':
-        reason = ' A detector chooses boxes in steps that depend on the image, and they have no fixed graph'
         raise InputError(
             f"'{cfg.filename}' is for {cfg.default_scope}: of its models the backbone alone can be exported, by "
-            f'--backbone.{reason * (cfg.default_scope == "mmdet")}'
+            '--backbone'
         )
     revert_sync_bn(cfg, 'none')
     with naming_misspelt_options(cfg):
@@ -73,7 +68,7 @@ def deployable(cfg: Config, checkpoint: str | None, backbone: bool) -> tuple[nn.
 
 
 def preprocessing(cfg: Config) -> dict[str, str]:
-    """What must be done to an image before it comes in, as text: mean, standard deviation and order of channels."""
+    """How an image is normalised, as text: mean, standard deviation and order of channels."""
     part = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     rgb = part.get('bgr_to_rgb') or part.get('to_rgb')
     return {
@@ -84,7 +79,7 @@ def preprocessing(cfg: Config) -> dict[str, str]:
 
 
 def prepared(image: np.ndarray, notes: dict[str, str], shape: Sequence[int] | None) -> Tensor:
-    """Make an image what a model takes.
+    """Resize and normalise an image.
 
     Args:
         image (np.ndarray): (H, W, 3) uint8, BGR.

@@ -1,9 +1,13 @@
 """A config becomes an ONNX file, and what cannot is one line."""
 
+import sys
+
 import onnxruntime
+import pytest
 import torch
 from mmengine.config import Config
 
+from mmsec.errors import InputError
 from tests.conftest import (
     DETECTOR,
     ROOT,
@@ -14,6 +18,7 @@ from tests.conftest import (
     small_checkpoint,
     small_run,
 )
+from tools.deployment import export_onnx
 
 IMAGE = ROOT / 'docs/images/contact_sheet.jpg'
 TOOL = 'deployment/export_onnx.py'
@@ -46,23 +51,19 @@ def test_of_a_detector_the_backbone_alone_is_exported(tmp_path):
     assert [each.shape[-1] for each in outputs] == [16, 8, 4, 2]
 
 
-def test_a_head_that_needs_more_than_maps_is_refused(tmp_path):
-    config = 'configs/mmseg/secvit/secvit_t_mask2former_semantic.py'
-    error = one_line_error(f'tools/{TOOL}', config, tmp_path / 'out.onnx', '--shape', 64, 64)
-    assert "_mask2former_semantic.py': Mask2FormerHead needs batch_data_samples beside the maps" in error
-    assert 'by --backbone' in error
-
-
-def test_what_cannot_be_used_is_one_line(tmp_path):
-    tool, config = f'tools/{TOOL}', f'configs/{SEGMENTER}'
-    absent = one_line_error(tool, config, tmp_path / 'a.onnx', '--shape', 64, 64, '--verify', 'absent.jpg')
-    assert "--verify 'absent.jpg' is not an image that can be read" in absent
-    clustr = one_line_error(
-        tool, 'configs/mmseg/clustr/clustr_b1_upernet_shapes.py', tmp_path / 'a.onnx', '--shape', 64, 64, '--backbone'
-    )
-    assert 'uses mmsec::density_peaks' in clustr
-    small = run_tool(TOOL, config, tmp_path / 'a.onnx', '--shape', 48, 64, '--dynamic', check=False)
-    assert '--shape must be at least 64 64, got 48 64' in small.stdout
-    assert (
-        "OUT must end in .onnx, got 'a.pth'" in run_tool(TOOL, config, 'a.pth', '--shape', 64, 64, check=False).stdout
-    )
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['configs/mmseg/secvit/secvit_t_mask2former_semantic.py', 'a.onnx'], 'Head needs batch_data_samples beside the maps'),
+        ([f'configs/{SEGMENTER}', 'a.onnx', '--verify', 'absent.jpg'], "--verify 'absent.jpg' is not an image"),
+        ([f'configs/{SEGMENTER}', 'a.onnx', '--shape', 48, 64, '--dynamic'], '--shape must be at least 64 64, got 48'),
+        ([f'configs/{SEGMENTER}', 'a.pth'], "OUT must end in .onnx, got 'a.pth'"),
+    ],
+    ids=range(4),
+)
+def test_bad_input_is_one_line(monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, 'argv', ['export_onnx.py', '--shape', '64', '64', *map(str, arguments)])
+    with pytest.raises((InputError, SystemExit)) as caught:
+        export_onnx.main()
+    assert message in str(caught.value) + capsys.readouterr().err
