@@ -1,4 +1,4 @@
-"""Clusters of a backbone -> cluster maps -> pictures over the image; no files."""
+"""Clusters of a backbone -> cluster maps -> pictures over the image."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,18 +14,15 @@ from torch import Tensor
 from mmsec.models.backbones.base import Backbone
 from mmsec.models.inspection import scales_of, token_clusters
 from mmsec.ops import Grouping, cluster_ids
-from mmsec.visualization.drawing import OPACITY, flatness, frame, pixels
+from mmsec.visualization.drawing import OPACITY, extent, flatness, frame, grey, pixels
 
 PALETTE = 'viridis'  # ordered in brightness, readable by the colour-blind
-UNORDERED = np.delete(
-    colormaps['tab20'](np.arange(20))[:, :3], [14, 15], axis=0
-)  # (18, 3); grey would pass for the image
-_GREY = np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601
+UNORDERED = np.delete(colormaps['tab20'](np.arange(20))[:, :3], [14, 15], axis=0)  # (18, 3), without the two greys
 _TICKS = 8
 
 
 class ClusterMap(NamedTuple):
-    """Clusters of one stage and of one head or scale.
+    """Clusters of one stage and of one head or scale, or merged tokens.
 
     Attributes:
         title (str): Such as 'stage 1, head 2' or 'stage 1, fine scale'.
@@ -105,10 +102,10 @@ def cluster_maps(
 
 
 def cluster_sheet(image: np.ndarray, maps: Sequence[ClusterMap]) -> np.ndarray:
-    """Draw a row for each map: the picture, the clusters over it, and the scores they were made of, if any.
+    """Draw a row for each map: the image, the clusters over it, and their scores, if any.
 
-    A cluster's colour is its place between the least and the most similar one, so that colours mean the same in every
-    map whatever its number of clusters. Colours of clusters without scores only tell neighbours apart.
+    The colours go from the cluster of the lowest scores to that of the highest, in every map, whatever its number of
+    clusters. Colours of clusters without scores only tell neighbours apart.
 
     Args:
         image (np.ndarray): (H, W, 3) uint8, RGB.
@@ -133,11 +130,9 @@ def cluster_sheet(image: np.ndarray, maps: Sequence[ClusterMap]) -> np.ndarray:
         num_clusters = colours.N
         count = f'{num_clusters} clusters' if num_clusters > 1 else 'one cluster'
         clusters.set_title(f'{each.title}: {count}', fontsize='medium')
-        if each.scores is None:
-            for axes in row[2:]:
-                axes.set_axis_off()
-        else:
-            scores = row[2].imshow(each.scores, cmap='magma', extent=_extent(each), interpolation='nearest')
+        if each.scores is not None:
+            bounds = extent(each.ids, each.stride)
+            scores = row[2].imshow(each.scores, cmap='magma', extent=bounds, interpolation='nearest')
             row[2].set_title(f'score: {each.score_name}', fontsize='medium')
             figure.colorbar(scores, ax=row[2], fraction=0.04)
             norm = BoundaryNorm(np.arange(num_clusters + 1) - 0.5, num_clusters)
@@ -148,36 +143,32 @@ def cluster_sheet(image: np.ndarray, maps: Sequence[ClusterMap]) -> np.ndarray:
             means = [each.scores[each.ids == cluster].mean().item() for cluster in ticks]
             legend.set_label('mean score of the cluster', fontsize='small')
             legend.ax.set_yticklabels([f'{mean:.2f}' for mean in means], fontsize='small')
+        elif columns == 3:
+            row[2].set_axis_off()
         for axes in row:
             frame(axes, image)
     return pixels(figure)
 
 
-def _extent(each: ClusterMap) -> tuple[int, int, int, int]:
-    """Where the map lies on the image; the last tokens of a row may reach beyond it."""
-    height, width = each.ids.shape
-    return 0, width * each.stride, height * each.stride, 0
-
-
 def draw_clusters(axes: Axes, image: np.ndarray, each: ClusterMap) -> ListedColormap:
-    """Lay the clusters over the image in grey, and return their colours."""
+    """Draw the clusters over the image in grey, and return their colours."""
     num_clusters = int(each.ids.max()) + 1
     if each.scores is None:
         colours = ListedColormap(UNORDERED[colours_apart(each.ids.numpy(), len(UNORDERED))])
     else:
         colours = ListedColormap(colormaps[PALETTE](np.linspace(0, 1, num_clusters) if num_clusters > 1 else [0.5]))
-    # Grey of little contrast, so that a colour is nearly the same wherever it lies, and that of the legend.
-    axes.imshow((image @ _GREY).astype(np.uint8), cmap='gray', vmin=-128, vmax=383)
-    last = max(num_clusters - 1, 1)
-    axes.imshow(each.ids, cmap=colours, vmin=0, vmax=last, alpha=OPACITY, extent=_extent(each), interpolation='nearest')
+    # Grey of little contrast, so that a colour is nearly the same everywhere, and that of the legend.
+    axes.imshow(grey(image), cmap='gray', vmin=-128, vmax=383)
+    last, bounds = max(num_clusters - 1, 1), extent(each.ids, each.stride)
+    axes.imshow(each.ids, cmap=colours, vmin=0, vmax=last, alpha=OPACITY, extent=bounds, interpolation='nearest')
     return colours
 
 
 def colours_apart(ids: np.ndarray, num_colours: int) -> np.ndarray:
     """Choose a colour for each of many clusters, so that clusters side by side differ as far as the colours suffice.
 
-    Clusters choose one after the other: the colour of which the least lies along their border, of equals the one that
-    fewest clusters have, of equals the first.
+    A greedy colouring: each cluster in turn takes the colour that shares the least border with it so far. Of equals it
+    takes the one that the fewest clusters have, then the first.
 
     Args:
         ids (np.ndarray): (H', W') int64, the cluster of each token from 0.
@@ -203,5 +194,5 @@ def colours_apart(ids: np.ndarray, num_colours: int) -> np.ndarray:
 
 
 def as_laid(colours: np.ndarray) -> np.ndarray:
-    """RGBA colours as they look over the mean grey of :func:`draw_clusters`."""
+    """RGBA colours over the mean grey of :func:`draw_clusters`, for legends."""
     return np.concatenate([OPACITY * colours[:, :3] + (1 - OPACITY) * 0.5, colours[:, 3:]], axis=1)

@@ -1,4 +1,4 @@
-"""Image, truth, prediction and clusters of several images in one picture; no files."""
+"""Image, truth, prediction and clusters of several images in one picture."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,7 +20,7 @@ _CONTOUR_PIXELS = 400
 
 
 class SheetRow(NamedTuple):
-    """What a contact sheet shows of an image.
+    """An image on a contact sheet.
 
     Attributes:
         image (np.ndarray): (H, W, 3) uint8, RGB, as the model sees it.
@@ -96,7 +96,7 @@ def _colour(rgb: Sequence[int]) -> tuple[float, float, float]:
 
 
 def _draw_regions(axes: Axes, image: np.ndarray, areas: Regions, palette: Sequence[Sequence[int]]) -> None:
-    """Lay areas over the image in the colours of their classes, outlined."""
+    """Draw areas over the image in the colours of their classes, outlined."""
     height, width = image.shape[:2]
     axes.imshow(image)
     over = np.zeros((*areas.masks.shape[1:], 4), np.uint8)

@@ -1,4 +1,4 @@
-"""What all pictures need: the image as the model sees it, panels, and pixels of a figure."""
+"""Shared by all pictures: the image as the model sees it, panels, and pixels of a figure."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -8,11 +8,12 @@ from mmengine.dataset import pseudo_collate
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
-OPACITY = 0.7  # of what is laid over an image
+OPACITY = 0.7  # of colours over an image
+_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
 def as_seen(preprocessor: BaseDataPreprocessor, sample: dict) -> tuple[np.ndarray, Tensor]:
-    """What a detector or segmenter sees of a sample that its test pipeline made.
+    """A sample of a test pipeline as the model sees it.
 
     Args:
         preprocessor (BaseDataPreprocessor): The model's.
@@ -35,6 +36,16 @@ def frame(axes: Axes, image: np.ndarray) -> None:
     """Show what lies on the image, at its aspect, without ticks."""
     height, width = image.shape[:2]
     axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[], aspect='equal')
+
+
+def grey(image: np.ndarray) -> np.ndarray:
+    """The luma of an RGB image, (H, W) uint8."""
+    return (image @ _LUMA).astype(np.uint8)
+
+
+def extent(ids: Tensor, stride: int) -> tuple[int, int, int, int]:
+    """Position of a (H', W') map on the image, as matplotlib takes it; the last tokens may reach beyond the image."""
+    return 0, ids.shape[1] * stride, ids.shape[0] * stride, 0
 
 
 def pixels(figure: Figure) -> np.ndarray:

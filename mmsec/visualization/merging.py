@@ -1,43 +1,27 @@
-"""Mergings of a ViT -> pictures of which tokens became one; no files."""
+"""Mergings of a ViT -> pictures of which tokens became one."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from mmsec.visualization.drawing import OPACITY, flatness, frame, pixels
+from mmsec.visualization.clusters import ClusterMap
+from mmsec.visualization.drawing import OPACITY, extent, flatness, frame, grey, pixels
 
 _COLUMNS = 3
-_GOLDEN = 0.618034  # of the colour circle from one merged token to the next: neighbours differ, none comes back soon
-_GREY = np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601
+_GOLDEN = 0.618034  # step of the hue from one merged token to the next, so that similar hues are far apart
 
 
-class MergedMap(NamedTuple):
-    """What became one.
-
-    Attributes:
-        title (str): Such as 'block 3'.
-        stride (int): Pixels of the image a token covers, along each side.
-        ids (Tensor): (H', W') int64, which merged token each token is in.
-    """
-
-    title: str
-    stride: int
-    ids: Tensor
-
-
-def merging_sheet(image: np.ndarray, maps: Sequence[MergedMap]) -> np.ndarray:
-    """Draw the image, and for each map what became one over it.
+def merging_sheet(image: np.ndarray, maps: Sequence[ClusterMap]) -> np.ndarray:
+    """Draw the image, and for each map the merged tokens over it.
 
     Tokens of one colour are one merged token. A token that merged with no other has no colour.
 
     Args:
         image (np.ndarray): (H, W, 3) uint8, RGB.
-        maps (Sequence[MergedMap]): At least one.
+        maps (Sequence[ClusterMap]): At least one; their ids say which merged token each token is in.
 
     Returns:
         np.ndarray: (height, width, 3) uint8, RGB; 1200 pixels wide.
@@ -60,7 +44,7 @@ def merging_sheet(image: np.ndarray, maps: Sequence[MergedMap]) -> np.ndarray:
     return pixels(figure)
 
 
-def _draw(axes: Axes, image: np.ndarray, each: MergedMap) -> None:
+def _draw(axes: Axes, image: np.ndarray, each: ClusterMap) -> None:
     """Lay the merged tokens over the image in grey, with a line around each."""
     _, ids, counts = np.unique(each.ids.numpy(), return_inverse=True, return_counts=True)
     ids = ids.reshape(each.ids.shape)
@@ -69,14 +53,12 @@ def _draw(axes: Axes, image: np.ndarray, each: MergedMap) -> None:
     over = np.ones((*ids.shape, 4))
     over[..., :3] = hsv_to_rgb(np.stack([hue, np.full(ids.shape, 0.9), np.where(ids % 2, 0.95, 0.7)], axis=-1))
     over[..., 3] = np.where(together, OPACITY, 0)
-    height, width = ids.shape[0] * each.stride, ids.shape[1] * each.stride
-    axes.imshow((image @ _GREY).astype(np.uint8), cmap='gray', vmin=0, vmax=255)
-    axes.imshow(over, extent=(0, width, height, 0), interpolation='nearest')
+    axes.imshow(grey(image), cmap='gray', vmin=0, vmax=255)
+    axes.imshow(over, extent=extent(each.ids, each.stride), interpolation='nearest')
     across, down = ids[:, 1:] != ids[:, :-1], ids[1:] != ids[:-1]
     rows, columns = np.nonzero(across & (together[:, 1:] | together[:, :-1]))
     axes.vlines((columns + 1) * each.stride, rows * each.stride, (rows + 1) * each.stride, 'white', linewidth=0.6)
     rows, columns = np.nonzero(down & (together[1:] | together[:-1]))
     axes.hlines((rows + 1) * each.stride, columns * each.stride, (columns + 1) * each.stride, 'white', linewidth=0.6)
-    merged = f'{len(counts)} of {ids.size} tokens'
-    axes.set_title(f'{each.title}: {merged}', fontsize='medium')
+    axes.set_title(f'{each.title}: {len(counts)} of {ids.size} tokens', fontsize='medium')
     frame(axes, image)

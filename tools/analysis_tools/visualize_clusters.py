@@ -1,20 +1,16 @@
 """Draw the clusters that a backbone groups an image's tokens into: a sheet for each image."""
 
 import argparse
-import sys
 from pathlib import Path
 
-import mmcv
-import torch
 from mmengine.config import Config
-from mmengine.structures import BaseDataElement
-from mmengine.utils import track_iter_progress
 from torch import nn
 
 from mmsec.cli.config import load_config
 from mmsec.cli.grouping import add_grouping, set_grouping
-from mmsec.cli.images import check_outputs, find_images, read_image
+from mmsec.cli.images import check_outputs, find_images
 from mmsec.cli.options import naming_misspelt_options
+from mmsec.cli.sheets import write_sheets
 from mmsec.cli.weights import build_backbone
 from mmsec.engine.processes import run
 from mmsec.errors import InputError
@@ -24,7 +20,6 @@ from mmsec.models.inspection import scales_of
 from mmsec.models.layers.cluster_counts import ClusterCount
 from mmsec.registry import MODELS
 from mmsec.visualization.clusters import cluster_maps, cluster_sheet
-from mmsec.visualization.drawing import as_seen
 
 ARCHS = {arch: kind.__name__ for kind in (SecViT, ClusTR) for arch in kind.arch_zoo}
 PREPROCESSOR = dict(  # that of all published weights
@@ -62,13 +57,8 @@ def build(args: argparse.Namespace) -> tuple[Backbone, nn.Module]:
     if args.config:
         cfg = load_config(args.config)
     else:
-        cfg = Config(
-            dict(
-                model=dict(
-                    backbone=dict(type=f'mmsec.{ARCHS[args.arch]}', arch=args.arch), data_preprocessor=PREPROCESSOR
-                )
-            )
-        )
+        backbone = dict(type=f'mmsec.{ARCHS[args.arch]}', arch=args.arch)
+        cfg = Config(dict(model=dict(backbone=backbone, data_preprocessor=PREPROCESSOR)))
     set_grouping(cfg, args.grouping)
     with naming_misspelt_options(cfg):
         backbone = build_backbone(cfg, args.checkpoint)
@@ -102,23 +92,12 @@ def main() -> None:
     stages = [stage - 1 for stage in args.stage]
     block = -1 if args.block is None else args.block - 1
     heads = args.head if args.head in ('all', 'mean') else int(args.head) - 1
-    failed = 0
-    for path, name in track_iter_progress(list(images.items())) if len(images) > 3 else images.items():
-        image = read_image(path)
-        if image is None:
-            print(f"error: '{path}' is not an image that can be read", file=sys.stderr)
-            failed += 1
-            continue
-        sample = {'inputs': torch.from_numpy(image).permute(2, 0, 1), 'data_samples': BaseDataElement()}
-        image, batch = as_seen(preprocessor, sample)
-        sheet = cluster_sheet(image, cluster_maps(backbone, batch, stages, block, heads))
-        out = args.out / f'{name}.png'
-        mmcv.imwrite(sheet[..., ::-1], str(out))
-        if len(images) <= 3:
-            print(out)
-    print(f'{len(images) - failed} sheets in {args.out}')
-    if failed:
-        sys.exit(1)
+    write_sheets(
+        images,
+        args.out,
+        preprocessor,
+        lambda image, batch: cluster_sheet(image, cluster_maps(backbone, batch, stages, block, heads)),
+    )
 
 
 if __name__ == '__main__':

@@ -1,27 +1,24 @@
 """Draw which tokens of an image a plain ViT merges, block by block: a sheet for each image."""
 
 import argparse
-import sys
 from pathlib import Path
 
-import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.structures import BaseDataElement
-from mmengine.utils import track_iter_progress
 from torch import nn
 
 from mmsec.cli.config import load_config
-from mmsec.cli.images import check_outputs, find_images, read_image
+from mmsec.cli.images import check_outputs, find_images
 from mmsec.cli.options import naming_misspelt_options
+from mmsec.cli.sheets import write_sheets
 from mmsec.cli.weights import build_backbone
 from mmsec.engine.processes import run
 from mmsec.errors import InputError
 from mmsec.models import ViT
 from mmsec.registry import MODELS
-from mmsec.visualization.drawing import as_seen
-from mmsec.visualization.merging import MergedMap, merging_sheet
+from mmsec.visualization.clusters import ClusterMap
+from mmsec.visualization.merging import merging_sheet
 
 
 def parse_args() -> argparse.Namespace:
@@ -66,17 +63,16 @@ def chosen_blocks(asked: list[int] | None, depth: int) -> list[int]:
     return [block - 1 for block in asked]
 
 
-def merged_maps(backbone: ViT, batch: torch.Tensor, blocks: list[int]) -> list[MergedMap]:
-    """What became one until each block, for the first image of a batch."""
+def merged_maps(backbone: ViT, batch: torch.Tensor, blocks: list[int]) -> list[ClusterMap]:
+    """Which merged token each token of the first image is in, after each block."""
     stride = backbone.strides[0]
-    size = tuple(-(-side // stride) for side in batch.shape[2:])
+    height, width = (-(-side // stride) for side in batch.shape[2:])
     maps = []
     mergings = backbone.mergings(batch)
     for block in blocks:
         merging = mergings[block]
-        num_tokens = size[0] * size[1]
-        ids = torch.arange(num_tokens) if merging is None else merging.assignment[0, -num_tokens:].cpu()
-        maps.append(MergedMap(f'block {block + 1}', stride, ids.view(size)))
+        ids = torch.arange(height * width) if merging is None else merging.assignment[0, -height * width :].cpu()
+        maps.append(ClusterMap(f'block {block + 1}', stride, ids.view(height, width)))
     return maps
 
 
@@ -87,23 +83,12 @@ def main() -> None:
     check_outputs(images, args.out)
     backbone, preprocessor = build(load_config(args.config, args.cfg_options), args.checkpoint)
     blocks = chosen_blocks(args.block, len(backbone.blocks))
-    failed = 0
-    for path, name in track_iter_progress(list(images.items())) if len(images) > 3 else images.items():
-        image = read_image(path)
-        if image is None:
-            print(f"error: '{path}' is not an image that can be read", file=sys.stderr)
-            failed += 1
-            continue
-        sample = {'inputs': torch.from_numpy(image).permute(2, 0, 1), 'data_samples': BaseDataElement()}
-        image, batch = as_seen(preprocessor, sample)
-        sheet = merging_sheet(image, merged_maps(backbone, batch, blocks))
-        out = args.out / f'{name}.png'
-        mmcv.imwrite(sheet[..., ::-1], str(out))
-        if len(images) <= 3:
-            print(out)
-    print(f'{len(images) - failed} sheets in {args.out}')
-    if failed:
-        sys.exit(1)
+    write_sheets(
+        images,
+        args.out,
+        preprocessor,
+        lambda image, batch: merging_sheet(image, merged_maps(backbone, batch, blocks)),
+    )
 
 
 if __name__ == '__main__':

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mmsec.errors import InputError
-from mmsec.visualization.merging import MergedMap, merging_sheet
+from mmsec.visualization.clusters import ClusterMap
+from mmsec.visualization.merging import merging_sheet
 from tests.conftest import ROOT
 from tools.analysis_tools import visualize_merging as tool
 
@@ -38,7 +39,7 @@ def test_a_sheet_has_a_panel_for_each_block(image, tmp_path, monkeypatch, capsys
 
 def test_tokens_of_one_colour_are_one_and_single_ones_have_none():
     ids = torch.tensor([[0, 0, 1], [2, 3, 1]])
-    sheet = merging_sheet(np.full((20, 30, 3), 128, np.uint8), [MergedMap('block 1', 10, ids)])
+    sheet = merging_sheet(np.full((20, 30, 3), 128, np.uint8), [ClusterMap('block 1', 10, ids)])
     panel = sheet[60:, 410:790].astype(int)
     tokens = panel[30:-30].reshape(-1, 3)
     grey = np.abs(tokens - tokens.mean(1, keepdims=True)).max(1) < 3
