@@ -22,7 +22,7 @@ MIN_SIZE = 64
 
 _OPSET = 20  # version of ONNX's operators, the first with GELU
 _PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
-_BASELINES = {'ClusteredSwin', 'ClusteredSwin', 'KMeansGrouping', 'ProjectionGrouping', 'RandomGrouping'}
+_BASELINES = {'ClusteredSwin', 'KMeansGrouping', 'ProjectionGrouping', 'RandomGrouping'}
 
 
 class Exported(NamedTuple):

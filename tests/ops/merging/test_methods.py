@@ -386,9 +386,7 @@ def test_options_that_do_not_fit_the_model_are_refused():
     features = torch.randn(1, 36, 6)
     with pytest.raises(ValueError, match=r'r of ToMe must have one number for each of 4 blocks, got 2: \[8, 8\]'):
         ToMe([8, 8])(features, **where)
-    with pytest.raises(
-        ValueError, match='after_block of Expedit must be below the number of blocks, 4, got 4'
-    ):
+    with pytest.raises(ValueError, match='after_block of Expedit must be below the number of blocks, 4, got 4'):
         Expedit(after_block=4, size=0.5)(features, **where)
     for name in ('ToMeSD', 'Expedit'):
         with pytest.raises(ValueError, match='a grid of 6 x 6 and 1 more tokens are not 36 tokens'):
