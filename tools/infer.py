@@ -17,9 +17,8 @@ from mmengine.registry import MODELS
 from mmengine.utils import ProgressBar
 
 from mmsec.cli.config import check_operators, load_config
-from mmsec.cli.heads import check_channels, naming_small_images
+from mmsec.cli.heads import check_channels
 from mmsec.cli.images import check_outputs, find_images, read_image
-from mmsec.cli.options import naming_misspelt_options
 from mmsec.cli.processor import optimize_on_cpu
 from mmsec.cli.weights import load_state
 from mmsec.engine.processes import run
@@ -112,16 +111,14 @@ def main() -> None:
         raise InputError(f"--score-thr: '{args.config}' is a segmenter, whose pixels have no score to leave out")
     score_thr = 0.3 if args.score_thr is None else args.score_thr
     check_channels(cfg)
-    with naming_misspelt_options(cfg):
-        inferencer = build_inferencer(cfg, args)
+    inferencer = build_inferencer(cfg, args)
     optimize_on_cpu(inferencer.model)
     classes = list(inferencer.model.dataset_meta['classes'])
     options = {'pred_score_thr': score_thr} if detector else {}
     failed: list[Path] = []
     bar = ProgressBar(len(images)) if len(images) > 3 else None
     for batch in batches(images, args.batch_size, failed):
-        with naming_small_images():
-            results = inferencer([str(path) for path in batch], batch_size=len(batch), return_vis=True, **options)
+        results = inferencer([str(path) for path in batch], batch_size=len(batch), return_vis=True, **options)
         predictions, pictures = results['predictions'], results['visualization']
         if not detector and len(batch) == 1:  # mmsegmentation unwraps a single image
             predictions, pictures = [predictions], [pictures]

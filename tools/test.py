@@ -11,9 +11,8 @@ from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
 from mmsec.cli.config import check_operators, load_config, revert_sync_bn
-from mmsec.cli.data import check_data, naming_broken_annotations
-from mmsec.cli.heads import check_channels, naming_small_images
-from mmsec.cli.options import naming_misspelt_options
+from mmsec.cli.data import check_data
+from mmsec.cli.heads import check_channels
 from mmsec.cli.processor import optimize_on_cpu
 from mmsec.cli.weights import load_trained
 from mmsec.engine.hooks import PredictionPicturesHook
@@ -74,16 +73,15 @@ def main() -> None:
     cfg = configure(args)
     checkpoint = read_checkpoint(args.checkpoint)
     join_processes(cfg)
-    with naming_broken_annotations(cfg), naming_misspelt_options(cfg), naming_small_images():
-        runner = Runner.from_cfg(cfg)
-        set_tf32(args.tf32)  # here, where the run has its log
-        optimize_on_cpu(runner.model)
-        if args.show_dir:
-            runner.register_hook(PredictionPicturesHook(args.show_dir))
-        if args.out and args.out.endswith('.pkl'):
-            runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
-        load_trained(runner, checkpoint, args.checkpoint)
-        metrics = runner.test()
+    runner = Runner.from_cfg(cfg)
+    set_tf32(args.tf32)  # here, where the run has its log
+    optimize_on_cpu(runner.model)
+    if args.show_dir:
+        runner.register_hook(PredictionPicturesHook(args.show_dir))
+    if args.out and args.out.endswith('.pkl'):
+        runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+    load_trained(runner, checkpoint, args.checkpoint)
+    metrics = runner.test()
     if args.out and args.out.endswith('.json') and runner.rank == 0:
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
         Path(args.out).write_text(json.dumps(metrics, indent=2, default=float) + '\n')

@@ -10,9 +10,8 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from mmsec.cli.config import check_operators, load_config, revert_sync_bn
-from mmsec.cli.data import check_data, naming_broken_annotations
-from mmsec.cli.heads import check_channels, naming_small_images
-from mmsec.cli.options import naming_misspelt_options
+from mmsec.cli.data import check_data
+from mmsec.cli.heads import check_channels
 from mmsec.cli.processor import optimize_on_cpu
 from mmsec.cli.resume import check_same_run, go_on, newest_whole_checkpoint
 from mmsec.cli.weights import check_frozen, check_weights
@@ -105,13 +104,12 @@ def main() -> None:
     args = parse_args()
     check_operators(get_device())
     cfg = configure(args)
-    with naming_broken_annotations(cfg), naming_misspelt_options(cfg), naming_small_images():
-        runner = Runner.from_cfg(cfg)
-        set_tf32(args.tf32)  # here, where the run has its log
-        optimize_on_cpu(runner.model)
-        runner.register_hook(SameStartHook())
-        runner.register_hook(RunSummaryHook())
-        runner.train()
+    runner = Runner.from_cfg(cfg)
+    set_tf32(args.tf32)  # here, where the run has its log
+    optimize_on_cpu(runner.model)
+    runner.register_hook(SameStartHook())
+    runner.register_hook(RunSummaryHook())
+    runner.train()
 
 
 if __name__ == '__main__':

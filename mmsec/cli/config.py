@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +15,7 @@ from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
+from mmsec.cli.options import check_options, dicts_of
 from mmsec.errors import InputError
 
 HOSTS = ('mmdet', 'mmseg', 'mmpretrain')
@@ -37,7 +38,8 @@ def load_config(path: str, options: dict | None = None, hosts: Sequence[str] = H
 
     Raises:
         InputError: If the file is missing or cannot be read, an option names nothing in it or nothing that is read, its
-            ``default_scope`` is none of ``hosts``, or that host is not installed.
+            ``default_scope`` is none of ``hosts``, that host is not installed, or a part of it has a type or an option
+            that does not exist (:func:`mmsec.cli.options.check_options`).
     """
     if not Path(path).is_file():
         raise InputError(f"config '{path}' not found")
@@ -63,6 +65,7 @@ def load_config(path: str, options: dict | None = None, hosts: Sequence[str] = H
         )
     _check_torchvision(host)
     init_default_scope(host)
+    check_options(cfg)
     return cfg
 
 
@@ -111,19 +114,6 @@ def revert_sync_bn(cfg: Config, launcher: str) -> None:
         norm_cfg['type'] = 'BN'
     if sync_norms:
         print_log('one process or no GPU: SyncBN in the config runs as BN', logger='current')
-
-
-def dicts_of(node: Any, place: str = '') -> Iterator[tuple[str, dict]]:
-    """Every dict in a config, at any depth, with its place as ``--cfg-options`` names it."""
-    if isinstance(node, dict):
-        yield place, node
-    inside: Iterable[tuple[Any, Any]] = ()
-    if isinstance(node, dict):
-        inside = node.items()
-    elif isinstance(node, list | tuple):
-        inside = enumerate(node)
-    for name, value in inside:
-        yield from dicts_of(value, f'{place}.{name}' if place else f'{name}')
 
 
 def check_operators(device: str) -> None:

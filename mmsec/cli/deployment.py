@@ -12,7 +12,6 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmsec.cli.config import revert_sync_bn
-from mmsec.cli.options import naming_misspelt_options
 from mmsec.cli.weights import build_backbone, load_state
 from mmsec.errors import InputError
 from mmsec.models.checkpoints.reading import read_checkpoint
@@ -50,11 +49,10 @@ def deployable(cfg: Config, checkpoint: str | None, backbone: bool) -> tuple[nn.
             '--backbone'
         )
     revert_sync_bn(cfg, 'none')
-    with naming_misspelt_options(cfg):
-        if backbone:
-            model: Any = build_backbone(cfg, checkpoint)
-            return model, [f'stage{i + 1}' for i in model.out_indices]
-        model = MODELS.build(cfg.model)
+    if backbone:
+        model: Any = build_backbone(cfg, checkpoint)
+        return model, [f'stage{i + 1}' for i in model.out_indices]
+    model = MODELS.build(cfg.model)
     head = model.decode_head
     needed = [each for each in inspect.signature(head.forward).parameters.values() if each.default is each.empty]
     if not isinstance(head, nn.ModuleList) and len(needed) > 1:

@@ -1,9 +1,6 @@
-"""Whether neck and heads of a config fit its backbone and its images."""
+"""Whether neck and heads of a config fit its backbone."""
 
 import inspect
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from mmengine.config import Config
 
@@ -80,27 +77,3 @@ def _check(place: str, part: dict, channels: list[int], backbone: str) -> None:
             f'{place}.in_channels={given} does not fit the {of} of {backbone}. Set it to what they have: '
             f'--cfg-options {place}.in_channels={fit}'
         )
-
-
-@contextmanager
-def naming_small_images() -> Iterator[None]:
-    """Turn what a two-stage DETR, such as DINO, raises for an image of fewer tokens than queries into one line.
-
-    Raises:
-        InputError: How many tokens and queries there are, and what to do.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if 'selected index k out of range' not in str(error):
-            raise
-        last, _ = list(traceback.walk_tb(error.__traceback__))[-1]
-        detector, tokens = last.f_locals.get('self'), last.f_locals.get('memory')
-        queries = getattr(detector, 'num_queries', None)
-        if last.f_code.co_name != 'pre_decoder' or queries is None or tokens is None:
-            raise
-        raise InputError(
-            f'an image is too small for {type(detector).__name__}: its maps have {tokens.shape[1]} tokens, of which '
-            f'model.num_queries={queries} cannot be chosen. Resize images to more pixels in the pipelines, or train '
-            f'with --cfg-options model.num_queries={tokens.shape[1]} or fewer'
-        ) from error

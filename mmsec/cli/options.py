@@ -1,123 +1,162 @@
-"""A misspelt option in a config -> one line that names it."""
+"""The options in a config, compared with what the classes that it names take."""
 
+import ast
 import difflib
 import inspect
-import re
-import traceback
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
 from typing import Any
 
+import mmengine.registry
 from mmengine.config import Config
-from mmengine.registry import Registry, build_from_cfg
+from mmengine.registry import Registry
+from mmengine.runner import Runner
+from mmengine.utils import get_object_from_string
+from torch import nn
 
-from mmsec.cli.config import dicts_of
 from mmsec.errors import InputError
 
+_REGISTRIES = [each for each in vars(mmengine.registry).values() if isinstance(each, Registry)]
+_READ = (*inspect.signature(Runner.__init__).parameters, 'model_wrapper_cfg', 'tta_model', 'tta_pipeline')
+_OF_BUILDERS = {  # taken out before a class is called
+    '_scope_', 'bg_cls_weight', 'constructor', 'convert_to_iter_based', 'fallback_on_stride', 'name', 'paramwise_cfg',
+    'postfix', 'priority', 'requires_grad', 'scale_factor', 'type',
+}  # fmt: skip
+_REGISTERED = (  # parts whose type, and whose entries' types, must be in a registry; others may mean anything by a type
+    'backbone', 'custom_hooks', 'data_preprocessor', 'dataset', 'datasets', 'default_hooks', 'head', 'loss_bbox',
+    'loss_cls', 'loss_decode', 'loss_mask', 'model', 'neck', 'norm_cfg', 'optim_wrapper', 'optimizer',
+    'param_scheduler', 'pipeline', 'test_evaluator', 'transforms', 'val_evaluator', 'visualizer',
+)  # fmt: skip
 
-@contextmanager
-def naming_misspelt_options(cfg: Config) -> Iterator[None]:
-    """Turn what building a part of the config raises for a misspelt option, type or value into one line that names it.
 
-    Every other error passes as it is, so that no bug is mistaken for a misspelling: the option or type must stand in
-    the config, the class must not take the option, and a value must be refused by a ``raise`` of mmsec's own.
+def check_options(cfg: Config) -> None:
+    """Compare each part of a config that has a ``type`` with the class that it names, before anything is built.
+
+    A name that several registries have may take what any of them takes. Nothing is said of a class that takes anything.
 
     Args:
-        cfg (Config): What models, data sets, hooks or optimizers are built of inside.
+        cfg (Config): A config of any host.
 
     Raises:
-        InputError: Where in the config it stands, what was given, and what would be taken.
+        InputError: Names the first option or type that does not exist, where it stands, and what is meant or taken.
     """
-    try:
-        yield
-    except InputError:
-        raise
-    except (KeyError, TypeError, ValueError) as error:
-        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-        builds = [frame for frame in frames if frame.f_code is build_from_cfg.__code__]
-        message = _message(cfg, error, builds[-1], frames[-1]) if builds else None
-        if message is None:
-            raise
-        raise InputError(message) from error
+    scope = cfg.get('default_scope') or 'mmengine'
+    foreign = ' '  # what is in the part of this place is another library's
+    for place, part in dicts_of({name: cfg.get(name) for name in _READ}):
+        if 'type' not in part or place.startswith(foreign):
+            continue
+        kinds = _named(part['type'], part.get('_scope_') or scope)
+        if not kinds:
+            _check_type(place, part['type'], scope)
+            continue
+        taken = [_options(kind) for kind in kinds]
+        known = list(dict.fromkeys(name for names in taken for name in names or ()))
+        for option in part if None not in taken else ():
+            if option not in known and option not in _OF_BUILDERS:
+                raise InputError(
+                    f'{place}.{option}: {kinds[0].__name__} has no such option. It has {", ".join(known)}.'
+                    f'{_close(option, known)}'
+                )
+        if str(part['type']).endswith(('Albu', 'Albumentations')):
+            foreign = f'{place}.'
 
 
-def _message(cfg: Config, error: Exception, build: FrameType, last: FrameType) -> str | None:
-    """What to say of an error, or None if it is no misspelling.
-
-    Args:
-        cfg (Config): The config.
-        error (Exception): The error.
-        build (FrameType): The innermost call of MMEngine's ``build_from_cfg``.
-        last (FrameType): Where the error was raised.
-    """
-    found: list[Any] = [build.f_locals.get(name) for name in ('cfg', 'registry', 'obj_cls')]
-    part, registry, kind = found
-    if isinstance(error, KeyError):
-        return _unknown_type(cfg, str(error), registry, last)
-    if isinstance(error, TypeError):
-        return _unknown_option(cfg, str(error), registry, part, kind)
-    line = traceback.extract_tb(error.__traceback__)[-1].line or ''
-    if last.f_globals['__name__'].startswith('mmsec.') and line.startswith('raise '):
-        return f'{_place(cfg, part.get("type")) or kind.__name__}: {error}'
-    return None
+def dicts_of(node: Any, place: str = '') -> Iterator[tuple[str, dict]]:
+    """Every dict in a config, at any depth, with its place as ``--cfg-options`` names it."""
+    if isinstance(node, dict):
+        yield place, node
+    inside: Iterable[tuple[Any, Any]] = ()
+    if isinstance(node, dict):
+        inside = node.items()
+    elif isinstance(node, list | tuple):
+        inside = enumerate(node)
+    for name, value in inside:
+        yield from dicts_of(value, f'{place}.{name}' if place else f'{name}')
 
 
-def _unknown_type(cfg: Config, message: str, registry: Registry, last: FrameType) -> str | None:
-    """What to say of a type that is not in a registry of MMEngine or, for norms and convolutions, of mmcv."""
-    if not re.search('is not in the .* registry|Cannot find .* in registry', message):
-        return None
-    names = [last.f_locals[name] for name in ('obj_type', 'layer_type', 'padding_type') if name in last.f_locals]
-    place = _place(cfg, names[0]) if names else None
-    if place is None:
-        return None
-    known = [*registry.root.module_dict, *registry.module_dict]
-    known += [f'{scope}.{name}' for scope, child in registry.root.children.items() for name in child.module_dict]
-    return (
-        f"{place}.type: no {names[0]!r} in the registry '{registry.name}'. Check its spelling, and that custom_imports "
-        f'names its module.{_close(names[0], known)}'
+def _named(name: Any, scope: str) -> list[Callable]:
+    """What a type stands for: a class itself, what registries have by that name, or the path of an import."""
+    if not isinstance(name, str):
+        return [name] if callable(name) else []
+    prefix, _, short = name.rpartition('.')
+    with suppress(ImportError):
+        import_module(f'{prefix or scope}.registry')
+    found = []
+    for registry in _REGISTRIES:
+        own = registry if (prefix or scope) == 'mmengine' else registry.children.get(prefix or scope)
+        for each in [own] if prefix else [own, registry]:
+            if each is None:
+                continue
+            each.import_from_location()
+            if short in each.module_dict:
+                found.append(each.module_dict[short])
+                break
+    if prefix and not found:
+        found = [each for each in (get_object_from_string(name),) if callable(each)]
+    return found
+
+
+def _check_type(place: str, name: Any, scope: str) -> None:
+    """Refuse a type that no registry has, where it must be one."""
+    parts = [each for each in place.split('.') if not each.isdigit()]
+    if not isinstance(name, str) or not (parts[-1].endswith(_REGISTERED) or parts[-2:-1] == ['default_hooks']):
+        return
+    registered = {
+        each if child.scope in ('mmengine', scope) else f'{child.scope}.{each}'
+        for registry in _REGISTRIES
+        for child in (registry, *registry.children.values())
+        for each in child.module_dict
+    }
+    raise InputError(
+        f"{place}.type: no '{name}' in the registry. Check its spelling, and that custom_imports names its module."
+        f'{_close(name, registered)}'
     )
 
 
-def _unknown_option(cfg: Config, message: str, registry: Registry, part: dict, kind: Callable) -> str | None:
-    """What to say of an option that a part of the config, or one inside it such as ``norm_cfg``, does not take."""
-    found = re.search(r"got an unexpected keyword argument '(\w+)'", message)
-    if not found:
-        return None
-    option = found[1]
-    for _, node in dicts_of(part):
-        owner = kind if node is part else registry.get(node['type']) if isinstance(node.get('type'), str) else None
-        place = _place(cfg, node.get('type'), option)
-        if option in node and owner and place is not None:
-            known = _options(owner)
-            if option not in known:
-                name = owner.__name__
-                return f'{place}.{option}: {name} has no such option. It has {", ".join(known)}.{_close(option, known)}'
-    return None
-
-
-def _options(kind: Callable) -> list[str]:
-    """The options of a function or class, also those that a class hands on to its bases."""
-    calls = (
-        [vars(each)['__init__'] for each in kind.__mro__ if '__init__' in vars(each)]
-        if inspect.isclass(kind)
-        else [kind]
-    )
+@cache
+def _options(kind: Callable) -> list[str] | None:
+    """Options of a function or class, also those that a class hands on to its bases; None if they cannot be told."""
+    calls: list[Any] = [kind]
+    if inspect.isclass(kind):
+        calls = [vars(each)['__init__'] for each in kind.__mro__ if '__init__' in vars(each)]
     names: list[str] = []
+    given: set[str] = set()  # by a class to its base
     for call in calls:
-        parameters = inspect.signature(call).parameters.values()
+        if call in (object.__init__, nn.Module.__init__):
+            return names  # they refuse every option
+        if hasattr(call, '__wrapped__'):
+            return None  # such as a decorator that takes old names
+        try:
+            parameters = inspect.signature(call).parameters.values()
+        except ValueError:
+            return None
         own = [each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
-        names += [name for name in own if name != 'self' and name not in names]
-        if not any(each.kind is each.VAR_KEYWORD for each in parameters):
-            break
-    return names
+        names += [name for name in own if name not in ('self', *names, *given)]
+        rest = [each.name for each in parameters if each.kind is each.VAR_KEYWORD]
+        if not rest:
+            return names
+        handed = _handed_on(call, rest[0])
+        if handed is None:
+            return None
+        given |= handed
+    return None
 
 
-def _place(cfg: Config, kind: object, option: str | None = None) -> str | None:
-    """Dotted name of the first part of a config that has this type and, if one is given, this option."""
-    for place, node in dicts_of(cfg._cfg_dict):
-        if node.get('type') == kind and (option is None or option in node):
-            return place
+def _handed_on(call: Callable, rest: str) -> set[str] | None:
+    """The options that an ``__init__`` gives its base beside ``**rest``; None if ``rest`` goes anywhere else."""
+    try:
+        nodes = list(ast.walk(ast.parse(textwrap.dedent(inspect.getsource(call)))))
+    except (OSError, TypeError):
+        return None
+    uses = [node for node in nodes if isinstance(node, ast.Name) and node.id == rest]
+    for node in nodes:
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == 'super().__init__':
+            handed = [each.value for each in node.keywords if each.arg is None]
+            if handed and handed == uses:
+                return {each.arg for each in node.keywords if each.arg}
     return None
 
 

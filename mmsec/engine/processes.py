@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -20,7 +21,7 @@ T = TypeVar('T')
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a tool: an :class:`InputError` becomes one line and exit code 1, and no checkpoint runs code.
+    """Run a tool: what mmsec refuses becomes one line and exit code 1, and no checkpoint runs code.
 
     Where ``main`` returns, all processes of a group are there, and they end the group together. A process that fails
     leaves alone and does not touch the group, where it could wait for the others without end.
@@ -33,20 +34,27 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
         end_group()
-    except InputError as error:
-        print(f'error: {error}', file=sys.stderr)
-        code = 1
     except SystemExit as leaving:
         if isinstance(leaving.code, str):
             print(leaving.code, file=sys.stderr)
         code = 1 if isinstance(leaving.code, str) else leaving.code or 0
-    except Exception:
-        if not torch.distributed.is_initialized():
+    except Exception as error:
+        if _refused(error):
+            print(f'error: {error}', file=sys.stderr)
+        elif torch.distributed.is_initialized():
+            traceback.print_exc()
+        else:
             raise
-        traceback.print_exc()
         code = 1
     _leave_group(code)
     sys.exit(code)
+
+
+def _refused(error: Exception) -> bool:
+    """Whether code of mmsec refused a value, such as an option's; any other error is a bug and keeps its traceback."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    ours = Path(__file__).parents[1] in Path(last.filename).parents and (last.line or '').startswith('raise ')
+    return isinstance(error, InputError) or (isinstance(error, ValueError) and ours)
 
 
 def end_group() -> None:

@@ -15,7 +15,6 @@ from training_runs import TOOLS, RunError, run_all
 from mmsec.cli.config import load_config
 from mmsec.cli.data import check_data
 from mmsec.cli.grouping import backbone_options
-from mmsec.cli.options import naming_misspelt_options
 from mmsec.cli.schedule import train_in
 from mmsec.cli.weights import build_backbone
 from mmsec.engine.files import write_whole
@@ -67,8 +66,7 @@ def runs_of(base: Config, groupings: Sequence[str], seeds: int, images: int) -> 
     for text in groupings:
         cfg = copy.deepcopy(base)
         cfg.model.backbone = dict(cfg.model.backbone, **backbone_options(text))
-        with naming_misspelt_options(cfg):
-            build_backbone(copy.deepcopy(cfg), None)
+        build_backbone(copy.deepcopy(cfg), None)
         for seed in range(seeds):
             seeded = copy.deepcopy(cfg)
             seeded.randomness = dict(cfg.get('randomness') or {}, seed=seed)
@@ -179,9 +177,8 @@ def main() -> None:
     args = parse_args()
     base = load_config(args.config, args.cfg_options)
     check_data(base, 'train', 'val', 'test')
-    with naming_misspelt_options(base):
-        if args.iters:
-            train_in(base, args.iters)
+    if args.iters:
+        train_in(base, args.iters)
     settings = {name: getattr(args, name) for name in ('config', 'seeds', 'iters', 'images', 'cfg_options')}
     found = Comparison(args.out, args.work_dir, settings)
     runs = runs_of(base, args.groupings, args.seeds, args.images)

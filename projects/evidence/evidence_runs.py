@@ -13,7 +13,6 @@ from training_runs import ROOT, TOOLS, evaluate
 
 from mmsec.cli.config import load_config
 from mmsec.cli.data import check_data
-from mmsec.cli.options import naming_misspelt_options
 from mmsec.cli.weights import build_backbone
 from mmsec.datasets.wrappers import inner_datasets
 from mmsec.evaluation.clusters import BASELINES, MEASURES
@@ -154,7 +153,7 @@ def with_mergings(data: str) -> Measurement:
 def merged_cost(cfg: Config, data: str) -> dict:
     """Multiply-adds of the backbone with each merging, the mean over images of the test data."""
     adds = {}
-    with DefaultScope.overwrite_default_scope(cfg.default_scope), naming_misspelt_options(cfg):
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
         images = images_by_size(cfg)
         for name, options in mergings(data).items():
             merging = Config(dict(model=dict(backbone=dict(cfg.model.backbone, merging=options))))

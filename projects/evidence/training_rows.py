@@ -19,7 +19,6 @@ from torch import Tensor, nn
 import mmsec
 from mmsec.cli.flops import count
 from mmsec.cli.machine import machine
-from mmsec.cli.options import naming_misspelt_options
 from mmsec.cli.schedule import train_iterations
 from mmsec.engine.files import write_whole
 from mmsec.errors import InputError
@@ -144,7 +143,7 @@ def mean_multiply_adds(images: Sequence[tuple[Tensor, int]], model: nn.Module, c
 
 def cost(cfg: Config) -> dict:
     """Parameters of a model, and multiply-adds for an image of its test data, the mean over them."""
-    with DefaultScope.overwrite_default_scope(cfg.default_scope), naming_misspelt_options(cfg):
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
         images = images_by_size(cfg)
         model = MODELS.build(cfg.model).eval()
     return {

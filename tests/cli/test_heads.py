@@ -1,14 +1,12 @@
-"""A head that fits neither the backbone nor the images is one line."""
+"""A head that does not fit the backbone is one line."""
 
 import pytest
-import torch
-from mmengine.registry import MODELS
 
 from mmsec.cli.config import load_config
-from mmsec.cli.heads import check_channels, naming_small_images
+from mmsec.cli.heads import check_channels
 from mmsec.errors import InputError
-from tests.conftest import DETECTOR, ROOT, one_line_error, run_tool, shrink_model, small_run
-from tests.test_configs import CONFIGS, batch, load
+from tests.conftest import ROOT, one_line_error
+from tests.test_configs import CONFIGS, load
 
 
 @pytest.mark.parametrize('name', CONFIGS, ids=str)
@@ -59,34 +57,3 @@ def test_training_says_it_before_it_looks_for_data():
         'tools/train.py', 'configs/mmdet/secvit/secvit_t_mask2former.py', '--cfg-options', 'model.backbone.arch=base'
     )
     assert error.startswith('error: model.panoptic_head.in_channels=[64, 128, 256, 512] does not fit the maps')
-
-
-def test_images_of_fewer_tokens_than_queries_are_named():
-    cfg = load('mmdet/secvit/secvit_t_dino.py')
-    shrink_model(cfg)
-    cfg.model.num_queries = 900
-    model = MODELS.build(cfg.model)
-    data = model.data_preprocessor(batch(cfg), training=True)
-    with (
-        pytest.raises(
-            InputError, match=r'too small for DINO: its maps have 85 tokens, of which model\.num_queries=900'
-        ),
-        naming_small_images(),
-    ):
-        model(**data, mode='loss')
-
-
-def test_training_on_such_images_ends_with_that_line(shapes, tmp_path):
-    pipeline = load(DETECTOR).train_dataloader.dataset.pipeline
-    changes = {'model.num_queries': 900, 'model.backbone.norm_eval': False}
-    changes['train_dataloader.dataset.pipeline'] = [*pipeline[:1], *pipeline[2:]]  # not resized
-    config = small_run('mmdet/secvit/secvit_t_dino.py', shapes, tmp_path, **changes)
-    result = run_tool('train.py', config, '--work-dir', tmp_path / 'work', check=False)
-    assert result.returncode == 1
-    assert result.stdout.splitlines()[-1].startswith('error: an image is too small for DINO: its maps have 85 tokens')
-
-
-def test_other_errors_pass_as_they_are():
-    with pytest.raises(RuntimeError, match='selected index k') as error, naming_small_images():
-        torch.zeros(3).topk(4)
-    assert not isinstance(error.value, InputError)

@@ -1,4 +1,3 @@
-import contextlib
 import importlib
 import sys
 import unittest.mock
@@ -43,7 +42,6 @@ def test_the_tools_turn_tf32_on_unless_told_not_to(monkeypatch, tool, options, o
     module = importlib.import_module(f'tools.{tool}')
     for name in ('configure', 'join_processes', 'read_checkpoint', 'load_trained'):
         monkeypatch.setattr(module, name, lambda *args: None, raising=False)
-    monkeypatch.setattr(module, 'naming_broken_annotations', lambda cfg: contextlib.nullcontext())
     runner = unittest.mock.MagicMock()
     monkeypatch.setattr(module, 'Runner', runner)
     monkeypatch.setattr(sys, 'argv', [tool, 'config.py', *(['file.pth'] if tool == 'test' else []), *options])

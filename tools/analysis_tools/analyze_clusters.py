@@ -16,9 +16,8 @@ from mmengine.utils import track_iter_progress
 from torch.utils.data import Dataset
 
 from mmsec.cli.config import load_config
-from mmsec.cli.data import check_data, naming_broken_annotations
+from mmsec.cli.data import check_data
 from mmsec.cli.grouping import add_grouping, set_grouping
-from mmsec.cli.options import naming_misspelt_options
 from mmsec.cli.weights import build_backbone
 from mmsec.engine.processes import run
 from mmsec.errors import InputError
@@ -181,14 +180,12 @@ def main() -> None:
     cfg = load_config(args.config, args.cfg_options)
     set_grouping(cfg, args.grouping)
     torch.manual_seed(0)
-    with naming_misspelt_options(cfg):
-        backbone = build_backbone(cfg, args.checkpoint)
+    backbone = build_backbone(cfg, args.checkpoint)
     if not args.checkpoint:
         print('no checkpoint: weights are random')
     check_data(cfg, 'test')
-    with naming_broken_annotations(cfg), naming_misspelt_options(cfg):
-        dataset = DATASETS.build(cfg.test_dataloader.dataset)
-        preprocessor = MODELS.build(cfg.model.data_preprocessor).to(args.device)
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    preprocessor = MODELS.build(cfg.model.data_preprocessor).to(args.device)
     rows, kmeans, failed = analyze(preprocessor, backbone, dataset, args)
     if not rows:
         raise InputError(f"'{args.config}': no image with clusters to compare")

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from mmsec.cli.config import load_config, revert_sync_bn
 from mmsec.cli.flops import count_kinds
-from mmsec.cli.options import naming_misspelt_options
 from mmsec.engine.processes import run
 
 PARTS = (
@@ -38,8 +37,7 @@ def built(path: str) -> tuple[Config, nn.Module]:
     revert_sync_bn(cfg, 'none')
     for stage in rcnn_tests(cfg):
         stage.score_thr = 0.0  # random weights find nothing, and the mask head would have no work
-    with naming_misspelt_options(cfg):
-        return cfg, MODELS.build(cfg.model).eval()
+    return cfg, MODELS.build(cfg.model).eval()
 
 
 def rcnn_tests(cfg: Config) -> list[ConfigDict]:

@@ -10,7 +10,6 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from mmsec.cli.config import load_config, revert_sync_bn
-from mmsec.cli.options import naming_misspelt_options
 from mmsec.engine.optimizers.layer_decay import LayerDecayOptimizerConstructor, layer_depths
 from mmsec.engine.processes import run
 from mmsec.registry import OPTIM_WRAPPER_CONSTRUCTORS
@@ -52,9 +51,8 @@ def main() -> None:
     MMLogger.get_instance('print_lr_groups', log_level='ERROR')  # or MMEngine prints the settings of each parameter
     cfg = load_config(args.config, args.cfg_options)
     revert_sync_bn(cfg, 'none')
-    with naming_misspelt_options(cfg):
-        model = MODELS.build(cfg.model)
-        groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+    model = MODELS.build(cfg.model)
+    groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
     constructor = OPTIM_WRAPPER_CONSTRUCTORS.get(cfg.optim_wrapper.get('constructor', 'DefaultOptimWrapperConstructor'))
     decays = isinstance(constructor, type) and issubclass(constructor, LayerDecayOptimizerConstructor)
     kind = cfg.optim_wrapper.get('paramwise_cfg', {}).get('decay_type', 'layer_wise')

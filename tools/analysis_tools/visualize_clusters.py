@@ -9,7 +9,6 @@ from torch import nn
 from mmsec.cli.config import load_config
 from mmsec.cli.grouping import add_grouping, set_grouping
 from mmsec.cli.images import check_outputs, find_images
-from mmsec.cli.options import naming_misspelt_options
 from mmsec.cli.sheets import write_sheets
 from mmsec.cli.weights import build_backbone
 from mmsec.engine.processes import run
@@ -60,9 +59,8 @@ def build(args: argparse.Namespace) -> tuple[Backbone, nn.Module]:
         backbone = dict(type=f'mmsec.{ARCHS[args.arch]}', arch=args.arch)
         cfg = Config(dict(model=dict(backbone=backbone, data_preprocessor=PREPROCESSOR)))
     set_grouping(cfg, args.grouping)
-    with naming_misspelt_options(cfg):
-        backbone = build_backbone(cfg, args.checkpoint)
-        preprocessor = MODELS.build(cfg.model.data_preprocessor)
+    backbone = build_backbone(cfg, args.checkpoint)
+    preprocessor = MODELS.build(cfg.model.data_preprocessor)
     if not args.checkpoint:
         print('no --checkpoint: weights are random')
     for stage in args.stage:

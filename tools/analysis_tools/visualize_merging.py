@@ -10,7 +10,6 @@ from torch import nn
 
 from mmsec.cli.config import load_config
 from mmsec.cli.images import check_outputs, find_images
-from mmsec.cli.options import naming_misspelt_options
 from mmsec.cli.sheets import write_sheets
 from mmsec.cli.weights import build_backbone
 from mmsec.engine.processes import run
@@ -41,9 +40,8 @@ def parse_args() -> argparse.Namespace:
 
 def build(cfg: Config, checkpoint: str | None) -> tuple[ViT, nn.Module]:
     """The backbone in evaluation mode, and what makes its input of an image."""
-    with naming_misspelt_options(cfg):
-        backbone = build_backbone(cfg, checkpoint)
-        preprocessor = MODELS.build(cfg.model.data_preprocessor)
+    backbone = build_backbone(cfg, checkpoint)
+    preprocessor = MODELS.build(cfg.model.data_preprocessor)
     if not isinstance(backbone, ViT):
         raise InputError(f'the backbone of the config is {type(backbone).__name__}, which merges no tokens: take a ViT')
     if not cfg.model.backbone.get('merging'):
