@@ -15,7 +15,7 @@ from mmsec.cli.data import check_data
 from mmsec.cli.heads import check_channels
 from mmsec.cli.processor import optimize_on_cpu
 from mmsec.cli.weights import load_trained
-from mmsec.engine.hooks import PredictionPicturesHook
+from mmsec.engine.hooks.prediction_visualization import PredictionVisualizationHook
 from mmsec.engine.precision import set_tf32
 from mmsec.engine.processes import join_processes, run
 from mmsec.errors import InputError
@@ -77,7 +77,7 @@ def main() -> None:
     set_tf32(args.tf32)  # here, where the run has its log
     optimize_on_cpu(runner.model)
     if args.show_dir:
-        runner.register_hook(PredictionPicturesHook(args.show_dir))
+        runner.register_hook(PredictionVisualizationHook(args.show_dir))
     if args.out and args.out.endswith('.pkl'):
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     load_trained(runner, checkpoint, args.checkpoint)

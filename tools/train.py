@@ -15,7 +15,8 @@ from mmsec.cli.heads import check_channels
 from mmsec.cli.processor import optimize_on_cpu
 from mmsec.cli.resume import check_same_run, go_on, newest_whole_checkpoint
 from mmsec.cli.weights import check_frozen, check_weights
-from mmsec.engine.hooks import RunSummaryHook, SameStartHook
+from mmsec.engine.hooks.rank_consistency import RankConsistencyHook
+from mmsec.engine.hooks.run_summary import RunSummaryHook
 from mmsec.engine.precision import set_tf32
 from mmsec.engine.processes import from_first, join_processes, run
 from mmsec.errors import InputError
@@ -107,7 +108,7 @@ def main() -> None:
     runner = Runner.from_cfg(cfg)
     set_tf32(args.tf32)  # here, where the run has its log
     optimize_on_cpu(runner.model)
-    runner.register_hook(SameStartHook())
+    runner.register_hook(RankConsistencyHook())
     runner.register_hook(RunSummaryHook())
     runner.train()
 

@@ -5,14 +5,14 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='mmsec.WholeCheckpointHook', max_keep_ckpts=3),
+    checkpoint=dict(type='mmsec.AtomicCheckpointHook', max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
 )
 # docs/distributed_training.md says what each does for a run.
 custom_hooks = [
     dict(type='mmsec.PlainCheckpointHook'),
     dict(type='mmsec.PreemptionHook', save_minutes=30),
-    dict(type='mmsec.FiniteHook'),
+    dict(type='mmsec.NaNGuardHook'),
     dict(type='mmsec.IterationSeedHook'),
     dict(type='mmsec.BrokenDataHook'),
     dict(type='mmsec.EagerOptimizerHook'),

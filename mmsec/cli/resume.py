@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from mmsec.engine.hooks.whole_checkpoint import ROLLING
+from mmsec.engine.hooks.atomic_checkpoint import ROLLING
 from mmsec.errors import InputError
 from mmsec.models.checkpoints.reading import read_checkpoint
 

@@ -23,7 +23,7 @@ class SkipBroken(BaseTransform):
 
     A data set draws another sample for one that is left out. Broken is: an image or label map that is missing, cannot
     be decoded or ends early, an image whose size is not the one its annotations were made for, a label map of another
-    size than its image. :class:`mmsec.engine.hooks.BrokenDataHook` counts, and stops a run in which too much is broken.
+    size than its image. ``mmsec.BrokenDataHook`` counts, and stops a run in which too much is broken.
 
     Not for evaluation, whose metric would silently be another.
 

@@ -35,7 +35,7 @@ from torch.utils.data import Dataset
 
 import mmsec.engine.hooks  # noqa: F401
 from mmsec.cli.resume import check_same_run, go_on, newest_whole_checkpoint
-from mmsec.engine.hooks import SameStartHook
+from mmsec.engine.hooks.rank_consistency import RankConsistencyHook
 from mmsec.engine.processes import from_first, join_processes, run
 
 
@@ -134,7 +134,7 @@ def config(work_dir: str, max_iters: int, by_epoch: bool, options: dict[str, str
             default_hooks=dict(
                 logger=dict(type='LoggerHook', interval=1000),
                 checkpoint=dict(
-                    type='mmsec.WholeCheckpointHook',
+                    type='mmsec.AtomicCheckpointHook',
                     by_epoch=by_epoch,
                     interval=int(options.get('interval', 1)),
                     max_keep_ckpts=2,
@@ -144,7 +144,7 @@ def config(work_dir: str, max_iters: int, by_epoch: bool, options: dict[str, str
                 dict(type='EMAHook'),
                 dict(type='mmsec.PlainCheckpointHook'),
                 dict(type='mmsec.PreemptionHook', save_minutes=float(options.get('save_minutes', 1000))),
-                dict(type='mmsec.FiniteHook'),
+                dict(type='mmsec.NaNGuardHook'),
             ],
         )
     )
@@ -179,7 +179,7 @@ def main() -> None:
         if 'dies_at_exit' in options:
             atexit.register(os.kill, os.getpid(), signal.SIGKILL)
     runner = Runner.from_cfg(cfg)
-    runner.register_hook(SameStartHook())
+    runner.register_hook(RankConsistencyHook())
     runner.register_hook(Report())
     if found:
 

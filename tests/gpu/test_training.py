@@ -14,7 +14,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmsec.engine.hooks import FiniteHook
+from mmsec.engine.hooks.nan_guard import NaNGuardHook
 from tests.conftest import ROOT, shrink_model, small_run
 from tests.gpu.conftest import skip_without_gpu
 from tests.test_configs import batch, load
@@ -35,7 +35,7 @@ def test_a_shrunk_mask_rcnn_trains_in_mixed_precision(device, precision):
     model.init_weights()
     model.to(device).train()
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    hook = FiniteHook()
+    hook = NaNGuardHook()
     runner = types.SimpleNamespace(model=model, optim_wrapper=wrapper, iter=0, hooks=[])
     hook.before_train(runner)
     before = copy.deepcopy(model.state_dict())
@@ -59,7 +59,7 @@ def test_the_check_for_bad_numbers_waits_once(cuda):
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     forward = model.forward
     model.forward = lambda x: {f'loss_{i}': [forward(x).mean(), forward(x).sum()] for i in range(8)}
-    hook = FiniteHook()
+    hook = NaNGuardHook()
     runner = types.SimpleNamespace(
         model=model, optim_wrapper=types.SimpleNamespace(optimizer=optimizer), iter=0, hooks=[]
     )

@@ -114,7 +114,7 @@ def prepare_detector(task: tuple[dict | None, dict]) -> Callable[[], None]:
     from mmdet.testing import demo_mm_inputs
     from mmengine.optim import build_optim_wrapper
 
-    from mmsec.engine.optimizers import BFloat16OptimWrapper
+    from mmsec.engine.optimizers.bfloat16 import BFloat16OptimWrapper
 
     options, given = task
     device, batch, dtype = given['device'], given['batch'], given['dtype']

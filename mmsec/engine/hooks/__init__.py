@@ -1,27 +1,17 @@
-"""What training needs and MMEngine lacks, registered in :data:`mmsec.registry.HOOKS`."""
+"""What training needs and MMEngine lacks. Each hook is a file here; every file is imported, as every backbone is."""
 
-from mmsec.engine.hooks.broken_data import BrokenDataHook
-from mmsec.engine.hooks.cluster_visualization import ClusterVisualizationHook
-from mmsec.engine.hooks.eager_optimizer import EagerOptimizerHook
-from mmsec.engine.hooks.finite import FiniteHook
-from mmsec.engine.hooks.plain_checkpoint import PlainCheckpointHook
-from mmsec.engine.hooks.prediction_pictures import PredictionPicturesHook
-from mmsec.engine.hooks.preemption import PreemptionHook
-from mmsec.engine.hooks.run_summary import RunSummaryHook
-from mmsec.engine.hooks.same_start import SameStartHook
-from mmsec.engine.hooks.seed import IterationSeedHook
-from mmsec.engine.hooks.whole_checkpoint import WholeCheckpointHook
+import importlib
+import pkgutil
 
-__all__ = [
-    'BrokenDataHook',
-    'ClusterVisualizationHook',
-    'EagerOptimizerHook',
-    'FiniteHook',
-    'IterationSeedHook',
-    'PlainCheckpointHook',
-    'PredictionPicturesHook',
-    'PreemptionHook',
-    'RunSummaryHook',
-    'SameStartHook',
-    'WholeCheckpointHook',
-]
+from mmsec.registry import HOOKS, renamed
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f'{__name__}.{_module.name}')
+
+renamed(
+    HOOKS,
+    FiniteHook='NaNGuardHook',
+    PredictionPicturesHook='PredictionVisualizationHook',
+    SameStartHook='RankConsistencyHook',
+    WholeCheckpointHook='AtomicCheckpointHook',
+)

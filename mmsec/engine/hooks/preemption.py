@@ -17,7 +17,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmsec.engine.files import write_whole
-from mmsec.engine.hooks.whole_checkpoint import WholeCheckpointHook
+from mmsec.engine.hooks.atomic_checkpoint import AtomicCheckpointHook, checkpoint_hook
 from mmsec.engine.processes import end_group, from_first
 from mmsec.registry import HOOKS
 
@@ -33,7 +33,7 @@ class PreemptionHook(Hook):
     A signal to any process stops all of them at the same iteration. One that arrives while the run evaluates stops it
     at once; resumed, the run evaluates first. A run resumed in the middle of an epoch goes on with the batches that the
     epoch has left, without loading the others, if there are as many processes and images a batch as there were;
-    otherwise it starts the epoch again. Needs :class:`WholeCheckpointHook` in the run.
+    otherwise it starts the epoch again. Needs ``AtomicCheckpointHook`` in the run.
 
     After a good save the file ``resume_me`` in the work dir holds the id of the Slurm job, or nothing outside Slurm: a
     process that is killed on its way out changes the exit code, and this file says what it would have been. It is
@@ -55,6 +55,7 @@ class PreemptionHook(Hook):
             raise ValueError(f'save_minutes must be positive, or None for no saves by time, got {save_minutes}')
         self.signals = [signal.Signals[name] for name in signals]
         self.received: signal.Signals | None = None
+        self._checkpoints: AtomicCheckpointHook
         self._handlers: dict[signal.Signals, Any] = {}
         self.save_minutes = save_minutes
         self._epoch = -1
@@ -68,9 +69,12 @@ class PreemptionHook(Hook):
         """Listen, and make up for an evaluation that a signal ended.
 
         Raises:
-            ValueError: If the run has no :class:`WholeCheckpointHook`.
+            ValueError: If the run has no ``AtomicCheckpointHook``.
         """
-        self._checkpoint_hook(runner)
+        checkpoints = checkpoint_hook(runner)
+        if checkpoints is None:
+            raise ValueError("mmsec.PreemptionHook needs default_hooks.checkpoint.type='mmsec.AtomicCheckpointHook'")
+        self._checkpoints = checkpoints
         due = Path(runner.work_dir, 'evaluation_due')
         if runner.val_loop is not None and from_first(lambda: due.is_file() and due.read_text() == str(runner.iter)):
             runner.logger.info('evaluation that a signal ended')
@@ -121,13 +125,12 @@ class PreemptionHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         """Save if any process was told to stop, or if it is time to; exit if told to."""
-        checkpoints = self._checkpoint_hook(runner)
-        waited = time.monotonic() - checkpoints.tried_at  # seconds
+        waited = time.monotonic() - self._checkpoints.tried_at  # seconds
         told, due = self._agree(self.save_minutes is not None and waited >= 60 * self.save_minutes)
         if not told and not due:
             return
         iteration = runner.iter + 1
-        saved = from_first(lambda: checkpoints.save_now(runner, runner.epoch, iteration))
+        saved = from_first(lambda: self._checkpoints.save_now(runner, runner.epoch, iteration))
         if told:
             if self._evaluation_is_next(runner):
                 self._leave_word(runner, 'evaluation_due', str(iteration))
@@ -149,8 +152,7 @@ class PreemptionHook(Hook):
     def before_val(self, runner: Runner) -> None:
         """Save what the evaluation could lose: nothing can be saved in it, averaged weights may be in the model."""
         if self._handlers:
-            checkpoints = self._checkpoint_hook(runner)
-            self._val_saved = from_first(lambda: checkpoints.save_now(runner, runner.epoch, runner.iter))
+            self._val_saved = from_first(lambda: self._checkpoints.save_now(runner, runner.epoch, runner.iter))
 
     def before_val_epoch(self, runner: Runner) -> None:
         """As :meth:`before_train_epoch`, for the workers of the evaluation."""
@@ -172,7 +174,7 @@ class PreemptionHook(Hook):
         """
         if self._handlers and batch_idx < self._val_batches and self._agree(False)[0]:
             self._leave_word(runner, 'evaluation_due', str(runner.iter))
-            newest = self._checkpoint_hook(runner).last_ckpt
+            newest = self._checkpoints.last_ckpt
             self._exit(runner, self._val_saved, f'evaluation left; the newest checkpoint is {newest}')
 
     @staticmethod
@@ -233,13 +235,6 @@ class PreemptionHook(Hook):
             write_whole(Path(runner.work_dir, name), text.encode())
         except OSError as error:
             runner.logger.error(f"'{name}' was not written to the work dir: {error}")
-
-    @staticmethod
-    def _checkpoint_hook(runner: Runner) -> WholeCheckpointHook:
-        for hook in runner.hooks:
-            if isinstance(hook, WholeCheckpointHook):
-                return hook
-        raise ValueError("mmsec.PreemptionHook needs default_hooks.checkpoint.type='mmsec.WholeCheckpointHook'")
 
 
 def _kill_workers() -> None:

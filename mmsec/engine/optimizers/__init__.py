@@ -1,7 +1,7 @@
-"""What steps the weights, registered in :mod:`mmsec.registry`."""
+"""What steps the weights. Each wrapper or constructor is a file here; every file is imported."""
 
-from mmsec.engine.optimizers.bfloat16 import BFloat16OptimWrapper
-from mmsec.engine.optimizers.constructor import MergedOptimWrapperConstructor
-from mmsec.engine.optimizers.layer_decay import LayerDecayOptimizerConstructor
+import importlib
+import pkgutil
 
-__all__ = ['BFloat16OptimWrapper', 'LayerDecayOptimizerConstructor', 'MergedOptimWrapperConstructor']
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f'{__name__}.{_module.name}')

@@ -13,7 +13,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
-from mmsec.engine.hooks import FiniteHook
+from mmsec.engine.hooks.nan_guard import NaNGuardHook
 from mmsec.errors import InputError
 
 
@@ -43,7 +43,7 @@ def left_out(rank: int, folder: Path) -> dict:
         hooks=[],
         logger=types.SimpleNamespace(error=logged.append, warning=logged.append),
     )
-    hook = FiniteHook(max_bad_batches=1)
+    hook = NaNGuardHook(max_bad_batches=1)
     forward = model.forward
     model.forward = lambda inputs: {'loss': forward(inputs).sum() + constant}
     hook.before_train(runner)
@@ -126,7 +126,7 @@ def drawn(rank: int, folder: Path) -> dict:
             train_cfg=dict(type='IterBasedTrainLoop', max_iters=iterations),
             optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
             default_hooks=dict(
-                checkpoint=dict(type='mmsec.WholeCheckpointHook', by_epoch=False, interval=3),
+                checkpoint=dict(type='mmsec.AtomicCheckpointHook', by_epoch=False, interval=3),
                 logger=dict(type='LoggerHook', interval=1000),
             ),
             custom_hooks=[dict(type=each) for each in ('mmsec.PlainCheckpointHook', *hooks)],

@@ -9,7 +9,8 @@ import torch
 import torch.distributed
 import torch.multiprocessing
 
-from mmsec.engine.hooks import BrokenDataHook, broken_data
+from mmsec.engine.hooks import broken_data
+from mmsec.engine.hooks.broken_data import BrokenDataHook
 from mmsec.errors import InputError
 from mmsec.registry import TRANSFORMS
 

@@ -6,7 +6,7 @@ import torch
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from mmsec.engine.hooks import ClusterVisualizationHook
+from mmsec.engine.hooks.cluster_visualization import ClusterVisualizationHook
 from mmsec.errors import InputError
 from mmsec.models import SecViT
 from tests.conftest import SMALL_ARCH

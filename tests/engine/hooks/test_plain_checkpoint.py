@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
-from mmsec.engine.hooks import PlainCheckpointHook
+from mmsec.engine.hooks.plain_checkpoint import PlainCheckpointHook
 from mmsec.registry import HOOKS
 
 

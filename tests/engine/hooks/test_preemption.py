@@ -15,8 +15,7 @@ import torch
 from mmengine.runner import EpochBasedTrainLoop
 
 from mmsec.cli.resume import newest_whole_checkpoint
-from mmsec.engine.hooks import PreemptionHook
-from mmsec.engine.hooks.preemption import RESUME_ME, SAVE_FAILED
+from mmsec.engine.hooks.preemption import RESUME_ME, SAVE_FAILED, PreemptionHook
 from mmsec.models.checkpoints.reading import read_checkpoint
 from tests.conftest import ROOT
 

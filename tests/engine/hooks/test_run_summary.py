@@ -7,7 +7,7 @@ import torch
 from mmengine.runner import Runner
 
 from mmsec.cli.resume import go_on, newest_whole_checkpoint
-from mmsec.engine.hooks import RunSummaryHook
+from mmsec.engine.hooks.run_summary import RunSummaryHook
 from tests.engine.toy_run import config
 
 LR = 1e-2

@@ -13,7 +13,7 @@ _SHOWN_PROCESSES = 8
 
 
 @HOOKS.register_module()
-class SameStartHook(Hook):
+class RankConsistencyHook(Hook):
     """Stop a run whose processes start from different states.
 
     Each process reads the checkpoint itself, and one whose machine still sees an older file by that name would train

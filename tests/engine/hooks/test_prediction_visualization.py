@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mmengine.structures import BaseDataElement
 
-from mmsec.engine.hooks import PredictionPicturesHook
+from mmsec.engine.hooks.prediction_visualization import PredictionVisualizationHook
 from mmsec.registry import HOOKS
 
 
@@ -25,7 +25,7 @@ def a_test_of(images: list[Path], out: Path):
     dataset = type('Dataset', (), {'get_data_info': lambda _, i: infos[i], '__len__': lambda _: len(infos)})()
     loader = types.SimpleNamespace(dataset=dataset)
     runner = types.SimpleNamespace(visualizer=Visualizer(), test_dataloader=loader)
-    hook = PredictionPicturesHook(str(out), score_thr=0.7, num_sheet_images=0)
+    hook = PredictionVisualizationHook(str(out), score_thr=0.7, num_sheet_images=0)
     samples = [BaseDataElement(metainfo=info) for info in infos]
     samples[-1].pred_instances = BaseDataElement()
     hook.before_test_epoch(runner)
@@ -46,4 +46,4 @@ def test_no_picture_is_drawn_over_another(tmp_path):
 
 def test_hooks_refuse_unknown_options():
     with pytest.raises(TypeError, match='out_directory'):
-        HOOKS.build(dict(type='mmsec.PredictionPicturesHook', out_directory='x'))
+        HOOKS.build(dict(type='mmsec.PredictionVisualizationHook', out_directory='x'))

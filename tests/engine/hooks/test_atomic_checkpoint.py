@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from mmengine.logging import MessageHub
 
+from mmsec.engine.hooks.atomic_checkpoint import AtomicFileBackend
+from mmsec.errors import InputError
 from mmsec.registry import HOOKS
 from tests.conftest import ROOT
 
@@ -49,17 +51,25 @@ def test_a_full_disk_fails_the_save_and_not_the_run(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ('old', 'new'), [('WholeCheckpointHook', 'AtomicCheckpointHook'), ('FiniteHook', 'NaNGuardHook')]
+)
+def test_an_old_name_in_a_config_says_the_new_one(old, new):
+    with pytest.raises(InputError, match=f'mmsec.{old} is now called mmsec.{new}'):
+        HOOKS.build(dict(type=f'mmsec.{old}', interval=1))
+
+
+@pytest.mark.parametrize(
     'elsewhere', [dict(backend_args=dict(backend='petrel')), dict(out_dir='x'), dict(filename_tmpl='x_{}.pth')]
 )
 def test_other_places_are_refused(elsewhere):
-    hook = HOOKS.build(dict(type='mmsec.WholeCheckpointHook', **elsewhere))
+    hook = HOOKS.build(dict(type='mmsec.AtomicCheckpointHook', **elsewhere))
     with pytest.raises(ValueError, match=rf'where --resume auto looks; got {next(iter(elsewhere))}='):
-        hook.before_train(None)
+        hook.before_train(types.SimpleNamespace(work_dir='work'))
 
 
 def test_the_best_checkpoint_outlives_a_save_that_fails(tmp_path):
-    hook = HOOKS.build(dict(type='mmsec.WholeCheckpointHook', by_epoch=False, save_best='auto', rule='greater'))
-    hook.out_dir, hook.file_backend = str(tmp_path), None
+    hook = HOOKS.build(dict(type='mmsec.AtomicCheckpointHook', by_epoch=False, save_best='auto', rule='greater'))
+    hook.out_dir, hook.file_backend = str(tmp_path), AtomicFileBackend()
     hub = MessageHub.get_instance('best')
     fails = False
 

@@ -22,7 +22,7 @@ CONTACT_SHEET = 'contact_sheet.png'
 
 
 @HOOKS.register_module()
-class PredictionPicturesHook(Hook):
+class PredictionVisualizationHook(Hook):
     """Draw each test image with the run's visualizer: truth on the left, prediction on the right.
 
     The first images go onto a contact sheet too, ``contact_sheet.png``: image, truth, prediction, and what the

@@ -9,18 +9,18 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmsec.engine.hooks.whole_checkpoint import WholeCheckpointHook
+from mmsec.engine.hooks.atomic_checkpoint import checkpoint_hook
 from mmsec.engine.unwrap import unwrapped
 from mmsec.errors import InputError
 from mmsec.registry import HOOKS
 
 
 @HOOKS.register_module()
-class FiniteHook(Hook):
+class NaNGuardHook(Hook):
     """Stop the run at the first loss or gradient that is NaN or infinite, before the optimizer's step.
 
     The error names the iteration, the losses and the images of the batch. Before it stops, the run saves what it was
-    before the iteration, if it has a :class:`WholeCheckpointHook`. All processes do the same at the same iteration.
+    before the iteration, if it has an ``AtomicCheckpointHook``. All processes do the same at the same iteration.
 
     Losses and gradients are looked at together, so that the host waits for the device once an iteration. Under fp16 the
     gradient scaler skips the steps whose gradients overflow, and the check does not see those; it looks at the losses.
@@ -112,18 +112,18 @@ class FiniteHook(Hook):
             return
         raise InputError(
             f'{found}. {_save(runner)}. Look at the images; if nothing is wrong, set max_bad_batches of '
-            'mmsec.FiniteHook, lower the learning rate, lengthen the warm-up or clip gradients, and go on with --resume'
+            'mmsec.NaNGuardHook, lower the rate, lengthen the warm-up or clip gradients, and go on with --resume'
         )
 
 
 def _save(runner: Runner) -> str:
     """Save what was before this iteration; say how to go on from it."""
-    for hook in runner.hooks:
-        if isinstance(hook, WholeCheckpointHook):
-            saved = hook.save_now(runner, runner.epoch, runner.iter)
-            barrier()  # the end of another process can end the first, which may still be writing
-            return f'Iteration {runner.iter} is saved' if saved else 'The last save failed'
-    return 'Nothing was saved, because the run has no mmsec.WholeCheckpointHook'
+    checkpoints = checkpoint_hook(runner)
+    if checkpoints is None:
+        return 'Nothing was saved, because the run has no mmsec.AtomicCheckpointHook'
+    saved = checkpoints.save_now(runner, runner.epoch, runner.iter)
+    barrier()  # the end of another process can end the first, which may still be writing
+    return f'Iteration {runner.iter} is saved' if saved else 'The last save failed'
 
 
 def _copy(source: list[Tensor], target: list[Tensor]) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmsec.engine.hooks import FiniteHook
+from mmsec.engine.hooks.nan_guard import NaNGuardHook
 from mmsec.errors import InputError
 
 
@@ -29,7 +29,7 @@ class Run:
     def __init__(self, max_bad_batches=0, optimizer=torch.optim.SGD, **options):
         self.model = Model()
         self.optimizer = optimizer(self.model.parameters(), lr=0.5, **options)
-        self.hook = FiniteHook(max_bad_batches)
+        self.hook = NaNGuardHook(max_bad_batches)
         self.logged = []
         self.runner = types.SimpleNamespace(
             model=self.model,
@@ -79,7 +79,7 @@ def test_a_bad_loss_stops_before_a_weight_changes(bad):
     assert 'iteration 8: a loss is not finite' in str(caught.value)
     assert f'loss_a {bad:g}, loss_b 1' in str(caught.value)
     assert 'a.jpg, b.jpg' in str(caught.value)
-    assert 'Nothing was saved, because the run has no mmsec.WholeCheckpointHook' in str(caught.value)
+    assert 'Nothing was saved, because the run has no mmsec.AtomicCheckpointHook' in str(caught.value)
     assert torch.equal(run.model.weight, torch.full((2,), 0.5))
     assert all(buffer.isfinite().all() for buffer in run.model.buffers())
 
@@ -165,4 +165,4 @@ def test_predictions_are_not_looked_at():
 
 def test_less_than_no_bad_batch_is_refused():
     with pytest.raises(ValueError, match='max_bad_batches must be at least 0, got -1'):
-        FiniteHook(max_bad_batches=-1)
+        NaNGuardHook(max_bad_batches=-1)

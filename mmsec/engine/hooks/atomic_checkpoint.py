@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from mmengine.dist import is_main_process
-from mmengine.fileio import BaseStorageBackend, LocalBackend, register_backend
+from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
@@ -15,17 +15,25 @@ from mmsec.registry import HOOKS
 ROLLING = 'rolling.pth'
 
 
-@register_backend('mmsec_whole')
-class WholeFileBackend(LocalBackend):
-    """MMEngine's local files, each written by :func:`write_whole`."""
+@register_backend('mmsec_atomic')
+class AtomicFileBackend(LocalBackend):
+    """MMEngine's local files, each written by :func:`write_whole`; what is to be removed is only noted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outdated: list[Path] = []
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write ``obj`` to ``filepath``."""
         write_whole(filepath, obj)
 
+    def remove(self, filepath: str | Path) -> None:
+        """Note that ``filepath`` is outdated."""
+        self.outdated.append(Path(filepath))
+
 
 @HOOKS.register_module()
-class WholeCheckpointHook(CheckpointHook):
+class AtomicCheckpointHook(CheckpointHook):
     """MMEngine's checkpoint hook, for machines that die: it takes the same options.
 
     Each file is written under a temporary name, flushed to the disk and renamed; the pointer ``last_checkpoint`` is
@@ -37,7 +45,7 @@ class WholeCheckpointHook(CheckpointHook):
     """
 
     backend_args: dict | None  # MMEngine's, as the next one
-    file_backend: BaseStorageBackend
+    file_backend: AtomicFileBackend
     last_saved: tuple[int, int] | None = None  # epochs and iterations that the newest save holds as complete
     tried_at: float = 0.0  # seconds of the monotonic clock: when the last save, good or not, was over
 
@@ -47,17 +55,17 @@ class WholeCheckpointHook(CheckpointHook):
         Raises:
             ValueError: If it would write to another place.
         """
-        given = {'out_dir': self.out_dir, 'filename_tmpl': self.filename_tmpl, 'backend_args': self.backend_args}
-        own = {'out_dir': (None, getattr(runner, 'work_dir', None)), 'backend_args': (None,)}
+        own: dict[str, tuple] = {'out_dir': (None, runner.work_dir), 'backend_args': (None,)}
         own['filename_tmpl'] = (None, 'epoch_{}.pth', 'iter_{}.pth')
-        for name, value in given.items():
-            if value not in own[name]:
+        for name, values in own.items():
+            if getattr(self, name) not in values:
                 raise ValueError(
-                    'mmsec.WholeCheckpointHook writes to the work dir, where --resume auto looks; '
-                    f'got {name}={value!r}. For another place use CheckpointHook'
+                    'mmsec.AtomicCheckpointHook writes to the work dir, where --resume auto looks; '
+                    f'got {name}={getattr(self, name)!r}. For another place use CheckpointHook'
                 )
         super().before_train(runner)
-        self.backend_args = {'backend': 'mmsec_whole'}
+        self.backend_args = {'backend': 'mmsec_atomic'}
+        self.file_backend = AtomicFileBackend()
         self.tried_at = time.monotonic()
         if is_main_process():
             for leftover in Path(self.out_dir).glob('.*.pth.*.tmp'):
@@ -80,21 +88,24 @@ class WholeCheckpointHook(CheckpointHook):
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         """Save, point to it, and only then delete what is too old; MMEngine's deletes first."""
-        before = list(self.keep_ckpt_ids) if self.max_keep_ckpts > 0 else []
-        kept = [*(old for old in before if old != step), step]
-        if self.max_keep_ckpts > 0:
-            self.keep_ckpt_ids.clear()
-            self.keep_ckpt_ids.extend(kept)  # a deque of max_keep_ckpts places
-            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
-        if not self._save(runner, self.filename_tmpl.format(step), meta):
-            if self.max_keep_ckpts > 0:
-                self.keep_ckpt_ids.clear()
-                self.keep_ckpt_ids.extend(before)
-                runner.message_hub.update_info('keep_ckpt_ids', before)
+        name = self.filename_tmpl.format(step)
+        if self.max_keep_ckpts <= 0:
+            self._save(runner, name, meta)
             return
-        if self.max_keep_ckpts > 0 and is_main_process():
+        before = list(self.keep_ckpt_ids)
+        kept = [*(old for old in before if old != step), step]
+        self._keep(runner, kept)
+        if not self._save(runner, name, meta):
+            self._keep(runner, before)
+        elif is_main_process():
             for old in kept[: -self.max_keep_ckpts]:
                 Path(self.out_dir, self.filename_tmpl.format(old)).unlink(missing_ok=True)
+
+    def _keep(self, runner: Runner, steps: list[int]) -> None:
+        """Note which checkpoints there are, also in those that are saved."""
+        self.keep_ckpt_ids.clear()
+        self.keep_ckpt_ids.extend(steps)  # a deque of max_keep_ckpts places
+        runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
 
     def _save(self, runner: Runner, name: str, meta: dict) -> bool:
         """Save under ``name`` and point to it; False where the disk refuses."""
@@ -123,37 +134,32 @@ class WholeCheckpointHook(CheckpointHook):
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         """Save the best so far, if asked to, and delete the one before only then; a full disk does not end the run."""
-        info = runner.message_hub.runtime_info
-        before = {key: value for key, value in info.items() if key.startswith('best_')}
-        paths = {key: copy.copy(value) for key, value in self.__dict__.items() if key.startswith('best_ckpt_path')}
-        later = _DeleteLater()
-        backend, self.file_backend = self.file_backend, later
+        outdated = self.file_backend.outdated
+        states = (self.__dict__, runner.message_hub.runtime_info)  # in which MMEngine notes what is best
+        before = [{key: copy.copy(value) for key, value in _best_of(state).items()} for state in states]
         try:
             super()._save_best_checkpoint(runner, metrics)
         except OSError as error:
             runner.logger.error(f'the best checkpoint was not saved: {error}. The one before stays; training goes on')
-            self.__dict__.update(paths)
-            for key in [key for key in info if key.startswith('best_')]:
-                runner.message_hub.pop_info(key)
-            for key, value in before.items():
-                runner.message_hub.update_info(key, value)
-        else:
-            for path in map(Path, later.later):
-                # A resumed checkpoint says which file was best: nothing outside the work dir is its to delete.
-                if path.resolve().parent == Path(self.out_dir).resolve():
-                    path.unlink(missing_ok=True)
-                else:
-                    runner.logger.warning(f"'{path}' was the best checkpoint; it is not in the work dir and stays")
-        finally:
-            self.file_backend = backend
+            outdated.clear()
+            for state, old in zip(states, before, strict=True):
+                for key in _best_of(state):
+                    del state[key]
+                state.update(old)
+        for path in outdated:
+            # A resumed checkpoint says which file was best: nothing outside the work dir is its to delete.
+            if path.resolve().parent == Path(self.out_dir).resolve():
+                path.unlink(missing_ok=True)
+            else:
+                runner.logger.warning(f"'{path}' was the best checkpoint; it is not in the work dir and stays")
+        outdated.clear()
 
 
-class _DeleteLater(LocalBackend):
-    """Local files; what is to be removed is noted."""
+def _best_of(state: dict) -> dict:
+    """What a state says of the best checkpoint."""
+    return {key: value for key, value in state.items() if key.startswith('best_')}
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.later: list[str] = []
 
-    def remove(self, filepath: str | Path) -> None:
-        self.later.append(str(filepath))
+def checkpoint_hook(runner: Runner) -> AtomicCheckpointHook | None:
+    """The hook of a run that can save at any time, if it has one."""
+    return next((hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook)), None)
