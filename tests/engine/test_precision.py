@@ -1,11 +1,10 @@
-import importlib
 import sys
-import unittest.mock
 
 import pytest
 import torch
 
 from mmsec.engine.precision import set_tf32
+from tools import test, train
 
 
 @pytest.fixture
@@ -35,18 +34,8 @@ def test_tf32_is_for_products_and_convolutions_alike_is_logged_and_leaves_the_cp
     assert log == [f'float32 products and convolutions run in {how}']
 
 
-@pytest.mark.usefixtures('_tf32')
-@pytest.mark.parametrize('tool', ['train', 'test'])
-@pytest.mark.parametrize(('options', 'on'), [([], True), (['--no-tf32'], False)])
-def test_the_tools_turn_tf32_on_unless_told_not_to(monkeypatch, tool, options, on):
-    module = importlib.import_module(f'tools.{tool}')
-    for name in ('configure', 'join_processes', 'read_checkpoint', 'load_trained'):
-        monkeypatch.setattr(module, name, lambda *args: None, raising=False)
-    runner = unittest.mock.MagicMock()
-    monkeypatch.setattr(module, 'Runner', runner)
-    monkeypatch.setattr(sys, 'argv', [tool, 'config.py', *(['file.pth'] if tool == 'test' else []), *options])
-    seen = []
-    run = runner.from_cfg.return_value.train if tool == 'train' else runner.from_cfg.return_value.test
-    run.side_effect = lambda: seen.append((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
-    module.main()
-    assert seen == [(on, on)]
+@pytest.mark.parametrize(('tool', 'files'), [(train, ['config.py']), (test, ['config.py', 'file.pth'])])
+def test_tf32_is_on_unless_the_tools_are_told_otherwise(monkeypatch, tool, files):
+    for options, on in (([], True), (['--no-tf32'], False)):
+        monkeypatch.setattr(sys, 'argv', ['tool', *files, *options])
+        assert tool.parse_args().tf32 == on

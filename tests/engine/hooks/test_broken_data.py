@@ -2,17 +2,14 @@
 
 import json
 import types
-from pathlib import Path
 
 import pytest
-import torch
-import torch.distributed
-import torch.multiprocessing
 
 from mmsec.engine.hooks import broken_data
 from mmsec.engine.hooks.broken_data import BrokenDataHook
 from mmsec.errors import InputError
 from mmsec.registry import TRANSFORMS
+from tests.engine import in_two_processes
 
 
 @pytest.fixture
@@ -69,63 +66,46 @@ def test_a_run_that_switches_its_pipeline_goes_on_counting(load):
         hook.after_train_iter(runner, 0, {'data_samples': [None] * 5})
 
 
-def count_on_two_processes(rank, folder):
+def count(rank: int) -> tuple:
     """What a process of two sees of 400 images of which some are broken, in batches of two."""
-    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/group', rank=rank, world_size=2)
     load = TRANSFORMS.build(dict(type='mmsec.SkipBroken', transforms=[]))
     runner = runner_with(load, num_images=400)
     runner.train_dataloader.batch_size = 2
     hook = BrokenDataHook(max_share=0.01)
     hook.before_train(runner)
-    ended = 'with all iterations'
     collectives = []
-    hook_all_reduce = broken_data.all_reduce
-    broken_data.all_reduce = lambda total: (collectives.append(runner.iter), hook_all_reduce(total))
-    try:
-        for runner.iter in range(100):  # an epoch of each process
-            if runner.iter < 3:  # 3 of 400 are put up with, though all are of one process
-                load.count.value += rank
-            if runner.iter in (61, 62):  # 5 are not
-                load.count.value += 1 - rank
+    all_reduce = broken_data.all_reduce
+    broken_data.all_reduce = lambda total: (collectives.append(runner.iter), all_reduce(total))
+    for runner.iter in range(100):  # an epoch of each process
+        if runner.iter < 3:  # 3 of 400 are put up with, though all are of one process
+            load.count.value += rank
+        if runner.iter in (61, 62):  # 5 are not
+            load.count.value += 1 - rank
+        try:
             hook.after_train_iter(runner, 0, {'data_samples': [None] * 2})
-    except InputError as error:
-        ended = str(error)
-    (Path(folder) / str(rank)).write_text(json.dumps([runner.iter, collectives, ended]))
-    torch.distributed.destroy_process_group()
+        except InputError as error:
+            return runner.iter, collectives, str(error)
+    raise AssertionError('the run went on')
 
 
-def test_broken_samples_are_counted_over_all_processes_which_stop_together(tmp_path):
-    torch.multiprocessing.spawn(count_on_two_processes, (str(tmp_path),), nprocs=2)
-    one, two = (json.loads((tmp_path / str(rank)).read_text()) for rank in range(2))
+def test_broken_samples_are_counted_over_all_processes_which_stop_together():
+    one, two = in_two_processes(count)
     assert one == two
-    assert one[0] == 64  # the first moment after iteration 62 at which the counts are added up
-    assert one[1] == list(range(4, 65, 5))
-    assert one[2].startswith('5 samples were broken and left out, more than 1.0% of the 400 of an epoch')
+    iteration, collectives, error = one
+    assert iteration == 64  # the first moment after iteration 62 at which the counts are added up
+    assert collectives == list(range(4, 65, 5))
+    assert error.startswith('5 samples were broken and left out, more than 1.0% of the 400 of an epoch')
 
 
-def check_boxes_on_two_processes(rank, folder):
+def look_at_boxes(rank: int, file: str) -> str:
     """One process reads the file, the other learns what it found."""
-    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/group', rank=rank, world_size=2)
     load = TRANSFORMS.build(dict(type='mmsec.SkipBroken', transforms=[]))
-    try:
-        BrokenDataHook().before_train(runner_with(load, ann_file=f'{folder}/a.json'))
-    except InputError as error:
-        (Path(folder) / str(rank)).write_text(str(error))
-    torch.distributed.destroy_process_group()
+    with pytest.raises(InputError) as error:
+        BrokenDataHook(max_share=0.1).before_train(runner_with(load, ann_file=file))
+    return str(error.value)
 
 
-def test_boxes_outside_their_images_stop_all_processes(tmp_path):
-    content = {
-        'images': [{'id': 1, 'file_name': 'a.jpg', 'width': 10, 'height': 8}],
-        'annotations': [{'id': 1, 'image_id': 1, 'bbox': [10, 0, 4, 4]}],
-    }
-    (tmp_path / 'a.json').write_text(json.dumps(content))
-    torch.multiprocessing.spawn(check_boxes_on_two_processes, (str(tmp_path),), nprocs=2)
-    for rank in range(2):
-        assert '1 of 1 boxes lie outside' in (tmp_path / str(rank)).read_text()
-
-
-def test_boxes_outside_their_images_are_named_and_too_many_stop_the_run(load, tmp_path):
+def test_boxes_outside_their_images_are_named_and_too_many_stop_all_processes(load, tmp_path):
     content = {
         'images': [{'id': 1, 'file_name': 'a.jpg', 'width': 10, 'height': 8}],
         'annotations': [
@@ -140,8 +120,7 @@ def test_boxes_outside_their_images_are_named_and_too_many_stop_the_run(load, tm
     BrokenDataHook(max_share=0.5).before_train(runner)
     assert len(runner.logger) == 2
     assert 'annotation 3 left out, its box [10, 0, 4, 4] lies outside image a.jpg of 10x8' in runner.logger[0]
-    with pytest.raises(InputError, match='1 of 3 boxes lie outside'):
-        BrokenDataHook(max_share=0.1).before_train(runner)
+    assert all('1 of 3 boxes lie outside' in error for error in in_two_processes(look_at_boxes, str(file)))
 
 
 def test_annotations_of_another_format_are_left_alone(load, tmp_path):

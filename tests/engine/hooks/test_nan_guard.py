@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmsec.engine.hooks.nan_guard import NaNGuardHook
 from mmsec.errors import InputError
+from tests.engine import in_two_processes
 
 
 class Model(nn.Module):
@@ -15,12 +16,13 @@ class Model(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(2))
         self.norm = nn.BatchNorm1d(2, affine=False)
+        self.constant = 0.0
 
     def forward(self, inputs, data_samples=None, mode='loss'):
         if mode != 'loss':
             return [inputs]
         self.norm(inputs.expand(2, 2))
-        return {'loss_a': (self.weight * inputs).sum(), 'loss_b': [torch.zeros(()), torch.ones(())]}
+        return {'loss_a': (self.weight * inputs).sum() + self.constant, 'loss_b': [torch.zeros(()), torch.ones(())]}
 
 
 class Run:
@@ -149,20 +151,32 @@ def test_steps_that_the_fp16_scaler_skips_are_none_of_its_business(fused):
         run.step(torch.tensor([1.0, float('nan')]), scaler=scaler)
 
 
-def test_figures_that_are_not_losses_may_be_anything():
+def test_figures_that_are_not_losses_and_predictions_may_be_anything():
     run = Run()
-    hook_losses = {'loss_a': run.model.weight.sum(), 'acc': torch.tensor(float('nan'))}
-    run.model.forward = lambda inputs, data_samples=None, mode='loss': hook_losses
+    losses = {'loss_a': run.model.weight.sum(), 'acc': torch.tensor(float('nan'))}
+    run.model.forward = lambda inputs, data_samples=None, mode='loss': losses
     run.step(torch.ones(2))
-
-
-def test_predictions_are_not_looked_at():
     run = Run()
     run.model.eval()
     run.model(inputs=torch.tensor([float('nan')]), mode='predict')
     run.hook.after_train_iter(run.runner, 0)
 
 
-def test_less_than_no_bad_batch_is_refused():
-    with pytest.raises(ValueError, match='max_bad_batches must be at least 0, got -1'):
-        NaNGuardHook(max_bad_batches=-1)
+def bad_on_the_second(rank: int) -> tuple[list, list, str]:
+    """Weights, log and error of a run whose loss is bad on the second process alone; all gradients are finite."""
+    run, weights = Run(max_bad_batches=1), []
+    for iteration in range(4):
+        run.model.constant = float('nan') if rank == 1 and iteration in (1, 3) else 0.0
+        try:
+            weights.append(run.step(torch.ones(2)).tolist())
+        except InputError as error:
+            return weights, run.logged, str(error)
+    raise AssertionError('the run went on')
+
+
+def test_a_batch_that_is_bad_on_one_process_is_left_out_on_all_and_stops_all():
+    (weights, first, stopped), (same, second, stopped_too) = in_two_processes(bad_on_the_second)
+    assert weights == same == [[0.5, 0.5], [0.5, 0.5], [0.0, 0.0]]
+    for of_first, of_second, number in ((first[0], second[0], 8), (stopped, stopped_too, 10)):
+        assert of_first.startswith(f'iteration {number}: a loss of another process is not finite')
+        assert of_second.startswith(f'iteration {number}: a loss is not finite')
