@@ -1,9 +1,7 @@
-import argparse
-
 import pytest
 from mmengine.config import Config
 
-from mmsec.cli.grouping import add_grouping, backbone_options, grouping_of, set_grouping
+from mmsec.cli.grouping import backbone_options, grouping_of, set_grouping
 from mmsec.errors import InputError
 
 
@@ -35,13 +33,6 @@ def test_the_grouping_of_a_config_is_replaced():
     assert cfg.model.backbone.grouping.cut == 'x'
     set_grouping(cfg, ['WindowGrouping'])
     assert cfg.model.backbone == dict(type='mmsec.SecViT', grouping=dict(type='WindowGrouping'))
-
-
-def test_the_option_may_be_given_several_times():
-    parser = argparse.ArgumentParser()
-    add_grouping(parser, 'append')
-    given = parser.parse_args(['--grouping', 'RandomGrouping', '--grouping', 'WindowGrouping', 'shift=True'])
-    assert given.grouping == [['RandomGrouping'], ['WindowGrouping', 'shift=True']]
 
 
 def test_a_backbone_groups_otherwise_by_words_of_a_grouping_and_numbers_of_clusters():

@@ -26,15 +26,12 @@ def test_a_config_of_mmpretrain_is_read(config, tmp_path, monkeypatch):
     assert load_config(config).default_scope == 'mmpretrain'
 
 
-def test_a_host_that_is_not_installed_is_named(config, monkeypatch):
+def test_a_host_that_is_not_installed_or_that_a_tool_does_not_know_is_named(config, monkeypatch):
+    with pytest.raises(InputError, match=r"default_scope must be one of \('mmdet', 'mmseg'\), got 'mmpretrain'"):
+        load_config(config, hosts=('mmdet', 'mmseg'))
     monkeypatch.setattr('mmsec.cli.config.find_spec', lambda name: None)
     with pytest.raises(InputError, match=r"classifier\.py' is for mmpretrain, which is not installed\. Add it"):
         load_config(config)
-
-
-def test_a_tool_that_does_not_know_a_host_refuses_its_configs(config):
-    with pytest.raises(InputError, match=r"default_scope must be one of \('mmdet', 'mmseg'\), got 'mmpretrain'"):
-        load_config(config, hosts=('mmdet', 'mmseg'))
 
 
 def test_a_torchvision_that_is_missing_is_named_with_the_one_that_fits(config, monkeypatch):

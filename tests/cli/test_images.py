@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import cv2
@@ -38,15 +37,13 @@ def test_a_suffix_that_looks_like_another_images_name_is_kept(tmp_path):
     assert names == {'cat.jpg': 'cat.jpg', 'cat.png': 'cat.png', 'cat.jpg.bmp': 'cat.jpg.bmp', 'dog.v2.png': 'dog.v2'}
 
 
-def test_files_patterns_and_repetitions(folder):
+def test_files_patterns_and_repetitions_with_names_inside_the_folder_they_are_written_to(folder, monkeypatch):
     inputs = [str(folder / 'b/*.png'), str(folder / 'a/cat.jpg'), str(folder / 'a/cat.jpg')]
     assert named(find_images(inputs), folder) == {'b/cat.png': 'b/cat', 'a/cat.jpg': 'a/cat'}
-
-
-def test_names_stay_inside_the_folder_they_are_written_to(folder, monkeypatch):
     monkeypatch.chdir(folder / 'a')
     found = find_images(['cat.jpg', '../b/cat.png', '../a/cat.jpg'])
     assert found == {Path('cat.jpg'): Path('a/cat'), Path('../b/cat.png'): Path('b/cat')}
+    assert find_images(['cat.jpg']) == {Path('cat.jpg'): Path('cat')}
 
 
 def test_no_image_is_written_over(folder):
@@ -58,11 +55,6 @@ def test_no_image_is_written_over(folder):
     check_outputs(images, folder / 'b', '_labels.png')
     with pytest.raises(InputError, match=r"cat.png' is one of the images; choose another folder"):
         check_outputs(images, folder / 'b')
-
-
-def test_a_single_relative_file_keeps_its_name(folder, monkeypatch):
-    monkeypatch.chdir(folder)
-    assert find_images([os.path.join('a', 'cat.jpg')]) == {Path('a/cat.jpg'): Path('cat')}
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
-from mmsec.engine.hooks.plain_checkpoint import PlainCheckpointHook
 from mmsec.registry import HOOKS
 
 
@@ -18,7 +17,4 @@ def test_history_goes_into_a_checkpoint_as_plain_values_and_comes_back(tmp_path)
     restored = loaded['message_hub']['log_scalars']['train/loss']
     assert isinstance(restored, HistoryBuffer)
     assert [a.tolist() for a in restored.data] == [[1.0, 2.5], [1, 3]]
-
-
-def test_checkpoints_without_history_load():
-    PlainCheckpointHook().after_load_checkpoint(None, {'state_dict': {}})
+    hook.after_load_checkpoint(None, {'state_dict': {}})  # without history

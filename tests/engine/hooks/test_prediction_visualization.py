@@ -3,11 +3,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pytest
 from mmengine.structures import BaseDataElement
 
 from mmsec.engine.hooks.prediction_visualization import PredictionVisualizationHook
-from mmsec.registry import HOOKS
 
 
 def a_test_of(images: list[Path], out: Path):
@@ -42,8 +40,3 @@ def test_no_picture_is_drawn_over_another(tmp_path):
     images = ['a/1.jpg', 'b/1.jpg', 'b/1.png', 'contact_sheet.jpg']
     drawn = a_test_of([tmp_path / 'set' / name for name in images], tmp_path / 'out')
     assert [str(name) for _, name, _ in drawn] == ['a/1.png', 'b/1.jpg.png', 'b/1.png.png', 'contact_sheet.jpg.png']
-
-
-def test_hooks_refuse_unknown_options():
-    with pytest.raises(TypeError, match='out_directory'):
-        HOOKS.build(dict(type='mmsec.PredictionVisualizationHook', out_directory='x'))

@@ -259,11 +259,10 @@ def test_an_epoch_of_another_length_starts_again(tmp_path):
     assert len(list(loader)) == 5
 
 
-def test_unknown_signals_are_refused():
-    with pytest.raises(ValueError, match='SIGTREM'):
-        PreemptionHook(signals=['SIGTREM'])
-
-
-def test_no_time_at_all_between_saves_is_refused():
-    with pytest.raises(ValueError, match='save_minutes must be positive'):
-        PreemptionHook(save_minutes=0)
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [({'signals': ['SIGTREM']}, 'SIGTREM'), ({'save_minutes': 0}, 'save_minutes must be positive')],
+)
+def test_options_that_cannot_be_used_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        PreemptionHook(**options)

@@ -74,37 +74,32 @@ def test_the_rate_of_a_resumed_run_is_scaled_to_its_batch_size(tmp_path):
     assert rate(runner) == pytest.approx(LR * 4)
 
 
-def test_scaling_in_the_middle_of_a_warm_up_ends_at_the_scaled_rate(tmp_path):
-    run(tmp_path, 1, batch_size=2, base=2, enable=True)
-    runner, _ = run(tmp_path, 4, batch_size=4, base=2, enable=True)
-    assert rate(runner) == pytest.approx(LR * 2)
-
-
-def test_a_run_that_starts_to_scale_when_it_is_resumed_does(tmp_path):
-    _, log = run(tmp_path, 3, batch_size=4, base=2, enable=False)
-    assert 'the effective batch size is 4, and the learning rate is for 2' in log
+@pytest.mark.parametrize(('first', 'scaled'), [(1, True), (3, False)])
+def test_a_run_that_is_resumed_scales_in_a_warm_up_and_where_it_did_not_before(tmp_path, first, scaled):
+    _, log = run(tmp_path, first, batch_size=2 if scaled else 4, base=2, enable=scaled)
+    assert ('the effective batch size is 4, and the learning rate is for 2' in log) == (not scaled)
     runner, log = run(tmp_path, 4, batch_size=4, base=2, enable=True)
     assert 'the learning rate was for a batch size of 2; times 2 it is for 4' in log
     assert rate(runner) == pytest.approx(LR * 2)
 
 
-def test_another_number_of_processes_is_named_without_scaling_too(tmp_path):
-    run(tmp_path, 3, batch_size=4, base=4, enable=False)
+@pytest.mark.parametrize(
+    ('saved', 'enable', 'message'),
+    [
+        (
+            {'size': 8, 'processes': 2, 'learning_rate_for': 4},
+            False,
+            'a batch size of 4 on 1 processes; its checkpoint was made with 8 on 2. What is counted in iterations',
+        ),
+        ({}, True, '--auto-scale-lr: the checkpoint does not say which batch size its learning rate is for'),
+    ],
+)
+def test_a_checkpoint_of_another_batch_size_or_none_is_named_and_the_rate_stays(tmp_path, saved, enable, message):
+    run(tmp_path, 3, batch_size=4, base=4, enable=enable)
     path = tmp_path / 'iter_3.pth'
     checkpoint = torch.load(path, weights_only=True)
-    checkpoint['message_hub']['runtime_info']['effective_batch'].update(size=8, processes=2)
+    checkpoint['message_hub']['runtime_info']['effective_batch'] = saved
     torch.save(checkpoint, path)
-    runner, log = run(tmp_path, 4, batch_size=4, base=4, enable=False)
-    assert 'a batch size of 4 on 1 processes; its checkpoint was made with 8 on 2. What is counted in iterations' in log
+    runner, log = run(tmp_path, 4, batch_size=4, base=4, enable=enable)
+    assert message in log
     assert rate(runner) == pytest.approx(LR)
-
-
-def test_a_checkpoint_that_does_not_say_its_batch_size_is_named(tmp_path):
-    run(tmp_path, 3, batch_size=4, base=2, enable=True)
-    path = tmp_path / 'iter_3.pth'
-    checkpoint = torch.load(path, weights_only=True)
-    del checkpoint['message_hub']['runtime_info']['effective_batch']
-    torch.save(checkpoint, path)
-    runner, log = run(tmp_path, 4, batch_size=8, base=2, enable=True)
-    assert '--auto-scale-lr: the checkpoint does not say which batch size its learning rate is for' in log
-    assert rate(runner) == pytest.approx(LR * 2)
