@@ -26,20 +26,11 @@ _SETTINGS = {  # what MMEngine reads of them; it passes over every other key
 
 
 def load_config(path: str, options: dict | None = None, hosts: Sequence[str] = HOSTS) -> Config:
-    """Read a config and merge command-line options into it.
-
-    Args:
-        path (str): Config file of a host.
-        options (dict, optional): Dotted keys to values, as ``--cfg-options`` gives them.
-        hosts (Sequence[str]): Hosts that the tool knows. Default: all.
-
-    Returns:
-        Config: Merged, its host's default scope in force.
+    """Read a config of one of ``hosts``, merge ``--cfg-options`` into it, and put its default scope in force.
 
     Raises:
         InputError: If the file is missing or cannot be read, an option names nothing in it or nothing that is read, its
-            ``default_scope`` is none of ``hosts``, that host is not installed, or a part of it has a type or an option
-            that does not exist (:func:`mmsec.cli.options.check_options`).
+            host is another or is not installed, or a part of it has a type or an option that does not exist.
     """
     if not Path(path).is_file():
         raise InputError(f"config '{path}' not found")
@@ -70,10 +61,7 @@ def load_config(path: str, options: dict | None = None, hosts: Sequence[str] = H
 
 
 def _check_torchvision(host: str) -> None:
-    """Refuse a torchvision that cannot be imported.
-
-    mmpretrain imports it always. mmdet imports mmpretrain where it is installed, and MMEngine imports torchvision.
-    """
+    """Refuse a torchvision that cannot be imported: mmpretrain needs one, and MMEngine imports what is there."""
     if host != 'mmpretrain' and find_spec('torchvision') is None:
         return
     try:
@@ -117,15 +105,9 @@ def revert_sync_bn(cfg: Config, launcher: str) -> None:
 
 
 def check_operators(device: str) -> None:
-    """Check that mmcv has the compiled operators that a device needs.
+    """Refuse an mmcv without the compiled operators that a device such as 'cuda:0' needs.
 
     mmcv compiled on a machine without a GPU, such as a login node, has none for GPUs unless told so.
-
-    Args:
-        device (str): Such as 'cpu' or 'cuda:0'.
-
-    Raises:
-        InputError: If they are missing; how to compile them.
     """
     try:
         from mmcv.ops import get_compiling_cuda_version

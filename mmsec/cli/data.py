@@ -9,16 +9,7 @@ from mmsec.errors import InputError
 
 
 def check_data(cfg: Config, *splits: str) -> None:
-    """Check that the data sets' folders and annotation files exist, and folders of classes fit the classifier.
-
-    Args:
-        cfg (Config): The config.
-        splits (str): Which of 'train', 'val' and 'test' will be read.
-
-    Raises:
-        InputError: Names the first path that is missing and the option that moves it, an annotation file that is cut
-            off, or the classes that do not fit.
-    """
+    """Refuse data of 'train', 'val' or 'test' that is missing or cut off, or whose classes are not the classifier's."""
     page = 'docs/pretraining.md' if cfg.default_scope == 'mmpretrain' else 'README, "Training on COCO and ADE20K"'
     for split in splits:
         for dataset in inner_datasets((cfg.get(f'{split}_dataloader') or {}).get('dataset')):

@@ -13,12 +13,7 @@ _COUNTS = ('num_clusters', 'cluster_size')
 
 
 def add_grouping(parser: argparse.ArgumentParser, action: str = 'store') -> None:
-    """Give a command line the option ``--grouping``; :func:`grouping_of` reads what it holds.
-
-    Args:
-        parser (argparse.ArgumentParser): The command line.
-        action (str): 'append' where the option may be given several times. Default: 'store'.
-    """
+    """Give a command line the option ``--grouping``; :func:`grouping_of` reads what it holds."""
     parser.add_argument(
         '--grouping',
         nargs='+',
@@ -29,17 +24,7 @@ def add_grouping(parser: argparse.ArgumentParser, action: str = 'store') -> None
 
 
 def grouping_of(words: Sequence[str]) -> dict:
-    """Read a grouping.
-
-    Args:
-        words (Sequence[str]): Its name, then options such as ``shift=True``.
-
-    Returns:
-        dict: As a backbone takes it.
-
-    Raises:
-        InputError: If there is no such grouping, option or value.
-    """
+    """The words ``NAME key=value ...`` as a backbone takes a grouping; refuses what does not exist."""
     name, *options = words
     config: dict = {'type': name}
     for option in options:
@@ -58,18 +43,7 @@ def grouping_of(words: Sequence[str]) -> dict:
 
 
 def backbone_options(text: str) -> dict:
-    """Read what makes a backbone group otherwise: a grouping with its options, and how many clusters.
-
-    Args:
-        text (str): As the words of :func:`grouping_of`; ``num_clusters`` or ``cluster_size``, such as
-            ``num_clusters=32,8,2,1``, goes to the backbone.
-
-    Returns:
-        dict: Options of a backbone, ``grouping`` among them.
-
-    Raises:
-        InputError: As :func:`grouping_of`.
-    """
+    """Options of a backbone that groups as a text says, such as 'WindowGrouping shift=True num_clusters=32,8,2,1'."""
     words = text.split()
     if not words:
         raise InputError('a grouping must have a name, got nothing')
@@ -85,10 +59,6 @@ def backbone_options(text: str) -> dict:
 
 
 def set_grouping(cfg: Config, words: Sequence[str] | None) -> None:
-    """Let the backbone of a config group as the command line says; without words, as the config says.
-
-    Raises:
-        InputError: As :func:`grouping_of`.
-    """
+    """Let the backbone of a config group as the command line says; without words, as the config says."""
     if words:
         cfg.model.backbone = dict(cfg.model.get('backbone') or {}, grouping=grouping_of(words))

@@ -15,12 +15,6 @@ def check_channels(cfg: Config) -> None:
     Looked at are ``in_channels`` of the neck or, without one, of each head, by ``in_index`` where there is one. One
     number without an ``in_index`` must be the channels of some map. A backbone that does not say its channels as ours
     do is not looked at.
-
-    Args:
-        cfg (Config): A config of any host.
-
-    Raises:
-        InputError: Names the option, what it is, and what it must be.
     """
     model = cfg.model.get('module', cfg.model)  # test-time augmentation wraps it
     channels = _channels(model.get('backbone') or {})

@@ -16,18 +16,9 @@ SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
 
 def find_images(inputs: Sequence[str]) -> dict[Path, Path]:
-    """List the images that files, folders and glob patterns name.
+    """The images that files, folders (with what is in them) and glob patterns name; refuses one that names nothing.
 
-    Args:
-        inputs (Sequence[str]): Image files, folders (searched with what is in them), and patterns such as
-            ``'photos/*.jpg'``.
-
-    Returns:
-        dict[Path, Path]: To each image, listed once, a name for what is made of it; see
-        :func:`mmsec.visualization.names.picture_names`.
-
-    Raises:
-        InputError: If an input names nothing.
+    To each image, listed once, there is a name for what is made of it (:mod:`mmsec.visualization.names`).
     """
     found: list[Path] = []
     for name in inputs:
@@ -47,16 +38,7 @@ def find_images(inputs: Sequence[str]) -> dict[Path, Path]:
 
 
 def check_outputs(images: dict[Path, Path], out: Path, ending: str = '.png') -> None:
-    """Refuse to write over the images that are read.
-
-    Args:
-        images (dict[Path, Path]): As :func:`find_images` gives them.
-        out (Path): Folder that is written to.
-        ending (str): What follows the name of each file that is written. Default: '.png'.
-
-    Raises:
-        InputError: If an image would be written over.
-    """
+    """Refuse a folder where files with the names of :func:`find_images` and an ending would replace the images."""
     inputs = {path.resolve() for path in images}
     for name in images.values():
         if (out / f'{name}{ending}').resolve() in inputs:

@@ -7,11 +7,7 @@ from mmsec.ops.kernels import cpu
 
 
 def optimize_on_cpu(model: nn.Module) -> None:
-    """Make the backbones of a model faster that is on a CPU; see :func:`mmsec.ops.kernels.cpu.optimize`.
-
-    Args:
-        model (nn.Module): Anything with backbones of this package inside.
-    """
+    """Make the backbones of a model faster that are on a CPU; see :func:`mmsec.ops.kernels.cpu.optimize`."""
     for backbone in [module for module in model.modules() if isinstance(module, Backbone)]:
         if all(p.device.type == 'cpu' for p in backbone.parameters()):
             cpu.optimize(backbone)

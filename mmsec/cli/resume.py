@@ -20,15 +20,9 @@ _SHOWN = 30
 
 
 def newest_whole_checkpoint(work_dir: str | Path) -> tuple[str, dict] | None:
-    """Find the checkpoint that was written last and is whole; name damaged ones in the log.
+    """Path and ``meta`` of the checkpoint that was written last and is whole, if there is one; the log names others.
 
     The pointer file ``last_checkpoint`` is not asked: what it names may be damaged, or not the newest.
-
-    Args:
-        work_dir (str | Path): Where a run saves ``epoch_N.pth``, ``iter_N.pth`` and ``rolling.pth``.
-
-    Returns:
-        tuple[str, dict], optional: Its path and its ``meta``; None where there is none.
 
     Raises:
         InputError: If there are checkpoints and none of them is whole.
@@ -50,29 +44,14 @@ def newest_whole_checkpoint(work_dir: str | Path) -> tuple[str, dict] | None:
 
 
 def go_on(cfg: Config, path: str, meta: dict) -> None:
-    """Make a config go on from a checkpoint, with its seed, so that the samples still come in the same order.
-
-    Args:
-        cfg (Config): Changed in place.
-        path (str): The checkpoint.
-        meta (dict): Its ``meta``.
-    """
+    """Make a config go on from a checkpoint, with its seed, so that the samples still come in the same order."""
     cfg.load_from, cfg.resume = path, True
     if meta.get('seed') is not None:
         cfg.randomness = {'seed': meta['seed']} | cfg.get('randomness', {})
 
 
 def check_same_run(cfg: Config, path: str, meta: dict) -> None:
-    """Check that a checkpoint was made by the config that goes on from it.
-
-    Args:
-        cfg (Config): The config, as it will run.
-        path (str): The checkpoint.
-        meta (dict): Its ``meta``, with the text of its config.
-
-    Raises:
-        InputError: If model, optimizer or schedules differ; the difference is shown.
-    """
+    """Refuse to go on from a checkpoint of another model, optimizer or schedule, and show the difference."""
     try:
         then, now = (_sections(text) for text in (meta['cfg'], cfg.pretty_text))
     except (SyntaxError, ValueError) as error:

@@ -7,11 +7,7 @@ _TIMES = ('begin', 'end', 'T_max', 'step_size')
 
 
 def train_iterations(cfg: Config) -> int:
-    """Iterations that a config trains for on one process. Where it counts epochs, its training data is read.
-
-    Args:
-        cfg (Config): With ``train_cfg`` and ``train_dataloader``.
-    """
+    """Iterations that a config trains for on one process. Where it counts epochs, its training data is read."""
     if 'max_iters' in cfg.train_cfg:
         return cfg.train_cfg.max_iters
     return cfg.train_cfg.max_epochs * _epoch(cfg)
@@ -26,10 +22,6 @@ def train_in(cfg: Config, iterations: int) -> None:
     """Make a config train for a number of iterations, with its schedule of learning rates stretched to it.
 
     It then counts iterations, logs at least ten times, evaluates at the end and keeps the newest of four checkpoints.
-
-    Args:
-        cfg (Config): Changed in place.
-        iterations (int): At least 1.
     """
     in_epochs = 'max_epochs' in cfg.train_cfg
     whole = train_iterations(cfg)

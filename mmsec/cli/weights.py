@@ -18,11 +18,7 @@ from mmsec.registry import MODELS
 
 
 def check_weights(cfg: Config) -> None:
-    """Check that the files which ``load_from`` and any ``init_cfg`` of the model name can be read, before data is.
-
-    Raises:
-        InputError: If one is missing or damaged; see :func:`mmsec.models.checkpoints.reading.read_checkpoint`.
-    """
+    """Refuse files of ``load_from`` and of any ``init_cfg`` of the model that cannot be read, before data is."""
     of_backbone = _pretrained(cfg.model.get('backbone'))
     kind = MODELS.get(cfg.model.backbone.type) if of_backbone else None
     for path in sorted(of_backbone):
@@ -34,12 +30,7 @@ def check_weights(cfg: Config) -> None:
 
 
 def check_frozen(cfg: Config) -> None:
-    """Check that what does not learn has weights from somewhere; call :func:`check_weights` first.
-
-    Raises:
-        InputError: If the backbone starts from random weights and ``norm_eval`` or ``frozen_stages`` keeps BatchNorm
-            at mean 0 and variance 1, or stages as they are.
-    """
+    """Refuse random weights of a backbone that ``norm_eval`` or ``frozen_stages`` would keep as they are."""
     backbone = cfg.model.get('backbone') or {}
     last = Path(cfg.work_dir, 'last_checkpoint')  # what MMEngine looks at where resume=True stands alone
     if _pretrained([cfg.model.get('init_cfg'), backbone]):
@@ -67,16 +58,7 @@ def _pretrained(node: Any) -> set[str]:
 
 
 def load_state(model: nn.Module, checkpoint: dict, path: str) -> None:
-    """Load a trained checkpoint into a model, every weight of it.
-
-    Args:
-        model (nn.Module): Loaded in place.
-        checkpoint (dict): Of the same config, from :func:`mmsec.models.checkpoints.reading.read_checkpoint`.
-        path (str): Where it comes from, for the error.
-
-    Raises:
-        InputError: If weights are missing, unknown or misshapen.
-    """
+    """Load the checkpoint that was read from ``path`` into a model; refuses missing, unknown and misshapen weights."""
     try:
         model.load_state_dict(checkpoint.get('state_dict', checkpoint), strict=True)
     except RuntimeError as error:
@@ -86,20 +68,10 @@ def load_state(model: nn.Module, checkpoint: dict, path: str) -> None:
 
 
 def load_trained(runner: Runner, checkpoint: dict, path: str) -> None:
-    """Load a trained checkpoint into a runner's model, every weight of it, the averaged ones where there are some.
+    """As :func:`load_state` for a runner's model, with the averaged weights where there are some.
 
     MMEngine saves averages as ``state_dict``. An ``EMAHook`` copies what is loaded here when the run begins.
-
     A classifier takes a published file, too: it holds all of its weights, under other names.
-
-    Args:
-        runner (Runner): Its model is loaded in place.
-        checkpoint (dict): Of the same config, or published, from
-            :func:`mmsec.models.checkpoints.reading.read_checkpoint`.
-        path (str): Where it comes from, for the error.
-
-    Raises:
-        InputError: If weights are missing, unknown or misshapen.
     """
     model = unwrapped(runner.model)
     if _is_classifier(model) and not any(
@@ -116,14 +88,7 @@ def _is_classifier(model: nn.Module) -> bool:
 
 
 def build_backbone(cfg: Config, checkpoint: str | None) -> Backbone:
-    """Build the backbone of a config, for a look at what it groups.
-
-    Args:
-        cfg (Config): A config of any host.
-        checkpoint (str, optional): Published or trained weights; random ones without, whatever ``init_cfg`` says.
-
-    Returns:
-        Backbone: In evaluation mode.
+    """The backbone of a config in evaluation mode, with the weights of a published or trained file or random ones.
 
     Raises:
         InputError: If the backbone is none of mmsec's, or the checkpoint does not fit it.

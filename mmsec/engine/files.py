@@ -6,11 +6,7 @@ from pathlib import Path
 
 
 def write_whole(path: str | Path, content: bytes) -> None:
-    """Write a file so that, whatever happens, ``path`` holds either what it held before or all of ``content``.
-
-    Args:
-        path (str | Path): A local file; its folder is made where it is missing.
-        content (bytes): What it will hold.
+    """Write a file, and its folder, so that ``path`` holds what it held before or all of ``content``, whatever happens.
 
     Raises:
         OSError: If it cannot be written, such as on a full disk; nothing is left behind.
@@ -28,13 +24,8 @@ def write_whole(path: str | Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     with contextlib.suppress(OSError):  # some network mounts cannot flush a folder; the file is there all the same
-        _flush_folder(path.parent)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut, too."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the new name survives a power cut, too
+        finally:
+            os.close(folder)

@@ -5,13 +5,10 @@ from mmengine.logging import print_log
 
 
 def set_tf32(on: bool) -> None:
-    """Let the float32 products and convolutions of a GPU run in TF32, or in full float32, and log which.
+    """Let the float32 products and convolutions of a GPU run in TF32 (10 bits of mantissa), or not, and log which.
 
     PyTorch's default is TF32 in convolutions alone. ``torch.set_float32_matmul_precision`` is not called, because since
     torch 2.9 it also allows TF32 in the products of a CPU.
-
-    Args:
-        on (bool): Whether to run in TF32: inputs rounded to 10 bits of mantissa, sums in float32.
     """
     torch.backends.cuda.matmul.allow_tf32 = on
     torch.backends.cudnn.allow_tf32 = on

@@ -25,9 +25,6 @@ def run(main: Callable[[], None]) -> None:
 
     Where ``main`` returns, all processes of a group are there, and they end the group together. A process that fails
     leaves alone and does not touch the group, where it could wait for the others without end.
-
-    Args:
-        main (Callable): The tool.
     """
     code = 0
     read_all_safely()
@@ -86,16 +83,7 @@ def _leave_group(code: int) -> None:
 def from_first(decide: Callable[[], T]) -> T:
     """Let the first process decide for all, such as by a look at files, of which another machine may see older ones.
 
-    Args:
-        decide (Callable): Called in the first process; its result is sent to the others.
-
-    Returns:
-        Any: The first process's result, in all processes.
-
-    Raises:
-        InputError: If ``decide`` does and this process is alone.
-        SystemExit: If ``decide`` raises an :class:`InputError` and there are several processes; see
-            :func:`stop_together`.
+    An :class:`InputError` of ``decide`` ends all processes by :func:`stop_together`.
     """
     outcome: list[Any] = [None]
     if is_main_process():
@@ -110,15 +98,7 @@ def from_first(decide: Callable[[], T]) -> T:
 
 
 def stop_together(error: InputError) -> NoReturn:
-    """Stop all processes for an error that all of them know; it is shown once.
-
-    Args:
-        error (InputError): What the first process shows.
-
-    Raises:
-        InputError: ``error``, if this process is alone.
-        SystemExit: With code 1, if there are several.
-    """
+    """Stop all processes with code 1 for an error that all of them know and the first one shows."""
     if get_world_size() == 1:
         raise error
     if is_main_process():

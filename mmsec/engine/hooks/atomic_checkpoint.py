@@ -50,11 +50,7 @@ class AtomicCheckpointHook(CheckpointHook):
     tried_at: float = 0.0  # seconds of the monotonic clock: when the last save, good or not, was over
 
     def before_train(self, runner: Runner) -> None:
-        """Look at what an earlier run left, and choose how files are written.
-
-        Raises:
-            ValueError: If it would write to another place.
-        """
+        """Refuse another place, choose how files are written, and delete what a process that was killed left."""
         own: dict[str, tuple] = {'out_dir': (None, runner.work_dir), 'backend_args': (None,)}
         own['filename_tmpl'] = (None, 'epoch_{}.pth', 'iter_{}.pth')
         for name, values in own.items():
@@ -69,17 +65,10 @@ class AtomicCheckpointHook(CheckpointHook):
         self.tried_at = time.monotonic()
         if is_main_process():
             for leftover in Path(self.out_dir).glob('.*.pth.*.tmp'):
-                leftover.unlink(missing_ok=True)  # of a process that was killed while it wrote
+                leftover.unlink(missing_ok=True)
 
     def save_now(self, runner: Runner, epoch: int, iteration: int) -> bool:
-        """Save outside the schedule, as ``rolling.pth``, which the next such save replaces.
-
-        Nothing is written if the newest save holds the same state.
-
-        Args:
-            runner (Runner): The run.
-            epoch (int): Epochs that are complete.
-            iteration (int): Iterations that are complete.
+        """Save so many complete epochs and iterations as ``rolling.pth``, unless the newest save holds the same state.
 
         Returns:
             bool: Whether the state is on the disk. The first process knows; on others it is always True.

@@ -42,11 +42,7 @@ class BrokenDataHook(Hook):
         self._broken_before = self._seen = self._seen_before = 0
 
     def before_train(self, runner: Runner) -> None:
-        """Find the transforms that count, and look at the boxes.
-
-        Raises:
-            InputError: If too many boxes lie outside their images; on all processes.
-        """
+        """Find the transforms that count, and refuse files of which too many boxes lie outside their images."""
         loader = runner.train_dataloader
         datasets = list(inner_datasets(loader.dataset))
         self._loaders = []
@@ -65,11 +61,7 @@ class BrokenDataHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Stop when too much was left out.
-
-        Raises:
-            InputError: If more than ``max_share`` of an epoch is broken; on all processes.
-        """
+        """Stop all processes when more than ``max_share`` of an epoch was left out."""
         self._seen += len(data_batch['data_samples'])
         if not self.every_n_train_iters(runner, self._interval):
             return
@@ -89,12 +81,10 @@ class BrokenDataHook(Hook):
             self._broken_before, self._seen_before = self._broken_before + broken, seen
 
     def _total(self, runner: Runner) -> tuple[int, int]:
-        """Samples that were left out, in the workers too, and samples that were trained on, of all processes.
-
-        A run can switch to another pipeline, whose transforms count from 0, so those of the first are kept.
-        """
+        """Samples that were left out, in the workers too, and samples that were trained on, of all processes."""
         datasets = inner_datasets(runner.train_dataloader.dataset)
         transforms = [t for each in datasets for t in getattr(getattr(each, 'pipeline', None), 'transforms', [])]
+        # A run can switch to another pipeline, whose transforms count from 0, so those of the first are kept.
         self._loaders += [t for t in transforms if isinstance(t, SkipBroken) and t not in self._loaders]
         total = torch.tensor([sum(loader.count.value for loader in self._loaders), self._seen])
         all_reduce(total)

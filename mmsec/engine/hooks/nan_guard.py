@@ -77,11 +77,7 @@ class NaNGuardHook(Hook):
             self._check(runner, [])
 
     def _check(self, runner: Runner, gradients: list[Tensor]) -> None:
-        """Look at the losses since the last look and at gradients, once for all processes.
-
-        Raises:
-            InputError: If one is not finite and no more batches may be left out.
-        """
+        """Look at the losses since the last look and at gradients, once for all processes."""
         losses, self._losses = self._losses, {}
         values = [value.detach().flatten() for value in _tensors(losses)]
         device = next((tensor.device for tensor in [*gradients, *values]), torch.device('cpu'))

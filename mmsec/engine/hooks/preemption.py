@@ -66,11 +66,7 @@ class PreemptionHook(Hook):
         self._val_saved = False
 
     def before_train(self, runner: Runner) -> None:
-        """Listen, and make up for an evaluation that a signal ended.
-
-        Raises:
-            ValueError: If the run has no ``AtomicCheckpointHook``.
-        """
+        """Listen, and make up for an evaluation that a signal ended."""
         checkpoints = checkpoint_hook(runner)
         if checkpoints is None:
             raise ValueError("mmsec.PreemptionHook needs default_hooks.checkpoint.type='mmsec.AtomicCheckpointHook'")
@@ -167,11 +163,8 @@ class PreemptionHook(Hook):
         self._block(False)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Exit if any process was told to, and leave word that the evaluation is due.
-
-        Processes ask each other only after the batches that all of them have. A signal after those is acted on after
-        the next training iteration.
-        """
+        """Exit if any process was told to, and leave word that the evaluation is due."""
+        # Only after batches that all processes have. A later signal is acted on after the next training iteration.
         if self._handlers and batch_idx < self._val_batches and self._agree(False)[0]:
             self._leave_word(runner, 'evaluation_due', str(runner.iter))
             newest = self._checkpoints.last_ckpt
@@ -179,10 +172,7 @@ class PreemptionHook(Hook):
 
     @staticmethod
     def _evaluation_is_next(runner: Runner) -> bool:
-        """Whether an iteration-based run evaluates after this iteration; resumed, MMEngine would train on first.
-
-        A run that counts epochs comes to the end of the epoch again, and evaluates there.
-        """
+        """Whether a run of iterations evaluates now; resumed, MMEngine would train on first. Epochs end once more."""
         loop, iteration = runner.train_loop, runner.iter + 1
         if runner.val_loop is None or isinstance(loop, EpochBasedTrainLoop) or iteration < loop.val_begin:
             return False
@@ -192,19 +182,13 @@ class PreemptionHook(Hook):
         self.received = signal.Signals(number)
 
     def _block(self, on: bool) -> None:
-        """Hold signals back while data loaders start their workers.
-
-        Workers inherit this, so a signal to the whole process group, as Slurm sends it, does not kill them.
-        """
+        """Hold signals back while workers start, which inherit this: a signal to the whole group does not kill them."""
         if not self._handlers:  # an evaluation without training
             return
         signal.pthread_sigmask(signal.SIG_BLOCK if on else signal.SIG_UNBLOCK, self.signals)
 
     def _agree(self, due: bool) -> tuple[bool, bool]:
-        """Whether any process has received a signal, and whether the first process finds a save due.
-
-        Every process gets the same answer.
-        """
+        """For all processes: whether any has received a signal, and whether the first finds a save due."""
         flags = torch.tensor([self.received is not None, due and is_main_process()], dtype=torch.uint8)
         all_reduce(flags, 'max')
         told, due = flags.tolist()

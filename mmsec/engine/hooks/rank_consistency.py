@@ -23,11 +23,7 @@ class RankConsistencyHook(Hook):
     priority = 'HIGHEST'
 
     def before_train(self, runner: Runner) -> None:
-        """Compare epoch, iteration and the sum of the bytes of all weights with the first process's.
-
-        Raises:
-            InputError: If they differ; raised as :func:`mmsec.engine.processes.stop_together` says.
-        """
+        """Compare epoch, iteration and the sum of the bytes of all weights with the first process's."""
         weights = [value.flatten().view(torch.uint8).sum() for value in runner.model.state_dict().values()]
         own = torch.tensor([runner.epoch, runner.iter, int(torch.stack(weights).sum())])
         first, *others = torch.stack(all_gather(own)).tolist()

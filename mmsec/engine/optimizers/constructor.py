@@ -39,11 +39,7 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     )
 
     def _validate_cfg(self) -> None:
-        """Check the options.
-
-        Raises:
-            InputError: If one is unknown.
-        """
+        """Refuse options that are unknown."""
         super()._validate_cfg()
         unknown = sorted(set(self.paramwise_cfg) - set(self.options))
         if unknown:
@@ -55,11 +51,7 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def add_params(
         self, params: list[dict], module: nn.Module, prefix: str = '', is_dcn_module: int | float | None = None
     ) -> None:
-        """Add the groups of ``module`` and its children to ``params``; see MMEngine for the arguments.
-
-        Raises:
-            InputError: If the model has a parameter in two places and ``bypass_duplicate`` is not set.
-        """
+        """Add the groups of ``module`` and its children to ``params``; see MMEngine for the arguments."""
         first = len(params)
         super().add_params(params, module, prefix, is_dcn_module)
         norm_decay = self.paramwise_cfg.get('norm_decay_mult')
@@ -76,27 +68,12 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             params[:] = merge_groups(self.adjusted([own | group for group in settings], module))
 
     def adjusted(self, groups: list[dict], model: nn.Module) -> list[dict]:
-        """What a subclass makes of the groups before equal ones are merged.
-
-        Args:
-            groups (list[dict]): A group for each parameter that learns, with its rate and weight decay.
-            model (nn.Module): The whole model.
-
-        Returns:
-            list[dict]: The groups, here as they are.
-        """
+        """What a subclass makes of the groups, one for each parameter that learns, before equal ones are merged."""
         return groups
 
 
 def merge_groups(groups: list[dict]) -> list[dict]:
-    """Make one group of those whose settings are equal.
-
-    Args:
-        groups (list[dict]): Parameter groups as optimizers take them: 'params', a list, and settings.
-
-    Returns:
-        list[dict]: Groups of different settings, in the order in which each setting comes first; the parameters of
-        each in the order in which they came.
+    """Make one group of those whose settings are equal, settings and parameters in the order in which they came.
 
     Raises:
         InputError: If a parameter is there twice; an optimizer would step it twice.
