@@ -15,70 +15,27 @@ from tests.conftest import run_tool, shrink_model
 from tests.test_configs import CONFIGS, load
 from tests.test_docs import example
 
-# SecViT-T has 2, 2, 9 and 2 blocks. To each layer the modules that it is.
-TINY = {
-    0: ['patch_embed'],
-    1: ['stages.0.blocks.0'],
-    2: ['stages.0.blocks.1'],
-    3: ['downsamples.0', 'stages.1.blocks.0'],
-    4: ['stages.1.blocks.1'],
-    5: ['downsamples.1', 'stages.2.blocks.0'],
-    6: ['stages.2.blocks.1'],
-    7: ['stages.2.blocks.2'],
-    8: ['stages.2.blocks.3'],
-    9: ['stages.2.blocks.4'],
-    10: ['stages.2.blocks.5'],
-    11: ['stages.2.blocks.6'],
-    12: ['stages.2.blocks.7'],
-    13: ['stages.2.blocks.8'],
-    14: ['downsamples.2', 'stages.3.blocks.0'],
-    15: ['stages.3.blocks.1'],
-    16: ['out_norms', 'neck'],
-}
-TINY_STAGES = {
-    0: ['patch_embed'],
-    1: ['stages.0'],
-    2: ['downsamples.0', 'stages.1'],
-    3: ['downsamples.1', 'stages.2'],
-    4: ['downsamples.2', 'stages.3'],
-    5: ['out_norms', 'neck'],
-}
-SWIN = {  # of 1, 1, 2 and 1 blocks
-    0: ['patch_embed'],
-    1: ['stages.0.blocks.0'],
-    2: ['stages.0.downsample', 'stages.1.blocks.0'],
-    3: ['stages.1.downsample', 'stages.2.blocks.0'],
-    4: ['stages.2.blocks.1'],
-    5: ['stages.2.downsample', 'stages.3.blocks.0'],
-    6: ['norm0', 'norm1', 'norm2', 'norm3', 'neck'],
-}
-SWIN_STAGES = {
-    0: ['patch_embed'],
-    1: ['stages.0.blocks'],
-    2: ['stages.0.downsample', 'stages.1.blocks'],
-    3: ['stages.1.downsample', 'stages.2.blocks'],
-    4: ['stages.2.downsample', 'stages.3.blocks'],
-    5: ['norm0', 'norm1', 'norm2', 'norm3', 'neck'],
-}
-CONVNEXT = {  # of 1, 1, 10 and 1 blocks: as published, three blocks of the third stage are a layer
-    0: ['downsample_layers.0'],
-    1: ['stages.0'],
-    2: ['downsample_layers.1', 'stages.1'],
-    3: ['downsample_layers.2', 'stages.2.0', 'stages.2.1', 'stages.2.2'],
-    4: ['stages.2.3', 'stages.2.4', 'stages.2.5'],
-    5: ['stages.2.6', 'stages.2.7', 'stages.2.8'],
-    6: ['stages.2.9'],
-    12: ['downsample_layers.3', 'stages.3'],
-    13: ['norm3', 'neck'],
-}
-CONVNEXT_STAGES = {
-    0: ['downsample_layers.0'],
-    1: ['stages.0'],
-    2: ['downsample_layers.1', 'stages.1'],
-    3: ['downsample_layers.2', 'stages.2'],
-    4: ['downsample_layers.3', 'stages.3'],
-    5: ['norm3', 'neck'],
-}
+# The modules of each layer, or stage, from the first to the last. Layers of mmsec's backbones: test_layer_depths.py.
+TINY_STAGES = (
+    'patch_embed | stages.0 | downsamples.0 stages.1 | downsamples.1 stages.2 | downsamples.2 stages.3 | out_norms'
+)
+SWIN = (  # of 1, 1, 2 and 1 blocks
+    'patch_embed | stages.0.blocks.0 | stages.0.downsample stages.1.blocks.0 | stages.1.downsample stages.2.blocks.0 | '
+    'stages.2.blocks.1 | stages.2.downsample stages.3.blocks.0 | norm0 norm1 norm2 norm3'
+)
+SWIN_STAGES = (
+    'patch_embed | stages.0.blocks | stages.0.downsample stages.1.blocks | stages.1.downsample stages.2.blocks | '
+    'stages.2.downsample stages.3.blocks | norm0 norm1 norm2 norm3'
+)
+CONVNEXT = (  # of 1, 1, 10 and 1 blocks: as published, three blocks of the third stage are a layer, and 12 is the last
+    'downsample_layers.0 | stages.0 | downsample_layers.1 stages.1 | '
+    'downsample_layers.2 stages.2.0 stages.2.1 stages.2.2 | stages.2.3 stages.2.4 stages.2.5 | '
+    'stages.2.6 stages.2.7 stages.2.8 | stages.2.9 |||||| downsample_layers.3 stages.3 | norm3'
+)
+CONVNEXT_STAGES = (
+    'downsample_layers.0 | stages.0 | downsample_layers.1 stages.1 | downsample_layers.2 stages.2 | '
+    'downsample_layers.3 stages.3 | norm3'
+)
 
 
 class Model(nn.Module):
@@ -105,17 +62,18 @@ def host_backbone(host: str, name: str) -> nn.Module:
     return MODELS.build(dict(type=f'{host}.SwinTransformer', **options))
 
 
-def table(model: nn.Module, decay_type: str, wanted: dict[int, list[str]]) -> None:
-    """Each parameter has the layer of the one module in ``wanted`` that it belongs to, and each is there."""
+def check(model: nn.Module, decay_type: str, layers: str) -> None:
+    """Each parameter has the layer of the one module that it belongs to, and each module is there."""
     depths = layer_depths(model, decay_type)
-    assert {count for _, count in depths.values()} == {max(wanted) + 1}
+    wanted = dict(enumerate(f'{layers} neck'.split('|')))
+    assert {count for _, count in depths.values()} == {len(wanted)}
     used = set()
     for name, (layer, _) in depths.items():
         inside = name.removeprefix('backbone.')
-        of = [(each, module) for each in wanted for module in wanted[each] if f'{inside}.'.startswith(f'{module}.')]
+        of = [(i, each) for i in wanted for each in wanted[i].split() if f'{inside}.'.startswith(f'{each}.')]
         used.update(module for _, module in of)
-        assert [each for each, _ in of] == [layer], name
-    assert used == {module for modules in wanted.values() for module in modules}
+        assert [i for i, _ in of] == [layer], name
+    assert used == set(layers.replace('|', ' ').split()) | {'neck'}
 
 
 def wrapper_of(model: nn.Module, paramwise: dict, **optimizer):
@@ -131,27 +89,24 @@ def settings_of(model: nn.Module, paramwise: dict) -> dict[str, tuple[float, flo
     return {names[p]: (group['lr'] / 1e-2, group['weight_decay']) for group in groups for p in group['params']}
 
 
-@pytest.mark.parametrize(('decay_type', 'wanted'), [('layer_wise', TINY), ('stage_wise', TINY_STAGES)])
-def test_layers_and_stages_of_tiny(decay_type, wanted):
-    table(tiny(), decay_type, wanted)
-
-
-@pytest.mark.parametrize(('decay_type', 'wanted'), [('layer_wise', SWIN), ('stage_wise', SWIN_STAGES)])
-@pytest.mark.parametrize('host', ['mmdet', 'mmseg'])
-def test_layers_and_stages_of_swin(host, decay_type, wanted):
-    table(Model(host_backbone(host, 'SwinTransformer')), decay_type, wanted)
+def test_stages_of_tiny():
+    check(tiny(), 'stage_wise', TINY_STAGES)
 
 
 @pytest.mark.parametrize(
-    ('name', 'decay_type', 'wanted'),
+    ('host', 'name', 'decay_type', 'layers'),
     [
-        ('ConvNeXt', 'layer_wise', CONVNEXT),
-        ('ConvNeXt', 'stage_wise', CONVNEXT_STAGES),
-        ('SwinTransformer', 'stage_wise', SWIN_STAGES),
+        ('mmdet', 'SwinTransformer', 'layer_wise', SWIN),
+        ('mmdet', 'SwinTransformer', 'stage_wise', SWIN_STAGES),
+        ('mmseg', 'SwinTransformer', 'layer_wise', SWIN),
+        ('mmseg', 'SwinTransformer', 'stage_wise', SWIN_STAGES),
+        ('mmpretrain', 'SwinTransformer', 'stage_wise', SWIN_STAGES),
+        ('mmpretrain', 'ConvNeXt', 'layer_wise', CONVNEXT),
+        ('mmpretrain', 'ConvNeXt', 'stage_wise', CONVNEXT_STAGES),
     ],
 )
-def test_layers_and_stages_of_backbones_of_mmpretrain(name, decay_type, wanted):
-    table(Model(host_backbone('mmpretrain', name)), decay_type, wanted)
+def test_layers_and_stages_of_backbones_of_the_hosts(host, name, decay_type, layers):
+    check(Model(host_backbone(host, name)), decay_type, layers)
 
 
 def test_swin_of_mmpretrain_says_its_layers_itself():
