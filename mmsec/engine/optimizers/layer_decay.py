@@ -91,30 +91,41 @@ def layer_depths(model: nn.Module, decay_type: str = 'layer_wise') -> dict[str, 
     backbone: Any = getattr(model, 'backbone', None)
     if backbone is None:
         raise InputError(f'rates that decay by layer need a model with a backbone; {type(model).__name__} has none')
+    names = [name for name, _ in model.named_parameters()]
     ask = getattr(backbone, _METHODS[decay_type], None)
+    parts = _parts(backbone)
+    if parts is not None and (ask is None or isinstance(backbone, Backbone)):
+        return {name: _depth(backbone, parts, name, decay_type) for name in names}
+    if ask is None:
+        raise InputError(
+            f'the {decay_type.replace("_wise", "s")} of {type(backbone).__name__} are not known: rates decay by layer '
+            "for mmsec's backbones, for Swin and ConvNeXt, and for those with a method "
+            f'{_METHODS[decay_type]}(name, prefix), which returns the layer and the number of layers'
+        )
+    return {name: ask(name, _PREFIX) for name in names}
+
+
+def _parts(backbone: Any) -> list[list[nn.Module]] | None:
+    """The modules of the stem, then those of each stage with what comes before it; None if they are not known."""
     kinds = {each.__name__ for each in type(backbone).__mro__}
-    depths = {}
-    for name, _ in model.named_parameters():
-        if isinstance(backbone, Backbone):
-            depths[name] = _of_mmsec(backbone, name, decay_type)
-        elif ask is not None:
-            depths[name] = ask(name, _PREFIX)
-        elif 'SwinTransformer' in kinds:
-            depths[name] = _of_swin(backbone, name, decay_type)
-        elif 'ConvNeXt' in kinds:  # by stages alone: it says its layers itself
-            depths[name] = _of_convnext(backbone, name)
-        else:
-            raise InputError(
-                f'the {decay_type.replace("_wise", "s")} of {type(backbone).__name__} are not known: rates decay by '
-                "layer for mmsec's backbones, for Swin and ConvNeXt, and for those with a method "
-                f'{_METHODS[decay_type]}(name, prefix), which returns the layer and the number of layers'
-            )
-    return depths
+    if isinstance(backbone, Backbone):
+        return backbone.parts()
+    if 'SwinTransformer' in kinds:  # its patch merging is the last part of a stage and counts with the next one
+        before = [[], *([stage.downsample] for stage in list(backbone.stages)[:-1])]
+        return [
+            [backbone.patch_embed],
+            *([*between, stage.blocks] for between, stage in zip(before, backbone.stages, strict=True)),
+        ]
+    if 'ConvNeXt' in kinds:  # by stages alone: it says its layers itself
+        stem, *between = backbone.downsample_layers
+        first, *others = backbone.stages
+        return [[stem], [first], *([down, stage] for down, stage in zip(between, others, strict=True))]
+    return None
 
 
-def _of_mmsec(backbone: Backbone, name: str, decay_type: str) -> tuple[int, int]:
-    """Layer or stage in a backbone of mmsec, by its parts; blocks are the children of all modules named ``blocks``."""
-    stem, *stages = backbone.parts()
+def _depth(backbone: nn.Module, parts: list[list[nn.Module]], name: str, decay_type: str) -> tuple[int, int]:
+    """Layer or stage of a parameter by the parts; blocks are the children of all modules named ``blocks``."""
+    stem, *stages = parts
     lists = [module for name_, module in backbone.named_modules() if name_.split('.')[-1] == 'blocks']
     blocks = {block for each in lists for block in each.children()}
     last = (len(blocks) if decay_type == 'layer_wise' else len(stages)) + 1
@@ -132,28 +143,3 @@ def _of_mmsec(backbone: Backbone, name: str, decay_type: str) -> tuple[int, int]
                 layer = passed if blocks.intersection(inside) else passed + 1
                 return (layer if decay_type == 'layer_wise' else i), last + 1
     return last, last + 1
-
-
-def _of_swin(backbone: Any, name: str, decay_type: str) -> tuple[int, int]:
-    """Layer or stage in a Swin, whose patch merging is the last part of a stage and counts with the next one."""
-    sizes = [len(stage.blocks) if decay_type == 'layer_wise' else 1 for stage in backbone.stages]
-    last = sum(sizes) + 1
-    path = name.removeprefix(_PREFIX).split('.') if name.startswith(_PREFIX) else ['']
-    if path[0] in ('patch_embed', 'absolute_pos_embed'):
-        return 0, last + 1
-    if path[0] != 'stages':
-        return last, last + 1
-    stage = int(path[1])
-    if path[2] == 'downsample':
-        return sum(sizes[: stage + 1]) + 1, last + 1
-    return sum(sizes[:stage]) + (int(path[3]) if decay_type == 'layer_wise' else 0) + 1, last + 1
-
-
-def _of_convnext(backbone: Any, name: str) -> tuple[int, int]:
-    """Stage in a ConvNeXt, with the downsampling before it; the first downsampling is the stem."""
-    last = len(backbone.stages) + 1
-    path = name.removeprefix(_PREFIX).split('.') if name.startswith(_PREFIX) else ['']
-    if path[0] == 'downsample_layers':
-        index = int(path[1])
-        return index + 1 if index else 0, last + 1
-    return int(path[1]) + 1 if path[0] == 'stages' else last, last + 1
