@@ -1,32 +1,15 @@
 """Attention inside clusters, in the interpreter, against float64 computed cluster by cluster."""
 
-from typing import Any
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmsec.ops.kernels.gpu import attention, launch, lepe
+pytest.importorskip('triton', reason='Triton is not installed')
 
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
-@pytest.fixture
-def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the kernels that start."""
-    names: list[str] = []
-    start = launch.launch
-
-    def counted(kernel: Any, *args: Any, **options: Any) -> None:
-        names.append(kernel.fn.__name__)
-        start(kernel, *args, **options)
-
-    monkeypatch.setattr(launch, 'launch', counted)
-    return names
+from mmsec.ops import Grouping, cluster_ids
+from mmsec.ops.kernels.gpu import attention, lepe
+from tests.ops.gpu.conftest import assert_near, in_double, with_gradients
 
 
 def angles(num_tokens: int, width: int) -> Tensor:
@@ -41,87 +24,62 @@ def orders(batch: int, heads: int, num_tokens: int) -> Tensor:
 
 
 def plain(qkv: Tensor, order: Tensor | None, table: Tensor | None, num_clusters: int) -> Tensor:
-    """Attention of (B, N, 3, h, d), one cluster after the other, in the type of qkv."""
-    q, k, v = qkv.unbind(2)  # (B, N, h, d)
+    """Attention of (B, N, 3, h, d) to the tokens of one's own cluster, in the type of qkv."""
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, h, N, d)
     if table is not None:
-        cos, sin = table.to(torch.promote_types(qkv.dtype, table.dtype))[:, None].unbind(-1)  # (N, 1, d/2)
-        turned = []
-        for x in (q, k):
-            a, b = x[..., 0::2], x[..., 1::2]
-            turned.append(torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2).to(qkv.dtype))
-        q, k = turned
-    batch, num_tokens, heads, width = q.shape
-    order = torch.arange(num_tokens)[None, None] if order is None else order
-    order = order.expand(batch, heads, -1)
-    images = []
-    for image in range(batch):
-        lists = []
-        for head in range(heads):
-            parts = []
-            for tokens in order[image, head].tensor_split(num_clusters):  # the first N % M have one token more
-                logits = q[image, tokens, head] @ k[image, tokens, head].T * width**-0.5
-                parts.append(logits.softmax(-1) @ v[image, tokens, head])
-            lists.append(torch.cat(parts)[order[image, head].argsort()])
-        images.append(torch.stack(lists, 1).flatten(1))
-    return torch.stack(images)
+        cos, sin = table.to(torch.promote_types(qkv.dtype, table.dtype)).unbind(-1)  # (N, d/2)
+        pairs = ((x[..., 0::2], x[..., 1::2]) for x in (q, k))
+        q, k = (torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2).to(qkv.dtype) for a, b in pairs)
+    logits = q @ k.mT * q.shape[-1] ** -0.5
+    if order is not None:
+        ids = cluster_ids(Grouping(order, num_clusters))
+        logits = logits.masked_fill(ids[..., None] != ids[..., None, :], -torch.inf)
+    return (logits.softmax(-1) @ v).transpose(1, 2).flatten(2)
 
 
-def error(got: Tensor, exact: Tensor) -> float:
-    """Relative, of the norm."""
-    return float((got.double() - exact).norm() / exact.norm())
+def kernels(qkv: Tensor, grad: Tensor, order: Tensor | None, table: Tensor | None, num_clusters: int) -> list[Tensor]:
+    """The output of the kernels, and the gradient of qkv."""
+    assert attention.serves(qkv, order, table) is None
+    out, lse = attention.forward(qkv.detach(), order, table, num_clusters)
+    return [out, attention.backward(grad, qkv.detach(), order, table, out, lse, num_clusters)]
 
 
-def check(got: Tensor, usual: Tensor, exact: Tensor) -> None:
-    """Whether an error is at most twice that of plain torch in the same type, which is the rule of FlashAttention."""
-    assert got.dtype == usual.dtype
-    assert error(got, exact) <= 2 * error(usual, exact) + 1e-6
+HALF, FULL = torch.float16, torch.float32
 
 
-def gradients(output: Tensor, grad: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-    """The output without its history, and gradients of inputs."""
-    return output.detach(), *torch.autograd.grad(output, inputs, grad.to(output.dtype))
-
-
-CASES = {  # batch, tokens, heads, width, clusters
-    'uneven': (2, 63, 2, 32, 5),
-    'even': (2, 36, 1, 16, 4),
-    'one cluster': (1, 72, 2, 32, 1),
-    'clusters of one token': (1, 25, 2, 16, 25),
-    'clusters of one and two tokens': (1, 25, 1, 32, 17),
-    'one token': (2, 1, 2, 32, 1),
-    'wide heads': (1, 70, 2, 64, 3),
-    'a whole cluster of 128': (1, 255, 1, 32, 2),
-    'two passes': (1, 301, 2, 32, 2),
-    'two passes of one cluster': (1, 130, 1, 16, 1),
-    'two passes or one': (1, 257, 1, 32, 2),
-}
-
-
-@pytest.mark.parametrize('dtype', [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize('case', CASES.values(), ids=CASES.keys())
-def test_output_and_gradient(case: tuple[int, ...], dtype: torch.dtype) -> None:
-    batch, num_tokens, heads, width, num_clusters = case
+@pytest.mark.parametrize(
+    ('batch', 'num_tokens', 'heads', 'width', 'num_clusters', 'dtype'),
+    [
+        pytest.param(2, 63, 2, 32, 5, FULL, id='uneven'),
+        pytest.param(2, 63, 2, 32, 5, HALF, id='uneven, half'),
+        pytest.param(2, 36, 1, 16, 4, HALF, id='even'),
+        pytest.param(1, 72, 2, 32, 1, HALF, id='one cluster'),
+        pytest.param(1, 25, 2, 16, 25, HALF, id='clusters of one token'),
+        pytest.param(1, 9, 1, 32, 7, FULL, id='clusters of one and two tokens'),
+        pytest.param(2, 1, 2, 32, 1, FULL, id='one token'),
+        pytest.param(1, 70, 2, 64, 3, HALF, id='wide heads'),
+        pytest.param(1, 255, 1, 32, 2, HALF, id='a whole cluster of 128'),
+        pytest.param(1, 301, 2, 32, 2, HALF, id='two passes'),
+        pytest.param(1, 130, 1, 16, 1, FULL, id='two passes of one cluster'),
+        pytest.param(1, 257, 1, 32, 2, HALF, id='two passes or one'),
+    ],
+)
+def test_output_and_gradient(batch, num_tokens, heads, width, num_clusters, dtype):
     qkv = torch.randn(batch, num_tokens, 3, heads, width).to(dtype).requires_grad_()
     grad = torch.randn(batch, num_tokens, heads * width).to(dtype)
-    order, table = orders(batch, heads, num_tokens), angles(num_tokens, width)
-    assert attention.serves(qkv, order, table) is None
-    usual = gradients(plain(qkv, order, table, num_clusters), grad, qkv)
-    wide = qkv.detach().double().requires_grad_()
-    exact = gradients(plain(wide, order, table, num_clusters), grad, wide)
-    out, lse = attention.forward(qkv.detach(), order, table, num_clusters)
-    grad_qkv = attention.backward(grad, qkv.detach(), order, table, out, lse, num_clusters)
+    place = orders(batch, heads, num_tokens), angles(num_tokens, width), num_clusters
+    out, grad_qkv = kernels(qkv, grad, *place)
     assert grad_qkv.is_contiguous()
-    check(out, usual[0], exact[0])
-    check(grad_qkv, usual[1], exact[1])
+    usual, exact = (with_gradients(plain, (x, *place), [grad]) for x in (qkv, *in_double([qkv])))
+    assert_near([out, grad_qkv], usual, exact)
     if num_tokens == num_clusters:  # a token that sees only itself
         assert torch.equal(out, qkv[:, :, 2].flatten(2))
 
 
 @pytest.mark.parametrize('ordered', ['all', 'image', 'head', 'one', None])
 @pytest.mark.parametrize('turned', [True, False])
-def test_orders_and_tables(ordered: str | None, turned: bool) -> None:
-    batch, num_tokens, heads, width = 2, 50, 2, 32
-    num_clusters = 3 if ordered else 1
+def test_orders_and_tables(ordered, turned):
+    batch, num_tokens, heads, width = 2, 20, 2, 32
     qkv = torch.randn(batch, num_tokens, 3, heads, width).half()
     grad = torch.randn(batch, num_tokens, heads * width).half()
     table = angles(num_tokens, width) if turned else None
@@ -130,31 +88,18 @@ def test_orders_and_tables(ordered: str | None, turned: bool) -> None:
         own = {'all': (batch, heads), 'image': (batch, 1), 'head': (1, heads), 'one': (1, 1)}[ordered]
         order = orders(*own, num_tokens)
         order = order.expand(batch, heads, -1) if ordered == 'image' else order
-    assert attention.serves(qkv, order, table) is None
-    wide = qkv.double().requires_grad_()
-    exact = gradients(plain(wide, order, table, num_clusters), grad, wide)
-    out, lse = attention.forward(qkv, order, table, num_clusters)
-    assert error(out, exact[0]) < 1e-3
-    assert error(attention.backward(grad, qkv, order, table, None, lse, num_clusters), exact[1]) < 1e-3
+    place = order, table, 3 if ordered else 1
+    exact = with_gradients(plain, (qkv.double().requires_grad_(), *place), [grad])
+    for got, right in zip(kernels(qkv, grad, *place), exact, strict=True):
+        assert (got - right).norm() < 1e-3 * right.norm()
 
 
-@pytest.mark.parametrize('num_tokens', [100, 130])
-def test_two_runs_are_equal(num_tokens: int) -> None:
-    qkv, order = torch.randn(1, num_tokens, 3, 1, 16).half(), orders(1, 1, num_tokens)
-    grad, table = torch.randn(1, num_tokens, 16).half(), angles(num_tokens, 16)
-    runs = []
-    for _ in range(2):
-        out, lse = attention.forward(qkv, order, table, 1)
-        runs.append((out, attention.backward(grad, qkv, order, table, out, lse, 1)))
-    assert all(map(torch.equal, *runs))
-
-
-def test_large_logits_stay_finite() -> None:
-    qkv = 60 * torch.randn(1, 40, 3, 1, 16).half()
-    order, table = orders(1, 1, 40), angles(40, 16)
-    out, lse = attention.forward(qkv, order, table, 3)
-    assert out.isfinite().all()
-    assert attention.backward(torch.ones_like(out), qkv, order, table, out, lse, 3).isfinite().all()
+def test_large_logits_stay_finite_and_two_runs_are_equal():
+    qkv, grad = 60 * torch.randn(1, 130, 3, 1, 16).half(), torch.randn(1, 130, 16).half()
+    place = orders(1, 1, 130), angles(130, 16), 1
+    first, second = kernels(qkv, grad, *place), kernels(qkv, grad, *place)
+    assert all(each.isfinite().all() for each in first)
+    assert all(map(torch.equal, first, second))
 
 
 def lepe_plain(
@@ -168,65 +113,65 @@ def lepe_plain(
 
 
 @pytest.mark.parametrize(
-    ('num_clusters', 'size', 'dtype'),
+    ('num_clusters', 'size', 'dtype', 'started'),
     [
-        (3, (2, 5, 7), torch.float32),
-        (3, (2, 5, 7), torch.float16),
-        (1, (1, 10, 13), torch.float16),  # two passes
-        (1, (1, 1, 1), torch.float16),
+        (3, (2, 5, 7), FULL, 7),
+        (3, (2, 5, 7), HALF, 6),
+        (1, (1, 10, 13), HALF, 7),  # two passes
+        (1, (1, 1, 1), HALF, 6),
     ],
 )
-def test_lepe(num_clusters: int, size: tuple[int, int, int], dtype: torch.dtype, launches: list[str]) -> None:
+def test_lepe(num_clusters, size, dtype, started, launches):
     heads, channels, num_tokens = 2, 32, size[1] * size[2]
     x = torch.randn(*size, 3 * channels + 16).to(dtype)[..., : 3 * channels].requires_grad_()  # strided
-    weight = (torch.randn(channels, 1, 5, 5) / 5).requires_grad_()
-    bias = torch.randn(channels).requires_grad_()
-    grad = torch.randn(*size, channels).to(dtype)
     order = orders(size[0], heads, num_tokens) if num_clusters > 1 else None
-    table = angles(num_tokens, channels // heads)
-    place = heads, order, table, num_clusters
-    assert lepe.serves(x, heads, order, table, num_clusters, weight, bias) is None
-    usual = gradients(lepe_plain(x, *place, weight, bias), grad, x, weight, bias)
-    wide = [t.detach().double().requires_grad_() for t in (x, weight, bias)]
-    exact = gradients(lepe_plain(wide[0], *place, *wide[1:]), grad, *wide)
-    got = gradients(lepe.lepe_attention(x, *place, weight, bias), grad, x, weight, bias)
-    for each in zip(got, usual, exact, strict=True):
-        check(*each)
-    one = attention.whole(x.flatten(1, 2).unflatten(2, (3, heads, -1)), num_clusters)
-    assert len(launches) == 2 + 2 + (1 if one else 2) + 1
-    assert got[2].dtype == torch.float32
+    place = heads, order, angles(num_tokens, channels // heads), num_clusters
+    layer = (torch.randn(channels, 1, 5, 5) / 5).requires_grad_(), torch.randn(channels).requires_grad_()
+    assert lepe.serves(x, *place, *layer) is None
+    args, grads = (x, *place, *layer), [torch.randn(*size, channels).to(dtype)]
+    out = lepe.lepe_attention(*args)
+    found = [out.detach(), *torch.autograd.grad(out, (x, *layer), grads[0])]
+    assert len(launches) == started
+    assert_near(found, with_gradients(lepe_plain, args, grads), with_gradients(lepe_plain, in_double(args), grads))
 
 
-def test_lepe_computes_only_what_is_wanted(launches: list[str]) -> None:
-    x = torch.randn(1, 4, 4, 96).half()
-    weight, bias = torch.randn(32, 1, 5, 5), torch.randn(32)
-    with torch.no_grad():
-        out = lepe.lepe_attention(x, 1, None, None, 1, weight.requires_grad_(), bias)
-    assert not out.requires_grad
-    assert len(launches) == 2
-    launches.clear()
-    lepe.lepe_attention(x, 1, None, None, 1, weight, bias).sum().backward()  # of the weight alone
-    assert len(launches) == 4
-    assert x.grad is None
-    assert bias.grad is None
-    launches.clear()
-    x.requires_grad_()
-    lepe.lepe_attention(x, 1, None, None, 1, weight.detach(), bias).sum().backward()
-    assert len(launches) == 4
-    assert x.grad is not None
+@pytest.mark.parametrize(
+    ('wanted', 'started'), [((), 2), (('weight',), 4), (('x',), 4)], ids=['nothing', 'weight', 'x']
+)
+def test_lepe_computes_only_what_is_wanted(wanted, started, launches):
+    given = {'x': torch.randn(1, 4, 4, 96).half(), 'weight': torch.randn(32, 1, 5, 5), 'bias': torch.randn(32)}
+    for name in wanted:
+        given[name].requires_grad_()
+    out = lepe.lepe_attention(given['x'], 1, None, None, 1, given['weight'], given['bias'])
+    if wanted:
+        out.sum().backward()
+    assert len(launches) == started
+    assert [name for name, each in given.items() if each.grad is not None] == list(wanted)
 
 
-def test_refused_tensors() -> None:
-    qkv, order, table = torch.zeros(2, 6, 3, 2, 32), torch.zeros(2, 2, 6, dtype=torch.int64), torch.zeros(6, 16, 2)
-    assert attention.serves(qkv, order, table) is None
-    assert '24' in (attention.serves(qkv[..., :24], order, table) or '')
-    assert 'float64' in (attention.serves(qkv.double(), order, table) or '')
-    assert '128' in (attention.serves(torch.zeros(2, 6, 3, 2, 128), order, None) or '')  # of float32
-    assert attention.serves(torch.zeros(2, 6, 3, 2, 128).half(), order, None) is None
-    assert 'strides' in (attention.serves(qkv[:, 1:], order[..., :5], None) or '')
-    assert 'order' in (attention.serves(qkv, order.int(), table) or '')
-    assert 'table' in (attention.serves(qkv, order, table.double()) or '')
-    x = qkv.view(2, 2, 3, 192)
-    assert lepe.serves(x, 2, order, table, 1, torch.zeros(64, 1, 5, 5), None) is None
-    assert lepe.serves(x, 2, order, table, 1, torch.zeros(64, 1, 7, 7), None) is not None
-    assert lepe.serves(x, 2, order.int(), table, 1, torch.zeros(64, 1, 5, 5), None) is not None
+QKV, ORDER, TABLE = torch.zeros(2, 6, 3, 2, 32), torch.zeros(2, 2, 6, dtype=torch.int64), torch.zeros(6, 16, 2)
+
+
+@pytest.mark.parametrize(
+    ('reason', 'qkv', 'order', 'table'),
+    [
+        (None, QKV, ORDER, TABLE),
+        (None, torch.zeros(2, 6, 3, 2, 128).half(), ORDER, None),
+        ('128', torch.zeros(2, 6, 3, 2, 128), ORDER, None),  # of float32
+        ('24', QKV[..., :24], ORDER, TABLE),
+        ('float64', QKV.double(), ORDER, TABLE),
+        ('strides', QKV[:, 1:], ORDER[..., :5], None),
+        ('order', QKV, ORDER.int(), TABLE),
+        ('order', QKV, ORDER[..., :5], TABLE),
+        ('table', QKV, ORDER, TABLE.double()),
+        ('table', QKV, ORDER, TABLE[1:]),
+    ],
+)
+def test_what_is_not_served(reason, qkv, order, table):
+    said = attention.serves(qkv, order, table)
+    assert reason in said if reason else said is None
+    x, weight = QKV.view(2, 2, 3, 192), torch.zeros(64, 1, 5, 5)
+    if qkv is QKV:
+        assert (lepe.serves(x, 2, order, table, 1, weight, None) is None) == (reason is None)
+    assert '(64, 1, 7, 7)' in lepe.serves(x, 2, ORDER, TABLE, 1, torch.zeros(64, 1, 7, 7), None)
+    assert attention.serves(QKV, ORDER, TABLE, 7) == 'not for 7 clusters of 6 tokens'

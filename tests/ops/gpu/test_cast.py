@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+pytest.importorskip('triton', reason='Triton is not installed')
+
 from mmsec.ops.kernels.gpu.cast import CastTogether, cast_together
 
 

@@ -5,22 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-pytest.importorskip('triton')
+pytest.importorskip('triton', reason='Triton is not installed')
 
 from mmsec.ops.kernels.gpu import depthwise, launch
-
-
-@pytest.fixture
-def launches(monkeypatch):
-    """Names of the kernels that are started."""
-    names, start = [], launch.launch
-
-    def counted(kernel, grid, *args, warps=4, stages=2):
-        names.append(kernel.__name__)
-        start(kernel, grid, *args, warps=warps, stages=stages)
-
-    monkeypatch.setattr(launch, 'launch', counted)
-    return names
+from tests.ops.gpu.conftest import assert_near, in_double, with_gradients
 
 
 def plain(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, gelu: bool) -> Tensor:
@@ -31,25 +19,12 @@ def plain(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | Non
     return (t if residual is None else residual) + mixed.permute(0, 2, 3, 1)
 
 
-def with_gradients(function, grad: Tensor, *args) -> list[Tensor | None]:
-    """A result, and the gradients of the tensors among the arguments."""
-    args = [a.detach().requires_grad_() if isinstance(a, Tensor) else a for a in args]
-    out = function(*args)
-    out.backward(grad.to(out.dtype))
-    return [out.detach(), *(a.grad for a in args if isinstance(a, Tensor))]
-
-
-def near(got: Tensor, same_type: Tensor, exact: Tensor) -> bool:
-    """Whether the error is at most twice that of plain torch in the same type."""
-    error = (got.double() - exact).abs().max()
-    return error <= 2 * (same_type.double() - exact).abs().max() + 1e-6 * exact.abs().max()
-
-
 def inputs(size: tuple[int, int, int, int], kernel: int, dtype: torch.dtype, bias: bool, residual: bool) -> list:
-    """A map, weight, bias, residual."""
+    """A map, weight, bias, residual, all of which want a gradient."""
     x = torch.randn(size).to(dtype)
     weight = torch.randn(size[3], 1, kernel, kernel) / kernel
-    return [x, weight, torch.randn(size[3]) if bias else None, torch.randn(size).to(dtype) if residual else None]
+    args = [x, weight, torch.randn(size[3]) if bias else None, torch.randn(size).to(dtype) if residual else None]
+    return [each if each is None else each.requires_grad_() for each in args]
 
 
 @pytest.mark.parametrize(
@@ -66,20 +41,16 @@ def inputs(size: tuple[int, int, int, int], kernel: int, dtype: torch.dtype, bia
 )
 def test_result_and_gradients(size, kernel, gelu, bias, residual, dtype):
     args = [*inputs(size, kernel, dtype, bias, residual), gelu]
-    grad = torch.randn(size).to(dtype)
+    grads = [torch.randn(size).to(dtype)]
     assert depthwise.serves(*args[:4]) is None
-    found = with_gradients(depthwise.depthwise, grad, *args)
-    same_type = with_gradients(plain, grad, *args)
-    exact = with_gradients(plain, grad, *(a.double() if isinstance(a, Tensor) else a for a in args))
-    for got, other, right in zip(found, same_type, exact, strict=True):
-        assert got.dtype == other.dtype
-        assert near(got, other, right)
+    exact = with_gradients(plain, in_double(args), grads)
+    assert_near(with_gradients(depthwise.depthwise, args, grads), with_gradients(plain, args, grads), exact)
 
 
 def test_weights_of_half_precision_have_gradients_of_their_type():
-    x, weight, bias, _ = inputs((1, 3, 4, 8), 3, torch.float16, True, False)
-    out = with_gradients(depthwise.depthwise, torch.ones_like(x), x, weight.half(), bias.half(), None, False)
-    assert [each.dtype for each in out] == [torch.float16] * 4
+    args = [each.half().requires_grad_() for each in inputs((1, 3, 4, 8), 3, torch.float16, True, False)[:3]]
+    found = with_gradients(depthwise.depthwise, [*args, None, False], [torch.ones(1, 3, 4, 8)])
+    assert [each.dtype for each in found] == [torch.float16] * 4
 
 
 def test_part_of_a_wider_map_in_place():
@@ -89,15 +60,15 @@ def test_part_of_a_wider_map_in_place():
     weight = torch.randn(channels, 1, 5, 5)
     out = depthwise.forward(values, weight, None, grad, False)
     torch.testing.assert_close(out, plain(values, weight, None, grad, False))
-    right = with_gradients(plain, grad, values, weight, None, None, False)
-    right = right[1] - grad + values  # without the residual's gradient, and with what was there
+    right = with_gradients(plain, [values.detach().requires_grad_(), weight, None, None, False], [grad])[1]
+    right += values - grad  # without the residual's gradient, and with what was there
     assert depthwise.input_gradient(grad, weight, values, out=values) is values
     torch.testing.assert_close(values, right, atol=1e-5, rtol=1e-5)
     assert torch.equal(wide[..., : 2 * channels], before[..., : 2 * channels])
 
 
 def test_launches(launches):
-    x, weight, bias, _ = inputs((1, 2, 3, 8), 3, torch.float32, True, False)
+    x, weight, bias = torch.randn(1, 2, 3, 8), torch.randn(8, 1, 3, 3), torch.randn(8)
     depthwise.depthwise(x, weight.requires_grad_(), bias, None, True).sum().backward()  # a gradient that is expanded
     assert launches == ['_convolve', '_weight_gradient', '_reduce']
     launches.clear()
@@ -108,15 +79,13 @@ def test_launches(launches):
 
 
 def test_long_runs_and_every_tile_sum_the_same(monkeypatch):
-    x, weight, bias, _ = inputs((1, 17, 6, 40), 3, torch.float32, True, False)
-    grad = torch.randn_like(x)
-    first = depthwise.weight_gradient(grad, x, weight, bias, False)
-    again = depthwise.weight_gradient(grad, x, weight, bias, False)
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    args = [*inputs((1, 17, 6, 40), 3, torch.float32, True, False), False]
+    grads = [torch.randn_like(args[0])]
+    first, again = (with_gradients(depthwise.depthwise, args, grads) for _ in range(2))
+    assert all(map(torch.equal, first, again))
     monkeypatch.setattr(depthwise, '_PROGRAMS', 1)
     monkeypatch.setattr(launch, 'tile', lambda kernel, key, candidates: candidates[-1])
-    torch.testing.assert_close(depthwise.weight_gradient(grad, x, weight, bias, False), first, atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(depthwise.forward(x, weight, bias, None, False), plain(x, weight, bias, None, False))
+    torch.testing.assert_close(with_gradients(depthwise.depthwise, args, grads), first, atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -5,24 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-pytest.importorskip('triton')
+pytest.importorskip('triton', reason='Triton is not installed')
 
 from mmsec.ops.kernels.gpu import launch, norm
+from tests.ops.gpu.conftest import assert_near, in_double, with_gradients
 
 NAMES = ('x', 'branch', 'scale', 'drawn', 'keep', 'weight', 'bias', 'eps')
-
-
-@pytest.fixture
-def launches(monkeypatch):
-    """Names of the kernels that are started."""
-    names, start = [], launch.launch
-
-    def counted(kernel, grid, *args, warps=4, stages=2):
-        names.append(kernel.__name__)
-        start(kernel, grid, *args, warps=warps, stages=stages)
-
-    monkeypatch.setattr(launch, 'launch', counted)
-    return names
 
 
 def plain(x, branch, scale, drawn, keep, weight, bias, eps):
@@ -38,32 +26,13 @@ def plain(x, branch, scale, drawn, keep, weight, bias, eps):
     return x, F.layer_norm(x, x.shape[-1:], weight, bias, eps)
 
 
-def inputs(size: tuple[int, int, int, int], dtype: torch.dtype, without: str) -> list:
+def inputs(size: tuple[int, int, int, int], dtype: torch.dtype, without: str = '') -> list:
     """Arguments of :func:`norm.residual_norm`; those whose names are in ``without`` are None."""
-    x, branch = torch.randn(2, *size).to(dtype) + 3
-    scale, weight, bias = torch.randn(3, size[-1])
+    x, branch = (torch.randn(2, *size).to(dtype) + 3).requires_grad_()
+    scale, weight, bias = torch.randn(3, size[-1]).requires_grad_()
     drawn = torch.linspace(0, 0.99, size[0]).to(dtype)
     args = [x, branch, scale, drawn, 0.6, weight, bias, 1e-6]
     return [None if name in without.split() else arg for name, arg in zip(NAMES, args, strict=True)]
-
-
-def with_gradients(function, grads: list[Tensor | None], args: list) -> list[Tensor | None]:
-    """The results, and the gradients of all tensors but the drawn numbers."""
-    own = [
-        a.detach().clone().requires_grad_(name != 'drawn') if isinstance(a, Tensor) else a
-        for name, a in zip(NAMES, args, strict=True)
-    ]
-    out = function(*own)
-    pairs = [(o, g.to(o.dtype)) for o, g in zip(out, grads, strict=True) if o is not None and g is not None]
-    torch.autograd.backward([o for o, _ in pairs], [g for _, g in pairs])
-    found = [None if o is None else o.detach() for o in out]
-    return found + [a.grad for name, a in zip(NAMES, own, strict=True) if isinstance(a, Tensor) and name != 'drawn']
-
-
-def near(got: Tensor, same_type: Tensor, exact: Tensor) -> bool:
-    """Whether the error is at most twice that of plain torch in the same type."""
-    error = (got.double() - exact).abs().max()
-    return error <= 2 * (same_type.double() - exact).abs().max() + 1e-6 * exact.abs().max()
 
 
 @pytest.mark.parametrize(
@@ -87,15 +56,8 @@ def test_results_and_gradients(size, dtype, without, graded):
     args = inputs(size, dtype, without)
     assert norm.serves(*args[:4], *args[5:7]) is None
     grads = [torch.randn(size).to(dtype) if graded in (name, 'both') else None for name in ('total', 'normed')]
-    found = with_gradients(norm.residual_norm, grads, args)
-    same_type = with_gradients(plain, grads, args)
-    exact = with_gradients(plain, grads, [a.double() if isinstance(a, Tensor) else a for a in args])
-    for got, other, right in zip(found, same_type, exact, strict=True):
-        if right is None:
-            assert got is None
-        else:
-            assert got.dtype == other.dtype
-            assert near(got, other, right)
+    exact = with_gradients(plain, in_double(args), grads)
+    assert_near(with_gradients(norm.residual_norm, args, grads), with_gradients(plain, args, grads), exact)
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16])  # the interpreter cuts off what bfloat16 rounds
@@ -107,7 +69,7 @@ def test_images_are_dropped_as_in_plain_torch(dtype):
 
 
 def test_statistics():
-    args = inputs((1, 3, 2, 40), torch.float32, '')
+    args = inputs((1, 3, 2, 40), torch.float32)
     total, _, mean, rstd = norm.forward(*args)
     torch.testing.assert_close(mean, total.mean(-1).flatten())
     torch.testing.assert_close(rstd, (total.var(-1, correction=0) + 1e-6).rsqrt().flatten())
@@ -125,27 +87,28 @@ def test_statistics():
     ],
 )
 def test_launches(launches, wanted, without, kernels):
-    args = inputs((2, 2, 3, 8), torch.float32, without)
-    for name, arg in zip(NAMES, args, strict=True):
-        if name in wanted.split():
-            arg.requires_grad_()
-    out = norm.residual_norm(*args)
+    args = dict(zip(NAMES, inputs((2, 2, 3, 8), torch.float32, without), strict=True))
+    args |= {name: a.detach().requires_grad_(name in wanted) for name, a in args.items() if isinstance(a, Tensor)}
+    out = norm.residual_norm(*args.values())
     assert launches == ['_forward']
     sum(t.sum() for t in out if t is not None).backward()  # gradients that are expanded
     assert launches[1:] == kernels
-    assert all((getattr(arg, 'grad', None) is not None) == (name in wanted) for name, arg in zip(NAMES, args))  # noqa: B905
+    assert {name for name, a in args.items() if isinstance(a, Tensor) and a.grad is not None} == set(wanted.split())
+
+
+def test_nothing_is_kept_where_no_gradient_is_wanted():
     with torch.no_grad():
-        assert norm.residual_norm(*args)[0].grad_fn is None
+        assert norm.residual_norm(*inputs((2, 2, 3, 8), torch.float32))[0].grad_fn is None
 
 
 def test_long_runs_and_every_tile_sum_the_same(monkeypatch):
-    args, grads = inputs((2, 9, 7, 24), torch.float32, ''), list(torch.randn(2, 2, 9, 7, 24))
-    first, again = (with_gradients(norm.residual_norm, grads, args) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    args, grads = inputs((2, 9, 7, 24), torch.float32), list(torch.randn(2, 2, 9, 7, 24))
+    first, again = (with_gradients(norm.residual_norm, args, grads) for _ in range(2))
+    assert all(map(torch.equal, first, again))
     monkeypatch.setattr(norm, '_PROGRAMS', 1)
     monkeypatch.setattr(norm, '_RUNS', 1)
     monkeypatch.setattr(launch, 'tile', lambda kernel, key, candidates: dict(SIZE=64, warps=1))
-    torch.testing.assert_close(with_gradients(norm.residual_norm, grads, args), first, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(with_gradients(norm.residual_norm, args, grads), first, atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -160,5 +123,5 @@ def test_long_runs_and_every_tile_sum_the_same(monkeypatch):
     ],
 )
 def test_what_is_not_served(reason, change):
-    args = dict(zip(NAMES, inputs((2, 1, 3, 8), torch.float32, ''), strict=True)) | change
+    args = dict(zip(NAMES, inputs((2, 1, 3, 8), torch.float32), strict=True)) | change
     assert reason in norm.serves(*(args[name] for name in ('x', 'branch', 'scale', 'drawn', 'weight', 'bias')))

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from mmsec import ops
 from mmsec.models.layers.maps import LayerScale
-from mmsec.ops.kernels import cpu
 from tests.conftest import build_grouping
 
 pytest.importorskip('triton', reason='Triton is not installed')
@@ -190,31 +189,3 @@ def test_frozen_weights_stay_frozen_when_they_are_cast():
         ops.call(block, torch.randn(2, 8)).float().sum().backward()
     assert seen == [(torch.float16, False)]
     assert block[1].weight.grad.dtype == torch.float32
-
-
-def test_the_cpu_pass_is_undone_where_it_still_is():
-    """Weights that came since stay, and so does what somebody else has put in the place of a layer."""
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    before = cpu.processor.VENDOR
-    cpu.processor.VENDOR = 'AuthenticAMD'
-    try:
-        undo = cpu.optimize(model)
-    finally:
-        cpu.processor.VENDOR = before
-    model.load_state_dict({k: v + 1 for k, v in model.state_dict().items()}, assign=True)
-    kept, wrapper = model[0].weight, nn.Sequential(model[1])
-    model[1] = wrapper
-    undo()
-    assert type(model[0]) is nn.Linear
-    assert model[0].weight is kept
-    assert model[1] is wrapper
-
-
-def test_a_hook_that_raises_leaves_the_cpu_pass_switched_off():
-    model = nn.Sequential(nn.Identity())
-    model.register_forward_pre_hook(lambda *_: 1 / 0)
-    cpu.optimize(model)
-    for _ in range(2):
-        with pytest.raises(ZeroDivisionError):
-            model(torch.zeros(1))
-    assert cpu._STATE.running == ()
