@@ -53,15 +53,16 @@ def plain_kmeans(x, num_clusters, num_iters):
     return clusters
 
 
-@pytest.mark.parametrize(('num_tokens', 'num_clusters'), [(90, 4), (61, 7), (33, 32), (20, 20), (150, 33), (131, 65)])
-@pytest.mark.parametrize('num_iters', [1, 3])
+@pytest.mark.parametrize(
+    ('num_tokens', 'num_clusters', 'num_iters'),
+    [(90, 4, 3), (61, 7, 1), (33, 32, 1), (20, 20, 1), (150, 33, 1), (131, 65, 2)],
+)
 def test_equals_a_plain_computation(num_tokens, num_clusters, num_iters):
-    key = torch.randn(2, num_tokens, 2, 4, dtype=torch.float64)
+    key = torch.randn(1, num_tokens, 2, 4, dtype=torch.float64)
     order = build_grouping(dict(type='KMeansGrouping', num_iters=num_iters))(tokens_of(key), num_clusters).order
-    for image in range(2):
-        for head in range(2):
-            wanted = plain_kmeans(key[image, :, head], num_clusters, num_iters)
-            assert order[image, head].tolist() == [token for cluster in wanted for token in cluster]
+    for head in range(2):
+        wanted = plain_kmeans(key[0, :, head], num_clusters, num_iters)
+        assert order[0, head].tolist() == [token for cluster in wanted for token in cluster]
 
 
 def test_clusters_are_nearly_as_compact_as_those_of_plain_kmeans():

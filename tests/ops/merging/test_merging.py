@@ -44,15 +44,6 @@ def test_merge_is_the_mean_of_the_sources_and_unmerge_rebuilds_each_token(make):
     torch.testing.assert_close(merging.merge(x, weights), matrix.mT @ x / matrix.sum(1)[..., None])
 
 
-def test_unmerge_copies_and_a_map_that_is_constant_on_sources_comes_back_unchanged():
-    merging = hard()
-    y = torch.randn(3, 6, 5)
-    x = merging.unmerge(y)
-    assert torch.equal(x, y.gather(1, merging.assignment[..., None].expand(-1, -1, 5)))
-    torch.testing.assert_close(merging.unmerge(merging.merge(x)), x)
-    assert torch.equal(merging.sizes.sum(1), torch.full((3,), 17.0))
-
-
 def test_a_shared_token_is_assigned_where_it_has_most_weight():
     merging = soft()
     assert torch.equal(merging.assignment, dense(merging.rebuild).argmax(-1))
@@ -114,18 +105,3 @@ def test_a_merged_token_without_sources_is_zero():
     merged.sum().backward()
     assert x.grad[0, :, 0].tolist() == [0.5, 1, 0.5]
     assert torch.equal(merging.merge(x, torch.zeros(1, 3)), torch.zeros(1, 4, 2))
-
-
-@MAKERS
-def test_a_batch_equals_its_images_one_by_one_bit_for_bit(make):
-    merging = make()
-    x, y = torch.randn(3, 17, 5), torch.randn(3, 6, 5)
-
-    def only(links, image):
-        weights = None if links.weights is None else links.weights[image : image + 1]
-        return Links(links.index[image : image + 1], links.num_merged, weights)
-
-    for image in range(3):
-        one = Merging(only(merging.shares, image), merging.rebuild and only(merging.rebuild, image))
-        assert torch.equal(one.merge(x[image : image + 1]), merging.merge(x)[image : image + 1])
-        assert torch.equal(one.unmerge(y[image : image + 1]), merging.unmerge(y)[image : image + 1])
