@@ -47,7 +47,7 @@ def test_a_kernel_that_fails_is_left_out_and_said_so_once():
         assert ops.explain(number, 3)['number']['broken'] == 'failed on this machine: no C compiler'
 
 
-def test_only_kernels_that_say_so_serve_under_a_trace_and_in_torch_func():
+def test_only_kernels_that_say_so_serve_under_a_trace_and_in_torch_func_and_none_is_exported(monkeypatch):
     seen = []
 
     @fused_op(Kernel('eager', lambda x: None, lambda x: seen.append('eager') or x * 2))
@@ -60,6 +60,9 @@ def test_only_kernels_that_say_so_serve_under_a_trace_and_in_torch_func():
     torch.func.grad(twice)(x)
     torch.jit.trace(twice, x, check_trace=False)
     assert seen == ['eager', 'plain', 'plain']
+    monkeypatch.setattr(torch.compiler, 'is_exporting', lambda: True)
+    twice(x)
+    assert seen[3:] == ['plain']
 
 
 def test_one_can_ask_what_runs_and_why_not_the_others():
@@ -76,18 +79,6 @@ def test_one_can_ask_what_runs_and_why_not_the_others():
     both = ops.explain(lambda: [number(x) for x in (1, 3, 2)])['number']
     assert both['odd, 2 calls'] == 'chosen'
     assert both['odd, 1 calls'] == 'x is even'
-
-
-def test_what_is_exported_is_plain_torch(monkeypatch):
-    kernel = Kernel('kernel', lambda x: None, lambda x: x + 1)
-
-    @fused_op(kernel)
-    def number(x):
-        return x
-
-    assert number(1) == 2
-    monkeypatch.setattr(torch.compiler, 'is_exporting', lambda: True)
-    assert number(1) == 1
 
 
 def layer() -> nn.Conv2d:
