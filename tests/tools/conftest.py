@@ -1,11 +1,11 @@
-"""The two runs that several tests of the tools look at."""
+"""The two runs that several tests of the tools look at; who changes one takes a copy."""
 
 import pytest
 
-from tests.conftest import DETECTOR, SEGMENTER, run_tool, small_run
+from tests.conftest import DETECTOR, SEGMENTER, run_here, small_run
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope='session')
 def detector(shapes, tmp_path_factory):
     """A detector that has learnt the validation images by heart: (config, work dir, what training printed)."""
     folder = tmp_path_factory.mktemp('detector')
@@ -26,11 +26,11 @@ def detector(shapes, tmp_path_factory):
             'optim_wrapper.optimizer.lr': 3e-3,
         },
     )
-    result = run_tool('train.py', config, '--work-dir', folder / 'work')
+    result = run_here('train.py', config, '--work-dir', folder / 'work')
     return config, folder / 'work', result.stdout
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope='session')
 def segmenter(shapes, tmp_path_factory):
     folder = tmp_path_factory.mktemp('segmenter')
     changes = {
@@ -41,5 +41,5 @@ def segmenter(shapes, tmp_path_factory):
         'optim_wrapper.optimizer.lr': 3e-3,
     }
     config = small_run(SEGMENTER, shapes, folder, **changes)
-    result = run_tool('train.py', config, '--work-dir', folder / 'work')
+    result = run_here('train.py', config, '--work-dir', folder / 'work')
     return config, folder / 'work', result.stdout

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.conftest import run_tool, small_run
+from tests.conftest import run_here, small_run
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from tests.conftest import run_tool, small_run
 )
 def test_they_train_and_evaluate(shapes, tmp_path, name, metric):
     config = small_run(name, shapes, tmp_path, **{'train_cfg.val_interval': 2, 'default_hooks.clusters.num_images': 1})
-    result = run_tool('train.py', config, '--work-dir', tmp_path / 'work')
+    result = run_here('train.py', config, '--work-dir', tmp_path / 'work')
     losses = [float(loss) for loss in re.findall(r' loss: ([\d.naif]+)', result.stdout)]
     assert len(losses) == 4
     assert all(map(math.isfinite, losses))

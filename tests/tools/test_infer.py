@@ -1,13 +1,12 @@
 import json
-import sys
+import re
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from mmsec.errors import InputError
-from tests.conftest import DETECTOR, ROOT, SEGMENTER, run_tool, small_checkpoint, small_run
+from tests.conftest import DETECTOR, ROOT, SEGMENTER, error_here, run_here, small_checkpoint, small_run
 from tools import infer
 
 
@@ -32,7 +31,7 @@ def images(tmp_path):
 def test_a_folder_is_predicted_and_a_broken_image_named(trained, images, tmp_path):
     config, checkpoint, detector = trained
     options = ['--score-thr', 0] if detector else []
-    result = run_tool(
+    result = run_here(
         'infer.py', images, config, checkpoint, '--out', tmp_path / 'out', '--batch-size', 2, '--device', 'cpu',
         *options, check=False,
     )  # fmt: skip
@@ -57,25 +56,19 @@ def test_a_folder_is_predicted_and_a_broken_image_named(trained, images, tmp_pat
             assert content['share_of_pixels'] == pytest.approx(shares)
 
 
-def test_batches_predict_what_single_images_do(trained, images, tmp_path, monkeypatch):
+def test_batches_predict_what_single_images_do(trained, images, tmp_path):
     config, checkpoint, _ = trained
     (images / 'c.jpg').unlink()
     found = []
     for size in (1, 2):
         out = tmp_path / str(size)
-        run(monkeypatch, images, config, checkpoint, '--out', out, '--batch-size', size)
+        run_here('infer.py', images, config, checkpoint, '--out', out, '--batch-size', size)
         found.append(json.loads((out / 'b.json').read_text()))
     if 'instances' in found[0]:
         boxes = [[instance['box'] for instance in each['instances']] for each in found]
         np.testing.assert_allclose(*boxes, atol=1e-2)
     else:
         assert found[0] == found[1]
-
-
-def run(monkeypatch, *arguments):
-    """Run the tool in this process."""
-    monkeypatch.setattr(sys, 'argv', ['infer.py', *map(str, arguments)])
-    infer.main()
 
 
 @pytest.mark.parametrize(
@@ -89,21 +82,19 @@ def run(monkeypatch, *arguments):
         (['IMAGE', 'CONFIG', 'CHECKPOINT', '--score-thr', '30'], '--score-thr must be in [0, 1], got 30'),
     ],
 )
-def test_bad_input_is_one_line(trained, images, tmp_path, monkeypatch, capsys, arguments, message):
+def test_bad_input_is_one_line(trained, images, tmp_path, arguments, message):
     config, checkpoint, detector = trained
     other = ROOT / 'configs' / (DETECTOR if detector else SEGMENTER)
     places = {'IMAGE': images / 'a.jpg', 'CONFIG': config, 'CHECKPOINT': checkpoint, 'OTHER': other}
     arguments = [places.get(each, each) for each in arguments]
-    with pytest.raises((InputError, SystemExit)) as caught:
-        run(monkeypatch, *arguments, '--out', tmp_path / 'out')
-    assert message in str(caught.value) + capsys.readouterr().err
+    assert message in error_here('infer.py', *arguments, '--out', tmp_path / 'out')
 
 
-def test_a_checkpoint_without_class_names_is_refused(trained, images, tmp_path, monkeypatch):
+def test_a_checkpoint_without_class_names_is_refused(trained, images, tmp_path):
     config, checkpoint, _ = trained
     torch.save(torch.load(checkpoint)['state_dict'], tmp_path / 'bare.pth')
-    with pytest.raises(InputError, match='has no class names'):
-        run(monkeypatch, images, config, tmp_path / 'bare.pth', '--out', tmp_path / 'out')
+    error = error_here('infer.py', images, config, tmp_path / 'bare.pth', '--out', tmp_path / 'out')
+    assert 'has no class names' in error
 
 
 def test_a_label_map_that_cannot_be_written_is_an_error(tmp_path):
@@ -112,15 +103,14 @@ def test_a_label_map_that_cannot_be_written_is_an_error(tmp_path):
         infer.segmentation(np.zeros((2, 3), np.int64), ['sky'], tmp_path / 'a.png')
 
 
-def test_pictures_do_not_replace_the_images(trained, images, monkeypatch):
+def test_pictures_do_not_replace_the_images(trained, images):
     config, checkpoint, _ = trained
-    with pytest.raises(InputError, match='is one of the images'):
-        run(monkeypatch, images / 'deep', config, checkpoint, '--out', images / 'deep')
+    error = error_here('infer.py', images / 'deep', config, checkpoint, '--out', images / 'deep')
+    assert 'is one of the images' in error
 
 
-def test_a_segmenter_has_no_score_threshold(trained, images, tmp_path, monkeypatch):
-    config, checkpoint, detector = trained
-    if detector:
-        pytest.skip('a detector has one')
-    with pytest.raises(InputError, match=r'--score-thr: .* is a segmenter'):
-        run(monkeypatch, images, config, checkpoint, '--out', tmp_path, '--score-thr', 0.5)
+@pytest.mark.parametrize('trained', [SEGMENTER], indirect=True)
+def test_a_segmenter_has_no_score_threshold(trained, images, tmp_path):
+    config, checkpoint, _ = trained
+    error = error_here('infer.py', images, config, checkpoint, '--out', tmp_path, '--score-thr', 0.5)
+    assert re.search('--score-thr: .* is a segmenter', error)

@@ -20,7 +20,7 @@ from mmsec.models import SecViT, ViT
 from mmsec.models.checkpoints.loading import classifier_weights, load_pretrained
 from mmsec.models.checkpoints.reading import read_checkpoint
 from tests import torchvision_apart  # noqa: F401
-from tests.conftest import DATA, DETECTOR, OFFICIAL, ROOT, SMALL_ARCH, SMALL_CLUSTR, one_line_error, run_tool, small_run
+from tests.conftest import DATA, DETECTOR, OFFICIAL, ROOT, SMALL_ARCH, SMALL_CLUSTR, error_here, run_here, small_run
 from tests.test_configs import load
 
 pytest.importorskip('mmpretrain')
@@ -67,7 +67,7 @@ def classifier(folder, tmp_path_factory):
         }
     )
     config = small_run(CLASSIFIER, folder, work, **changes)
-    result = run_tool('train.py', config, '--work-dir', work / 'work')
+    result = run_here('train.py', config, '--work-dir', work / 'work')
     return config, work / 'work', result.stdout
 
 
@@ -83,7 +83,7 @@ def test_it_tests_as_it_trained(classifier, tmp_path):
     config, work_dir, printed = classifier
     trained = [float(value) for value in re.findall(r'accuracy/top1: ([\d.]+)', printed)]
     assert len(trained) == 2
-    run_tool('test.py', config, work_dir / 'epoch_2.pth', '--work-dir', tmp_path, '--out', tmp_path / 'm.json')
+    run_here('test.py', config, work_dir / 'epoch_2.pth', '--work-dir', tmp_path, '--out', tmp_path / 'm.json')
     assert json.loads((tmp_path / 'm.json').read_text())['accuracy/top1'] == pytest.approx(trained[-1], abs=1e-3)
 
 
@@ -105,7 +105,7 @@ def test_a_detector_starts_from_its_averaged_weights(classifier, shapes, tmp_pat
     config = small_run(
         DETECTOR, shapes, tmp_path, **changes, **{'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 9}
     )
-    printed = run_tool('train.py', config, '--work-dir', tmp_path / 'work').stdout
+    printed = run_here('train.py', config, '--work-dir', tmp_path / 'work').stdout
     assert re.search(rf'SecViT: loaded \d+ weights from {path}', printed)
     assert 'SecViT: not used from the checkpoint: neck.proj.weight' in printed
     assert 'head.fc.weight' in printed
@@ -142,7 +142,7 @@ def test_fine_tuning_from_published_weights_learns_a_folder(folder, tmp_path):
         }
     )
     config = small_run('mmpretrain/secvit/secvit_t_classifier_custom.py', folder, tmp_path, **changes)
-    printed = run_tool('train.py', config, '--work-dir', tmp_path / 'work').stdout
+    printed = run_here('train.py', config, '--work-dir', tmp_path / 'work').stdout
     assert f'weights from {OFFICIAL}' in printed
     assert re.search(r'learning rate\s+[\d.e-]+ to 0\.003 ', printed)  # it decays by layer
     assert float(re.findall(r'accuracy/top1: ([\d.]+)', printed)[-1]) > 90  # chance is 33
@@ -197,9 +197,9 @@ def test_a_published_file_is_evaluated_by_the_tool(tmp_path):
     written = Config.fromfile(config, import_custom_modules=False)
     written.model.neck.out_channels = written.model.head.in_channels = 32
     written.dump(config)
-    run_tool('test.py', config, OFFICIAL, '--work-dir', tmp_path / 'work', '--out', tmp_path / 'm.json')
+    run_here('test.py', config, OFFICIAL, '--work-dir', tmp_path / 'work', '--out', tmp_path / 'm.json')
     assert 0 <= json.loads((tmp_path / 'm.json').read_text())['accuracy/top1'] <= 100
-    line = one_line_error('tools/test.py', config, OFFICIAL, '--show-dir', tmp_path)
+    line = error_here('test.py', config, OFFICIAL, '--show-dir', tmp_path)
     assert 'a classifier predicts no picture' in line
 
 

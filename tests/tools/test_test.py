@@ -1,4 +1,4 @@
-"""tools/test.py, run as a user runs it."""
+"""tools/test.py on what tools/train.py has trained."""
 
 import json
 import pickle
@@ -8,7 +8,7 @@ import cv2
 import pytest
 from mmengine.config import Config
 
-from tests.conftest import run_tool
+from tests.conftest import run_here
 
 
 def last_metrics(work_dir: Path) -> dict:
@@ -21,7 +21,7 @@ def test_the_detector_tests_as_it_trained(detector, tmp_path):
     config, work_dir, _ = detector
     trained = last_metrics(work_dir)
     assert trained['coco/bbox_mAP_50'] > 0.05, 'the comparison below would say nothing'
-    run_tool(
+    run_here(
         'test.py', config, work_dir / 'epoch_60.pth', '--work-dir', tmp_path / 'work', '--out', tmp_path / 'out/m.json',
         '--show-dir', tmp_path / 'pictures',
     )  # fmt: skip
@@ -39,7 +39,7 @@ def test_the_segmenter_tests_as_it_trained(segmenter, tmp_path):
     config, work_dir, _ = segmenter
     trained = last_metrics(work_dir)
     assert trained['mIoU'] > 0
-    run_tool(
+    run_here(
         'test.py', config, work_dir / 'iter_40.pth', '--work-dir', tmp_path / 'work', '--out', tmp_path / 'm.json',
         '--show-dir', tmp_path / 'pictures',
     )  # fmt: skip
@@ -54,7 +54,7 @@ def test_test_time_augmentation_and_predictions_file(segmenter, tmp_path):
     text = config.read_text()
     path = tmp_path / 'tta.py'
     path.write_text(text + f"\ntta_pipeline[1]['transforms'][0] = {scales!r}\n")
-    result = run_tool(
+    result = run_here(
         'test.py', path, work_dir / 'iter_40.pth', '--work-dir', tmp_path / 'work', '--tta',
         '--out', tmp_path / 'p.pkl', '--show-dir', tmp_path / 'pictures',
     )  # fmt: skip
@@ -69,7 +69,7 @@ def test_test_time_augmentation_and_predictions_file(segmenter, tmp_path):
 def test_a_checkpoint_of_another_size_is_refused(detector, segmenter):
     config, _, _ = detector
     _, work_dir, _ = segmenter
-    result = run_tool('test.py', config, work_dir / 'iter_40.pth', '--work-dir', work_dir / 'other', check=False)
+    result = run_here('test.py', config, work_dir / 'iter_40.pth', '--work-dir', work_dir / 'other', check=False)
     assert result.returncode != 0
     assert "iter_40.pth' does not fit the config" in result.stdout
     assert 'Traceback' not in result.stdout

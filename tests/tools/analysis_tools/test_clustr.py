@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from functools import partial
 
 import cv2
@@ -11,10 +10,8 @@ import pytest
 import torch
 
 from mmsec.cli.flops import count, count_kinds
-from mmsec.errors import InputError
 from mmsec.models import ClusTR
-from tests.conftest import ROOT, run_tool, small_run
-from tools.analysis_tools import analyze_clusters, visualize_clusters
+from tests.conftest import ROOT, error_here, run_here, small_run
 
 # Multiply-adds at 224x224 in G, as published. They agree with ours if attention to the coarse scale is counted, and
 # neither attention to the fine scale nor clustering is.
@@ -73,39 +70,28 @@ def test_four_regions_cost_a_fourth_of_the_clustering_and_as_much_of_the_rest():
 
 def test_flops_of_a_config_are_printed_apart(tmp_path):
     config = ROOT / 'configs/mmseg/clustr/clustr_b1_semanticfpn.py'
-    out = run_tool('analysis_tools/get_flops.py', config, '--shape', 64, 96).stdout
+    out = run_here('analysis_tools/get_flops.py', config, '--shape', 64, 96).stdout
     (line,) = re.findall(r'^backbone: clustering ([\d.]+) G, attention ([\d.]+) G, rest ([\d.]+) G$', out, re.M)
     (total,) = re.findall(r'^backbone +[\d.]+ M +([\d.]+) G$', out, re.M)
     assert sum(map(float, line)) == pytest.approx(float(total), abs=0.02)
 
 
-def test_both_scales_are_drawn(tmp_path, monkeypatch, capsys):
+def test_both_scales_are_drawn(tmp_path):
     cv2.imwrite(str(tmp_path / 'image.png'), np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8))
-    arguments = [tmp_path / 'image.png', '--arch', 'b1', '--stage', 1, 4, '--out', tmp_path / 'out']
-
-    def draw(*more):
-        monkeypatch.setattr(sys, 'argv', ['visualize_clusters.py', *map(str, [*arguments, *more])])
-        visualize_clusters.main()
-        return cv2.imread(str(tmp_path / 'out/image.png')).shape[0]
-
-    both = draw()
-    (tmp_path / 'out/image.png').unlink()
-    assert draw('--head', 1) < both  # stage 4 has one row either way
-    for option, message in (
-        (('--head', 2), '--head 2: stage 4 has 1 scales'),
-        (('--clusters', 5), '--clusters 5: ClusTR has no such option'),
-    ):
-        with pytest.raises(InputError, match=message):
-            draw(*option)
+    call = ['analysis_tools/visualize_clusters.py', tmp_path / 'image.png', '--arch', 'b1', '--stage', 1, 4, '--out']
+    heights = []
+    for options in ([], ['--head', 1]):
+        run_here(*call, tmp_path / 'out', *options)
+        heights.append(cv2.imread(str(tmp_path / 'out/image.png')).shape[0])
+    assert heights[1] < heights[0]  # stage 4 has one row either way
+    assert '--head 2: stage 4 has 1 scales' in error_here(*call, tmp_path / 'out', '--head', 2)
+    assert '--clusters 5: ClusTR has no such option' in error_here(*call, tmp_path / 'out', '--clusters', 5)
 
 
-def test_both_scales_are_measured(shapes, tmp_path, monkeypatch, capsys):
+def test_both_scales_are_measured(shapes, tmp_path):
     config = small_run('mmdet/clustr/clustr_b1_maskrcnn_shapes.py', shapes, tmp_path)
-    monkeypatch.setattr(
-        sys, 'argv', ['analyze_clusters.py', str(config), '--images', '2', '--out', str(tmp_path / 'out')]
-    )
-    analyze_clusters.main()
-    assert 'stage 4, all tokens: one cluster, nothing to compare' in capsys.readouterr().out
+    printed = run_here('analysis_tools/analyze_clusters.py', config, '--images', 2, '--out', tmp_path / 'out').stdout
+    assert 'stage 4, all tokens: one cluster, nothing to compare' in printed
     rows = json.loads((tmp_path / 'out/analysis.json').read_text())['rows']
     scales = ('coarse scale', 'fine scale')
     assert [(row['stage'], row['scale'], row['grouping']) for row in rows] == [

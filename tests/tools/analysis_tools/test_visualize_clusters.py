@@ -1,13 +1,10 @@
-import sys
-
 import cv2
 import numpy as np
 import pytest
 
-from mmsec.errors import InputError
-from tests.conftest import OFFICIAL, ROOT, run_tool
-from tools.analysis_tools import visualize_clusters
+from tests.conftest import OFFICIAL, ROOT, error_here, run_here
 
+TOOL = 'analysis_tools/visualize_clusters.py'
 DETECTOR = ROOT / 'configs/mmdet/secvit_t_maskrcnn.py'
 SEGMENTER = ROOT / 'configs/mmseg/secvit_t_upernet.py'
 
@@ -24,9 +21,7 @@ def images(tmp_path):
 
 
 def test_a_folder_is_drawn_and_a_broken_image_named(images, tmp_path):
-    result = run_tool(
-        'analysis_tools/visualize_clusters.py', images, '--arch', 'tiny', '--out', tmp_path / 'out', check=False
-    )
+    result = run_here(TOOL, images, '--arch', 'tiny', '--out', tmp_path / 'out', check=False)
     assert result.returncode == 1
     assert f"error: '{images}/broken.jpg' is not an image" in result.stdout
     assert 'weights are random' in result.stdout
@@ -37,7 +32,7 @@ def test_a_folder_is_drawn_and_a_broken_image_named(images, tmp_path):
 @pytest.mark.parametrize('config', [DETECTOR, SEGMENTER])
 def test_configs_of_both_hosts(images, tmp_path, config):
     arguments = ['--config', config, '--stage', 1, 4, '--block', 1, '--head', 'all', '--clusters', 5]
-    run_tool('analysis_tools/visualize_clusters.py', images / 'large.jpg', *arguments, '--out', tmp_path / 'out')
+    run_here(TOOL, images / 'large.jpg', *arguments, '--out', tmp_path / 'out')
     assert cv2.imread(str(tmp_path / 'out/large.png')).shape[0] > 18 * 200  # 2 heads and 16
 
 
@@ -57,7 +52,7 @@ def test_configs_of_both_hosts(images, tmp_path, config):
         (['EMPTY', '--arch', 'tiny'], 'no image in folder'),
     ],
 )
-def test_bad_input_is_one_line(monkeypatch, capsys, images, tmp_path, arguments, message):
+def test_bad_input_is_one_line(images, tmp_path, arguments, message):
     (tmp_path / 'other.py').write_text("default_scope = 'mmdet'\nmodel = dict(backbone=dict(type='ResNet'))\n")
     (tmp_path / 'none.py').write_text("default_scope = 'mmdet'\nmodel = dict(type='DETR')\n")
     (tmp_path / 'empty').mkdir()
@@ -67,8 +62,5 @@ def test_bad_input_is_one_line(monkeypatch, capsys, images, tmp_path, arguments,
         'NONE': tmp_path / 'none.py',
         'EMPTY': tmp_path / 'empty',
     }
-    arguments = [str(places.get(each, each)) for each in arguments]
-    monkeypatch.setattr(sys, 'argv', ['visualize_clusters.py', *arguments, '--out', str(tmp_path / 'out')])
-    with pytest.raises((InputError, SystemExit)) as caught:
-        visualize_clusters.main()
-    assert message in str(caught.value) + capsys.readouterr().err
+    arguments = [places.get(each, each) for each in arguments]
+    assert message in error_here(TOOL, *arguments, '--out', tmp_path / 'out')

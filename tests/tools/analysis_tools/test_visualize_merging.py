@@ -1,16 +1,13 @@
-import sys
-
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from mmsec.errors import InputError
 from mmsec.visualization.clusters import ClusterMap
 from mmsec.visualization.merging import merging_sheet
-from tests.conftest import ROOT
-from tools.analysis_tools import visualize_merging as tool
+from tests.conftest import ROOT, error_here, run_here
 
+TOOL = 'analysis_tools/visualize_merging.py'
 VIT = ROOT / 'configs/mmseg/vit/vit_t_upernet_pitome_shapes.py'
 
 
@@ -21,19 +18,14 @@ def image(tmp_path):
     return path
 
 
-def call(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, 'argv', ['visualize_merging.py', *map(str, arguments)])
-    tool.main()
-
-
-def test_a_sheet_has_a_panel_for_each_block(image, tmp_path, monkeypatch, capsys):
-    call(monkeypatch, image, '--config', VIT, '--out', tmp_path / 'out')
+def test_a_sheet_has_a_panel_for_each_block(image, tmp_path):
+    printed = run_here(TOOL, image, '--config', VIT, '--out', tmp_path / 'out').stdout
+    assert 'weights are random' in printed
     sheet = cv2.imread(str(tmp_path / 'out/image.png'))
     assert sheet.shape[1] == 1200
     assert sheet.std() > 20
-    assert 'weights are random' in capsys.readouterr().out
     options = ['--cfg-options', 'model.backbone.merging.type=ToMe', 'model.backbone.merging._delete_=True']
-    call(monkeypatch, image, '--config', VIT, '--block', 1, 6, '--out', tmp_path / 'other', *options)
+    run_here(TOOL, image, '--config', VIT, '--block', 1, 6, '--out', tmp_path / 'other', *options)
     assert cv2.imread(str(tmp_path / 'other/image.png')).shape[0] < sheet.shape[0]
 
 
@@ -62,7 +54,6 @@ def test_tokens_of_one_colour_are_one_and_single_ones_have_none():
     ],
     ids=range(5),
 )
-def test_bad_input_is_one_line(image, tmp_path, monkeypatch, arguments, message):
+def test_bad_input_is_one_line(image, tmp_path, arguments, message):
     arguments = [image if each == 'IMAGE' else each for each in arguments]
-    with pytest.raises(InputError, match=message):
-        call(monkeypatch, *arguments, '--out', tmp_path / 'out')
+    assert message in error_here(TOOL, *arguments, '--out', tmp_path / 'out')

@@ -1,24 +1,20 @@
 """A config becomes an ONNX file, and what cannot is one line."""
 
-import sys
-
 import onnxruntime
 import pytest
 import torch
 from mmengine.config import Config
 
-from mmsec.errors import InputError
 from tests.conftest import (
     DETECTOR,
     ROOT,
     SEGMENTER,
-    one_line_error,
-    run_tool,
+    error_here,
+    run_here,
     shrink_model,
     small_checkpoint,
     small_run,
 )
-from tools.deployment import export_onnx
 
 IMAGE = ROOT / 'docs/images/contact_sheet.jpg'
 TOOL = 'deployment/export_onnx.py'
@@ -27,7 +23,7 @@ TOOL = 'deployment/export_onnx.py'
 def test_a_segmentor_is_exported_whole_and_compared(shapes, tmp_path):
     config = small_run(SEGMENTER, shapes, tmp_path)
     out = tmp_path / 'files/segmentor.onnx'
-    said = run_tool(TOOL, config, small_checkpoint(config), out, '--shape', 64, 96, '--verify', IMAGE).stdout
+    said = run_here(TOOL, config, small_checkpoint(config), out, '--shape', 64, 96, '--verify', IMAGE).stdout
     assert 'images of 1x3x64x96 -> logits' in said
     assert 'of tokens fell into another cluster; in the same order of tokens the two differ by' in said
     assert 'weights are random' not in said
@@ -42,11 +38,10 @@ def test_of_a_detector_the_backbone_alone_is_exported(tmp_path):
     shrink_model(cfg)
     config, out = tmp_path / 'detector.py', tmp_path / 'out.onnx'
     cfg.dump(config)
-    tool = f'tools/{TOOL}'
-    error = one_line_error(tool, config, out, '--shape', 64, 64)
+    error = error_here(TOOL, config, out, '--shape', 64, 64)
     assert 'of its models the backbone alone can be exported, by --backbone' in error
     assert not out.exists()
-    assert 'weights are random' in run_tool(TOOL, config, out, '--shape', 64, 64, '--backbone').stdout
+    assert 'weights are random' in run_here(TOOL, config, out, '--shape', 64, 64, '--backbone').stdout
     outputs = onnxruntime.InferenceSession(out).run(None, {'images': torch.zeros(1, 3, 64, 64).numpy()})
     assert [each.shape[-1] for each in outputs] == [16, 8, 4, 2]
 
@@ -64,9 +59,6 @@ def test_of_a_detector_the_backbone_alone_is_exported(tmp_path):
     ],
     ids=range(4),
 )
-def test_bad_input_is_one_line(monkeypatch, capsys, arguments, message):
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, 'argv', ['export_onnx.py', '--shape', '64', '64', *map(str, arguments)])
-    with pytest.raises((InputError, SystemExit)) as caught:
-        export_onnx.main()
-    assert message in str(caught.value) + capsys.readouterr().err
+def test_bad_input_is_one_line(arguments, message):
+    config, *rest = arguments
+    assert message in error_here(TOOL, ROOT / config, *rest, '--shape', 64, 64)
