@@ -52,7 +52,7 @@ def test_bfloat16(shapes, tmp_path, name):
 def test_compile_in_a_config_works_through_the_runner(shapes, tmp_path):
     config = small_run(SEGMENTER, shapes, tmp_path, **{'train_cfg.val_interval': 9})
     losses = []
-    for options in ([], ['--cfg-options', 'compile.backend=aot_eager']):
+    for options in ([], ['--cfg-options', 'compile.backend=eager']):
         result = run_here('train.py', config, '--work-dir', tmp_path / str(len(options)), *options)
         assert ('Model has been "compiled"' in result.stdout) == bool(options)
         losses.append([float(loss) for loss in re.findall(r' loss: ([\d.]+)', result.stdout)])
