@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.colors import BoundaryNorm, ListedColormap, hsv_to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -17,7 +17,7 @@ from mmsec.ops import Grouping, cluster_ids
 from mmsec.visualization.drawing import OPACITY, extent, flatness, frame, grey, pixels
 
 PALETTE = 'viridis'  # ordered in brightness, readable by the colour-blind
-UNORDERED = np.delete(colormaps['tab20'](np.arange(20))[:, :3], [14, 15], axis=0)  # (18, 3), without the two greys
+_GOLDEN = 0.618034  # step of the hue from one cluster to the next, so that similar hues are far apart
 _TICKS = 8
 
 
@@ -105,7 +105,7 @@ def cluster_sheet(image: np.ndarray, maps: Sequence[ClusterMap]) -> np.ndarray:
     """Draw a row for each map: the image, the clusters over it, and their scores, if any.
 
     The colours go from the cluster of the lowest scores to that of the highest, in every map, whatever its number of
-    clusters. Colours of clusters without scores only tell neighbours apart.
+    clusters. Clusters without scores are drawn as :func:`draw_together` says.
 
     Args:
         image (np.ndarray): (H, W, 3) uint8, RGB.
@@ -127,10 +127,10 @@ def cluster_sheet(image: np.ndarray, maps: Sequence[ClusterMap]) -> np.ndarray:
         picture.imshow(image)
         picture.set_title('image', fontsize='medium')
         colours = draw_clusters(clusters, image, each)
-        num_clusters = colours.N
+        num_clusters = int(each.ids.max()) + 1
         count = f'{num_clusters} clusters' if num_clusters > 1 else 'one cluster'
         clusters.set_title(f'{each.title}: {count}', fontsize='medium')
-        if each.scores is not None:
+        if colours is not None and each.scores is not None:
             bounds = extent(each.ids, each.stride)
             scores = row[2].imshow(each.scores, cmap='magma', extent=bounds, interpolation='nearest')
             row[2].set_title(f'score: {each.score_name}', fontsize='medium')
@@ -150,13 +150,13 @@ def cluster_sheet(image: np.ndarray, maps: Sequence[ClusterMap]) -> np.ndarray:
     return pixels(figure)
 
 
-def draw_clusters(axes: Axes, image: np.ndarray, each: ClusterMap) -> ListedColormap:
-    """Draw the clusters over the image in grey, and return their colours."""
-    num_clusters = int(each.ids.max()) + 1
+def draw_clusters(axes: Axes, image: np.ndarray, each: ClusterMap) -> ListedColormap | None:
+    """Draw the clusters over the image in grey; the colours of clusters that have an order."""
     if each.scores is None:
-        colours = ListedColormap(UNORDERED[colours_apart(each.ids.numpy(), len(UNORDERED))])
-    else:
-        colours = ListedColormap(colormaps[PALETTE](np.linspace(0, 1, num_clusters) if num_clusters > 1 else [0.5]))
+        draw_together(axes, image, each)
+        return None
+    num_clusters = int(each.ids.max()) + 1
+    colours = ListedColormap(colormaps[PALETTE](np.linspace(0, 1, num_clusters) if num_clusters > 1 else [0.5]))
     # Grey of little contrast, so that a colour is nearly the same everywhere, and that of the legend.
     axes.imshow(grey(image), cmap='gray', vmin=-128, vmax=383)
     last, bounds = max(num_clusters - 1, 1), extent(each.ids, each.stride)
@@ -164,33 +164,26 @@ def draw_clusters(axes: Axes, image: np.ndarray, each: ClusterMap) -> ListedColo
     return colours
 
 
-def colours_apart(ids: np.ndarray, num_colours: int) -> np.ndarray:
-    """Choose a colour for each of many clusters, so that clusters side by side differ as far as the colours suffice.
+def draw_together(axes: Axes, image: np.ndarray, each: ClusterMap) -> int:
+    """Draw clusters without order over the image in grey, with a line around each, and return their number.
 
-    A greedy colouring: each cluster in turn takes the colour that shares the least border with it so far. Of equals it
-    takes the one that the fewest clusters have, then the first.
-
-    Args:
-        ids (np.ndarray): (H', W') int64, the cluster of each token from 0.
-        num_colours (int): Colours to choose from.
-
-    Returns:
-        np.ndarray: (M,) int64, the colour of each cluster.
+    Tokens of one colour inside one line are one cluster. A token alone in its cluster has no colour.
     """
-    sides = np.concatenate(
-        [np.stack(pair, axis=-1).reshape(-1, 2) for pair in ((ids[:, 1:], ids[:, :-1]), (ids[1:], ids[:-1]))]
-    )  # clusters on the two sides of each border between tokens
-    sides = np.sort(sides[sides[:, 0] != sides[:, 1]], axis=1)
-    (earlier, later), lengths = (each.T for each in np.unique(sides, axis=0, return_counts=True))
-    by_later = np.argsort(later, kind='stable')
-    first = np.searchsorted(later[by_later], np.arange(ids.max() + 2))
-    colours, used = np.zeros(ids.max() + 1, np.int64), np.zeros(num_colours, np.int64)
-    for cluster in range(len(colours)):
-        beside = by_later[first[cluster] : first[cluster + 1]]
-        border = np.bincount(colours[earlier[beside]], weights=lengths[beside], minlength=num_colours)
-        colours[cluster] = np.lexsort((used, border))[0]
-        used[colours[cluster]] += 1
-    return colours
+    _, ids, counts = np.unique(each.ids.numpy(), return_inverse=True, return_counts=True)
+    ids = ids.reshape(each.ids.shape)
+    together = counts[ids] > 1  # (H', W')
+    hue = ids * _GOLDEN % 1
+    over = np.ones((*ids.shape, 4))
+    over[..., :3] = hsv_to_rgb(np.stack([hue, np.full(ids.shape, 0.9), np.where(ids % 2, 0.95, 0.7)], axis=-1))
+    over[..., 3] = np.where(together, OPACITY, 0)
+    axes.imshow(grey(image), cmap='gray', vmin=0, vmax=255)
+    axes.imshow(over, extent=extent(each.ids, each.stride), interpolation='nearest')
+    across, down = ids[:, 1:] != ids[:, :-1], ids[1:] != ids[:-1]
+    rows, columns = np.nonzero(across & (together[:, 1:] | together[:, :-1]))
+    axes.vlines((columns + 1) * each.stride, rows * each.stride, (rows + 1) * each.stride, 'white', linewidth=0.6)
+    rows, columns = np.nonzero(down & (together[1:] | together[:-1]))
+    axes.hlines((rows + 1) * each.stride, columns * each.stride, (columns + 1) * each.stride, 'white', linewidth=0.6)
+    return len(counts)
 
 
 def as_laid(colours: np.ndarray) -> np.ndarray:

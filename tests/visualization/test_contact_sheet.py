@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib import colormaps
 
 from mmsec.datasets.regions import Regions
-from mmsec.visualization.clusters import ClusterMap
+from mmsec.visualization.clusters import PALETTE, ClusterMap
 from mmsec.visualization.contact_sheet import SheetRow, contact_sheet
 
 
@@ -11,6 +12,16 @@ def one_map(height, width, num_clusters, title='stage 1, head 1'):
     scores = torch.linspace(-1, 1, height * width).view(height, width)
     ids = (torch.arange(height * width) * num_clusters // (height * width)).view(height, width)
     return ClusterMap(title, 4, ids, scores)
+
+
+def test_clusters_without_order_have_no_legend_of_an_order():
+    nothing = Regions(np.zeros((0, 40, 40), bool), np.zeros(0, int))
+    heights = []
+    for scores in (None, torch.zeros(10, 10)):
+        maps = [ClusterMap('stage 1, fine scale', 4, torch.arange(100).view(10, 10), scores)]
+        sheet = contact_sheet([SheetRow(np.zeros((40, 40, 3), np.uint8), nothing, nothing, maps)], [], None)
+        heights.append((sheet[-25:] < 128).any())  # text below the bar
+    assert heights == [False, True]
 
 
 @pytest.mark.parametrize('maps', [0, 3])
@@ -25,6 +36,8 @@ def test_a_contact_sheet_shows_truth_in_the_colour_of_its_class(maps, palette):
     )
     sheet = contact_sheet([row, row], ['cat', 'dog'], palette).astype(int)
     assert sheet.shape[1:] == (1200, 3)
+    darkest = 0.7 * 255 * np.array(colormaps[PALETTE](0.0)[:3]) + 0.3 * 64  # the first cluster, over black
+    assert (np.abs(sheet - darkest).max(-1) <= 2).sum() > 2000 * maps or not maps
     if palette:
         columns = 3 + maps
         truth = sheet[int(0.25 * len(sheet)), int(1200 * 1.5 / columns)]
@@ -46,6 +59,7 @@ def test_on_a_contact_sheet_the_smaller_region_covers_the_larger_one():
     sheet = contact_sheet([row], ['cat', 'dog'], [(255, 0, 0), (0, 255, 0)]).astype(int)
     height = int(0.4 * len(sheet))
     assert np.abs(sheet[height, int(1200 * 1.25 / 3)] - [0, 0.7 * 255, 0]).max() <= 2
+    assert sheet[height, 550:650].min(-1).max() > 150  # the outline
     assert np.abs(sheet[height, int(1200 * 1.75 / 3)] - [0.7 * 255, 0, 0]).max() <= 2
 
 

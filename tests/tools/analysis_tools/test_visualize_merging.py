@@ -1,10 +1,7 @@
 import cv2
 import numpy as np
 import pytest
-import torch
 
-from mmsec.visualization.clusters import ClusterMap
-from mmsec.visualization.merging import merging_sheet
 from tests.conftest import ROOT, error_here, run_here
 
 TOOL = 'analysis_tools/visualize_merging.py'
@@ -27,20 +24,6 @@ def test_a_sheet_has_a_panel_for_each_block(image, tmp_path):
     options = ['--cfg-options', 'model.backbone.merging.type=ToMe', 'model.backbone.merging._delete_=True']
     run_here(TOOL, image, '--config', VIT, '--block', 1, 6, '--out', tmp_path / 'other', *options)
     assert cv2.imread(str(tmp_path / 'other/image.png')).shape[0] < sheet.shape[0]
-
-
-def test_tokens_of_one_colour_are_one_and_single_ones_have_none():
-    ids = torch.tensor([[0, 0, 1], [2, 3, 1]])
-    sheet = merging_sheet(np.full((20, 30, 3), 128, np.uint8), [ClusterMap('block 1', 10, ids)])
-    panel = sheet[60:, 410:790].astype(int)
-    tokens = panel[30:-30].reshape(-1, 3)
-    grey = np.abs(tokens - tokens.mean(1, keepdims=True)).max(1) < 3
-    colours = {tuple(colour // 8) for colour in tokens[~grey]}
-    counts = {colour: (tokens // 8 == colour).all(1).sum() for colour in colours}
-    assert sum(count > 2000 for count in counts.values()) == 2  # two merged tokens, two colours
-    assert (np.abs(tokens - 128).max(1) < 3).sum() > 4000  # the picture shows through where nothing merged
-    with pytest.raises(ValueError, match='at least one map'):
-        merging_sheet(np.zeros((4, 4, 3), np.uint8), [])
 
 
 @pytest.mark.parametrize(
