@@ -9,6 +9,7 @@ from tests.conftest import DETECTOR, OFFICIAL, SEGMENTER, error_here, run_here, 
 from tools.analysis_tools import analyze_clusters
 
 TOOL = 'analysis_tools/analyze_clusters.py'
+RESNET = {'type': 'ResNet', 'depth': 18, '_delete_': True}
 
 
 @pytest.mark.parametrize('name', [DETECTOR, SEGMENTER])
@@ -59,7 +60,7 @@ def test_random_weights_are_said_and_a_broken_image_is_named(shapes, tmp_path):
         ({}, ['absent.pth'], "checkpoint 'absent.pth' not found"),
         ({'model.backbone.arch': 'tiny'}, [OFFICIAL], 'does not fit this SecViT'),
         ({}, ['--images', '0'], '--images must be at least 1, got 0'),
-        ({'model.backbone': {'type': 'ResNet', 'depth': 18, '_delete_': True}}, [], 'the backbone of the config is ResNet, which is none of mmsec'),
+        ({'model.backbone': RESNET}, [], 'the backbone of the config is ResNet, which is none of mmsec'),
         ({'test_dataloader.dataset.pipeline.2.with_mask': False}, [], 'has no masks to compare clusters with'),
         ({'test_dataloader.dataset.data_root': '/nowhere'}, [], "test data: '/nowhere' not found"),
         ({'model.backbone.num_clusters': (1, 1, 1, 1)}, [], 'no image with clusters to compare'),
