@@ -57,7 +57,7 @@ class Patches(Backbone):
         self.finish(dims, out_norm=True)
 
     def parts(self):
-        return [[], *([each] for each in zip(self.convs, self.attention))]
+        return [[], *(list(each) for each in zip(self.convs, self.attention))]
 
     def maps(self, x):
         maps = {{}}

@@ -61,4 +61,4 @@ def test_of_a_detector_the_backbone_alone_is_exported(tmp_path):
 )
 def test_bad_input_is_one_line(arguments, message):
     config, *rest = arguments
-    assert message in error_here(TOOL, ROOT / config, *rest, '--shape', 64, 64)
+    assert message in error_here(TOOL, '--shape', 64, 64, ROOT / config, *rest)
