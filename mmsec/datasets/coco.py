@@ -33,15 +33,7 @@ def instance(mask: np.ndarray, image_id: int, category_id: int) -> dict:
 def write_instances(
     path: Path, description: str, images: Sequence[dict], annotations: Sequence[dict], categories: Sequence[dict]
 ) -> None:
-    """Write an annotation file.
-
-    Args:
-        path (Path): File to write; its folder is made if need be.
-        description (str): What the data are.
-        images (Sequence[dict]): Each with ``id``, ``file_name``, ``height`` and ``width``.
-        annotations (Sequence[dict]): From :func:`instance`; their ids count from 1.
-        categories (Sequence[dict]): Each with ``id`` and ``name``.
-    """
+    """Write an annotation file of :func:`instance`'s annotations, and make its folder if need be."""
     content = {
         'info': {'description': description},
         'licenses': [],

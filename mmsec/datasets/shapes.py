@@ -35,16 +35,10 @@ class Scene(NamedTuple):
 
 
 def make_scene(rng: np.random.Generator, size: int = 128) -> Scene:
-    """Draw two to four shapes, partly hiding each other, on textured ground.
+    """Draw two to four shapes, partly hiding each other, on textured ground of ``size`` x ``size`` pixels.
 
-    At least 60 % of every shape stays visible, and shapes stand upright, give or take 30 degrees.
-
-    Args:
-        rng (np.random.Generator): Where all chance comes from; equal states give equal scenes.
-        size (int): Side S of the square image in pixels. Default: 128.
-
-    Returns:
-        Scene: The image, labels and visible masks.
+    At least 60 % of every shape stays visible, and shapes stand upright, give or take 30 degrees. Equal states of the
+    generator give equal scenes.
     """
     image = _texture(rng, size, rng.choice(_TEXTURES), colors=(80, 160), contrast=(10, 40))
     ground = image.mean((0, 1))

@@ -31,17 +31,10 @@ class TokenLabels(NamedTuple):
 
 
 def tokens_inside(image_shape: tuple[int, int], map_shape: tuple[int, int], stride: int) -> tuple[int, int]:
-    """Rows and columns of tokens whose centre lies inside the image; the others cover padding.
+    """Rows and columns of tokens whose centre lies inside the image, at least 1 each; the others cover padding.
 
     Token i is taken to cover pixels ``stride * i`` to ``stride * (i + 1)``, as feature pyramids and heads do.
-
-    Args:
-        image_shape (tuple[int, int]): Height and width of the image as the model sees it, without padding.
-        map_shape (tuple[int, int]): Rows and columns of tokens.
-        stride (int): Pixels of that image a token covers, along each side.
-
-    Returns:
-        tuple[int, int]: At least 1 each.
+    ``image_shape`` is the height and width of the image as the model sees it, without padding.
     """
     height, width = (
         max(1, min(count, (size + (stride - 1) // 2) // stride))
@@ -57,19 +50,11 @@ def token_labels(
     stride: int,
     num_classes: int | None = None,
 ) -> TokenLabels | None:
-    """Look up what is annotated at the centre of each token.
+    """Look up what is annotated at the centre of each token; None if the sample has no masks.
 
     Where instances overlap, the smaller one counts. Crowds, and whatever else the data set says to ignore, are -1.
-
-    Args:
-        sample (BaseDataElement): A DetDataSample or SegDataSample with its truth.
-        image_shape (tuple[int, int]): As :func:`tokens_inside` takes it, like the next two.
-        map_shape (tuple[int, int]): Rows and columns of tokens.
-        stride (int): Pixels of that image a token covers, along each side.
-        num_classes (int, optional): Labels from here on are no label. Default: None, only mmsegmentation's 255 is none.
-
-    Returns:
-        TokenLabels, optional: None if the sample has no masks.
+    Shapes and stride are those of :func:`tokens_inside`. Labels from ``num_classes`` on are no label; without it only
+    mmsegmentation's 255 is none.
     """
     segmented = 'gt_sem_seg' in sample
     if not segmented and 'masks' not in sample.get('gt_instances', ()):
@@ -142,13 +127,9 @@ def _entropy(p: np.ndarray) -> float:
 
 
 def compactness(clusters: np.ndarray) -> float | None:
-    """The share of the variance of token positions that lies between clusters: 0 if scattered, near 1 if compact.
+    """Share of the variance of token positions that lies between clusters (H', W'): 0 if scattered, near 1 if compact.
 
-    Args:
-        clusters (np.ndarray): (H', W') int64; of a padded map, the part inside the image.
-
-    Returns:
-        float, optional: In [0, 1]; None for a map of one token.
+    Of a padded map, give the part inside the image. None for a map of one token.
     """
     positions = np.moveaxis(np.indices(clusters.shape), 0, -1).reshape(-1, 2).astype(float)  # (N, 2)
     total = ((positions - positions.mean(0)) ** 2).sum()

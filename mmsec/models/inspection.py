@@ -42,35 +42,12 @@ def token_clusters(backbone: Backbone, x: Tensor, stages: Sequence[int], block: 
 
 
 def scales_of(backbone: Backbone, stage: int) -> tuple[str, ...]:
-    """Name the scales at which the heads of a stage share their clusters.
-
-    Args:
-        backbone (Backbone): The backbone.
-        stage (int): Stage from 0.
-
-    Returns:
-        tuple[str, ...]: The names; none where each head has clusters of its own.
-
-    Raises:
-        ValueError: If there is no such stage.
-    """
+    """Names of the scales at which the heads of a stage share their clusters; none where each head has its own."""
     return getattr(attention_layer(backbone, stage), 'scales', ())
 
 
 def attention_layer(backbone: Backbone, stage: int, block: int = -1) -> nn.Module:
-    """Find the attention layer of a block.
-
-    Args:
-        backbone (Backbone): The backbone.
-        stage (int): Stage from 0.
-        block (int): Block of the stage from 0, or from its end if negative. Default: -1.
-
-    Returns:
-        nn.Module: The layer.
-
-    Raises:
-        ValueError: If there is no such stage or block.
-    """
+    """The attention layer of a block of a stage, both from 0, or from the end if negative; a ValueError without one."""
     layers = backbone.attention_layers()
     if not 0 <= stage < len(layers):
         raise ValueError(f'stage must be in [0, {len(layers) - 1}], got {stage}')

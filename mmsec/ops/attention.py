@@ -139,15 +139,9 @@ def _for_each(x: Tensor, count: int) -> Tensor:
 
 
 def row_indices(grouping: Grouping) -> tuple[Tensor, Tensor]:
-    """The grouping as one permutation of the B*N*h rows (image, token, head) that tokens are stored in.
+    """(B*N*h,) int64: the grouping as one permutation of the rows (image, token, head), and the inverse permutation.
 
     Clusters come out one after the other, first those of one length of all images and heads, then those of the other.
-
-    Args:
-        grouping (Grouping): The clusters.
-
-    Returns:
-        tuple[Tensor, Tensor]: (B*N*h,) int64 rows to take, and the inverse permutation.
     """
     order, num_clusters = grouping
     batch, heads, num_tokens = order.shape

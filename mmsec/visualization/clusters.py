@@ -40,16 +40,9 @@ class ClusterMap(NamedTuple):
 
 
 def mean_of_heads(scores: Tensor, num_clusters: int) -> tuple[Tensor, Tensor]:
-    """Average the scores of all heads and cut the sorted result into clusters, as each head does with its own.
+    """Average the scores (heads, H', W') and cut the sorted result into clusters: ids and mean scores, (H', W') each.
 
     No head groups tokens like that; it is a summary for the eye.
-
-    Args:
-        scores (Tensor): (heads, H', W').
-        num_clusters (int): Clusters M.
-
-    Returns:
-        tuple[Tensor, Tensor]: Ids and mean scores, (H', W') each.
     """
     mean = scores.mean(0)
     order = mean.flatten()[None, None].argsort(dim=-1, stable=True)  # (1, 1, N)
@@ -102,20 +95,11 @@ def cluster_maps(
 
 
 def cluster_sheet(image: np.ndarray, maps: Sequence[ClusterMap]) -> np.ndarray:
-    """Draw a row for each map: the image, the clusters over it, and their scores, if any.
+    """Draw a row for each map, at least one: the image, the clusters over it, and their scores, if any.
 
     The colours go from the cluster of the lowest scores to that of the highest, in every map, whatever its number of
-    clusters. Clusters without scores are drawn as :func:`draw_together` says.
-
-    Args:
-        image (np.ndarray): (H, W, 3) uint8, RGB.
-        maps (Sequence[ClusterMap]): At least one.
-
-    Returns:
-        np.ndarray: (height, width, 3) uint8, RGB; 1200 pixels wide.
-
-    Raises:
-        ValueError: If there is no map.
+    clusters. Clusters without scores are drawn as :func:`draw_together` says. Images are (H, W, 3) uint8, RGB; the
+    sheet is 1200 pixels wide.
     """
     if not maps:
         raise ValueError('a sheet needs at least one map')

@@ -38,18 +38,10 @@ class SheetRow(NamedTuple):
 def contact_sheet(
     rows: Sequence[SheetRow], classes: Sequence[str], palette: Sequence[Sequence[int]] | None
 ) -> np.ndarray:
-    """Draw a row for each image: image, truth, prediction, and clusters of some stages.
+    """Draw a row for each image, at least one: image, truth, prediction, and clusters of some stages.
 
-    Args:
-        rows (Sequence[SheetRow]): At least one.
-        classes (Sequence[str]): Names.
-        palette (Sequence[Sequence[int]], optional): An RGB colour, 0 to 255, for each class; without, any.
-
-    Returns:
-        np.ndarray: (height, width, 3) uint8, RGB; 1200 pixels wide.
-
-    Raises:
-        ValueError: If there is no row.
+    ``palette`` has an RGB colour, 0 to 255, for each class; without, any. The sheet is (height, width, 3) uint8, RGB;
+    1200 pixels wide.
     """
     if not rows:
         raise ValueError('a contact sheet needs at least one row')

@@ -18,19 +18,10 @@ _LISTED = 20
 
 
 def read_pretrained(path: str | Path, published: str | None, norm_eval: bool = True) -> dict:
-    """Read the checkpoint that a backbone starts from; :func:`read_checkpoint` with help for one that is not there.
+    """Read the checkpoint that a backbone starts from; if it is not there, an InputError says where to get it.
 
-    Args:
-        path (str | Path): What ``init_cfg`` names.
-        published (str, optional): Where published weights of that backbone are linked.
-        norm_eval (bool): Whether it may keep BatchNorm's statistics, which random weights should not. Default: True.
-
-    Returns:
-        dict: What the file holds, on the CPU.
-
-    Raises:
-        InputError: If there is no such file (where to get it, where to put it, how to do without), or as
-            :func:`read_checkpoint`.
+    ``published`` is where published weights are linked, ``norm_eval`` whether the backbone may keep BatchNorm's
+    statistics, which random weights should not.
     """
     if published and '://' not in str(path) and not Path(path).is_file():
         raise InputError(
@@ -43,15 +34,10 @@ def read_pretrained(path: str | Path, published: str | None, norm_eval: bool = T
 
 
 def backbone_weights(checkpoint: Mapping) -> tuple[dict[str, Tensor], list[str]]:
-    """Find a backbone's weights in a checkpoint.
+    """Find a backbone's weights in a checkpoint: them, without a prefix, and the keys of all else.
 
-    Args:
-        checkpoint (Mapping): From :func:`read_checkpoint`: published (``model_ema`` preferred over ``model``), trained
-            with OpenMMLab (``state_dict`` with the prefix ``backbone.``), or a bare state dict.
-
-    Returns:
-        tuple[dict[str, Tensor], list[str]]: The weights, without the prefix, and the keys left out because they belong
-        to something else than a backbone.
+    It may be published (``model_ema`` preferred over ``model``), trained with OpenMMLab (``state_dict`` with the prefix
+    ``backbone.``), or a bare state dict.
     """
     named = (checkpoint.get(key) for key in ('model_ema', 'model', 'state_dict'))  # model_ema may be there and empty
     state = next((state for state in named if state), checkpoint)

@@ -76,18 +76,7 @@ def read_all_safely() -> None:
 
 
 def load_from_local(filename: str, map_location: Any = 'cpu') -> dict:
-    """Load a checkpoint for MMEngine, without the text that it would execute and no longer writes.
-
-    Args:
-        filename (str): A file on this machine.
-        map_location (Any): Where its tensors go, as :func:`torch.load` takes it. Default: 'cpu'.
-
-    Returns:
-        dict: What the file holds.
-
-    Raises:
-        InputError: As :func:`read_checkpoint`.
-    """
+    """:func:`read_checkpoint` for MMEngine, without the text that it would execute and no longer writes."""
     checkpoint = read_checkpoint(os.path.expanduser(filename), map_location)
     if isinstance(checkpoint.get('meta'), dict):
         checkpoint['meta'].pop('config', None)

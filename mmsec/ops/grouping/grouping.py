@@ -48,42 +48,17 @@ def cluster_sizes(num_tokens: int, num_clusters: int) -> tuple[int, int, int]:
 
 
 def cluster_ids(grouping: Grouping) -> Tensor:
-    """Which cluster each token is in.
-
-    Args:
-        grouping (Grouping): The clusters.
-
-    Returns:
-        Tensor: (B, h, N) int64, in raster order: 0 for the first cluster of the sorted list to M - 1 for the last.
-    """
+    """(B, h, N) int64, the cluster of each token in raster order, 0 for the first of the sorted list to M - 1."""
     return part_of(grouping.inverse, grouping.inverse.shape[-1], grouping.num_clusters)
 
 
 def part_of(position: Tensor, count: int, num_parts: int | Tensor) -> Tensor:
-    """Which part of a list each position is in, where the list is cut as :func:`cluster_sizes` says.
-
-    Args:
-        position (Tensor): int64 positions from 0.
-        count (int): Positions in the list.
-        num_parts (int | Tensor): Parts, at most one for each position.
-
-    Returns:
-        Tensor: int64 parts from 0, as many as positions.
-    """
+    """The part of a list of ``count`` positions that each int64 position is in, cut as :func:`cluster_sizes` says."""
     length, num_long = count // num_parts, count % num_parts
     split = num_long * (length + 1)  # positions in long parts
     return torch.where(position < split, position // (length + 1), num_long + (position - split) // length)
 
 
 def part_start(part: Tensor, count: int, num_parts: int) -> Tensor:
-    """The first position of each part, the inverse of :func:`part_of`.
-
-    Args:
-        part (Tensor): int64 parts from 0; the number of parts itself gives the end of the list.
-        count (int): Positions in the list.
-        num_parts (int): Parts, at most one for each position.
-
-    Returns:
-        Tensor: int64 positions from 0, as many as parts.
-    """
+    """The first position of each int64 part, the inverse of :func:`part_of`; of ``num_parts`` itself the list's end."""
     return part * (count // num_parts) + part.clamp_max(count % num_parts)

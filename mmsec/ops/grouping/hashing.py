@@ -18,16 +18,6 @@ def hashed(x: Tensor) -> Tensor:
 
 
 def hashed_rows(block: int, heads: int, length: int, device: torch.device) -> Tensor:
-    """A row of scrambled integers for each head of a block.
-
-    Args:
-        block (int): Index of the block in its stage, from 0.
-        heads (int): Heads h.
-        length (int): Numbers in a row.
-        device (torch.device): Where the result lives.
-
-    Returns:
-        Tensor: (h, length) int64 in [0, 2^32), all different within a row.
-    """
+    """(h, length) int64 in [0, 2^32), a row of scrambled integers for each head of a block, different within a row."""
     head = torch.arange(heads, device=device)[:, None]
     return hashed(hashed(head + (block + 1) * 65536) ^ torch.arange(length, device=device))

@@ -16,16 +16,7 @@ _SAMPLES = 32  # tokens that a centre learns from, on average
 
 
 def cosines(x: Tensor, centers: Tensor, absent: Tensor | None = None) -> Tensor:
-    """Cosine of each token with each centre.
-
-    Args:
-        x (Tensor): (L, n, d) tokens of length one, of L independent lists.
-        centers (Tensor): (L, K, d) centres of length one.
-        absent (Tensor, optional): (L,) bool, the lists without a last centre: its cosines are -inf.
-
-    Returns:
-        Tensor: (L, n, K).
-    """
+    """Cosine of unit tokens (L, n, d) with unit centres (L, K, d): (L, n, K); -inf with an absent last centre."""
     out = x @ centers.mT
     if absent is not None:
         out[..., -1].masked_fill_(absent[:, None], float('-inf'))
@@ -35,17 +26,8 @@ def cosines(x: Tensor, centers: Tensor, absent: Tensor | None = None) -> Tensor:
 def lloyd(x: Tensor, centers: Tensor, num_iters: int, absent: Tensor | None = None) -> Tensor:
     """Move each centre to the mean direction of the tokens nearest to it, ``num_iters`` times.
 
-    A centre that no token is nearest to stays where it is; of centres equally near, a token takes the first. Sums are
-    products with a matrix of zeros and ones, so that they are deterministic on every device.
-
-    Args:
-        x (Tensor): (L, n, d) tokens of length one, of L independent lists.
-        centers (Tensor): (L, K, d) centres of length one.
-        num_iters (int): Iterations.
-        absent (Tensor, optional): As :func:`cosines` takes it.
-
-    Returns:
-        Tensor: (L, K, d) centres of length one.
+    Tensors are those of :func:`cosines`. A centre without tokens stays where it is; of centres equally near, a token
+    takes the first. Sums are products with a matrix of zeros and ones: deterministic on every device.
     """
     for _ in range(num_iters):
         members = cosines(x, centers, absent)
@@ -107,19 +89,11 @@ def balanced_order(x: Tensor, capacity: Tensor, num_iters: int) -> Tensor:
 # One operator for the compiler: it has a hundred steps, and shapes that depend on the size of the map in many ways.
 @torch.library.custom_op('mmsec::kmeans_order', mutates_args=())
 def kmeans_order(key: Tensor, num_clusters: int, num_iters: int) -> Tensor:
-    """Cluster keys, scaled to length one, by balanced k-means.
+    """Cluster keys (B, N, h, d), scaled to length one, by balanced k-means: (B, h, N) int64, cluster after cluster.
 
     More than 32 clusters are made on two levels: tokens are clustered into groups, and the tokens of a group into its
     clusters. One level would compare each token with all M centres, which takes many times as long where M is in the
-    hundreds.
-
-    Args:
-        key (Tensor): (B, N, h, d) keys without gradient. One that is not finite counts as zero.
-        num_clusters (int): Clusters M, 1 <= M <= N.
-        num_iters (int): Iterations of :func:`lloyd` on each level.
-
-    Returns:
-        Tensor: (B, h, N) int64 raster indices, cluster after cluster.
+    hundreds. A key that is not finite counts as zero.
     """
     batch, num_tokens, heads, _ = key.shape
     device = key.device

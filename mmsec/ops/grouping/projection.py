@@ -10,16 +10,9 @@ from mmsec.ops.grouping.similarity import cosine, in_float
 
 
 def random_directions(block: int, heads: int, head_dim: int, device: torch.device) -> Tensor:
-    """A direction for each head of a block, the same whenever it is asked for.
+    """(h, d) float64 of any length, the same whenever it is asked for: a direction for each head of a block.
 
-    Args:
-        block (int): Index of the block in its stage, from 0.
-        heads (int): Heads h.
-        head_dim (int): Head width d.
-        device (torch.device): Where the result lives.
-
-    Returns:
-        Tensor: (h, d) float64 of any length; normally distributed, so that no direction is likelier than another.
+    It is normally distributed, so that no direction is likelier than another.
     """
     uniform = (hashed_rows(block, heads, head_dim, device) + 0.5) / 2**32  # in (0, 1)
     return torch.erfinv(2 * uniform.double() - 1)

@@ -35,44 +35,19 @@ def semantic_scores(x: Tensor, metric: str = 'cosine', magnitude: bool = False) 
 
 @fused_op(triton.SCORES)
 def token_scores(tokens: Tokens, feature: str, metric: str, magnitude: bool) -> Tensor:
-    """:func:`semantic_scores` of one feature of the tokens.
-
-    Args:
-        tokens (Tokens): The tokens.
-        feature (str): 'key', 'query', 'value' or 'token'.
-        metric (str): 'cosine', 'dot' or 'euclidean'.
-        magnitude (bool): Whether to take the absolute value.
-
-    Returns:
-        Tensor: (B, h, N) scores, without gradient.
-    """
+    """(B, h, N), :func:`semantic_scores` of one feature of the tokens: 'key', 'query', 'value' or 'token'."""
     return semantic_scores(getattr(tokens, feature), metric, magnitude)
 
 
 @fused_op(triton.SORT)
 def argsort(scores: Tensor) -> Tensor:
-    """Positions of tokens in ascending order of their scores; tokens that score alike keep their order.
-
-    Args:
-        scores (Tensor): (B, h, N).
-
-    Returns:
-        Tensor: (B, h, N) int64.
-    """
+    """(B, h, N) scores -> int64 positions in ascending order of them; tokens that score alike keep their order."""
     # Sorting along a strided dimension takes up to three times as long.
     return scores.contiguous().argsort(dim=-1, stable=True)
 
 
 def interleaved_positions(num_tokens: int, num_clusters: int, device: torch.device) -> Tensor:
-    """Positions in a sorted list, cluster after cluster, where cluster j of M takes positions j, j + M, j + 2M, ...
-
-    Args:
-        num_tokens (int): Tokens N.
-        num_clusters (int): Clusters M, 1 <= M <= N.
-        device (torch.device): Where the result lives.
-
-    Returns:
-        Tensor: (N,) int64. The clusters have the sizes of :func:`mmsec.ops.cluster_sizes`.
+    """(N,) int64 positions in a sorted list, where cluster j of M takes positions j, j + M, j + 2M, ...
 
     Source: Semantic Equitable Clustering (arXiv 2405.13337), equation 5.
     """

@@ -85,20 +85,10 @@ def region_grid(height: int, width: int, region_size: int | None) -> tuple[int, 
 
 
 def deal_centers(num_clusters: int, sizes: Sequence[int]) -> list[int]:
-    """How many of the centres each region gets.
+    """How many of K centres each region gets: at least 1, at most its tokens.
 
     Centres are dealt in proportion to tokens: whole shares first, then one each to the largest remainders. A region
-    that is left without a centre then takes one from the region that has most.
-
-    Args:
-        num_clusters (int): Centres K to deal.
-        sizes (Sequence[int]): Tokens of each region.
-
-    Returns:
-        list[int]: At least 1 and at most its tokens for each region; they sum to K.
-
-    Raises:
-        ValueError: If K is more than the tokens or less than the regions.
+    that is left without a centre then takes one from the region that has most. K that does not fit is a ValueError.
     """
     total = sum(sizes)
     if not 1 <= num_clusters <= total:

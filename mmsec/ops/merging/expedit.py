@@ -92,14 +92,7 @@ def _cells_near(
 def _closeness_to_cells(image: Tensor, centers: Tensor, near: Tensor, size: tuple[int, int]) -> Tensor:
     """2 * token . centre - |centre|^2, which is -|token - centre|^2 but for a number of the token's own.
 
-    Args:
-        image (Tensor): (B, H, W, C).
-        centers (Tensor): (B, h, w, C).
-        near (Tensor): (H*W, window^2) int64 centres to compare each token with.
-        size (tuple[int, int]): h and w.
-
-    Returns:
-        Tensor: (B, H*W, window^2).
+    Tokens (B, H, W, C), centres (B, h, w, C), those near each token (H*W, window^2) -> (B, H*W, window^2).
     """
     batch, height, width, _ = image.shape
     side = math.isqrt(near.shape[-1])

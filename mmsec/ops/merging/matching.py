@@ -18,15 +18,7 @@ def unit(metric: Tensor) -> Tensor:
 
 
 def products(a: Tensor, b: Tensor) -> Iterator[Tensor]:
-    """Dot products of two lists of vectors, a block of rows at a time, whatever autocast says.
-
-    Args:
-        a (Tensor): (B, n, d).
-        b (Tensor): (B, m, d).
-
-    Yields:
-        Tensor: (B, rows, m), at most :data:`BLOCK` entries or one row of each image.
-    """
+    """Dot products of (B, n, d) and (B, m, d), whatever autocast says: (B, rows, m) of a block of rows at a time."""
     if torch.compiler.is_exporting() or torch.jit.is_tracing():  # blocks would make a graph for one size
         blocks: tuple[Tensor, ...] = (a,)
     else:
@@ -38,16 +30,10 @@ def products(a: Tensor, b: Tensor) -> Iterator[Tensor]:
 
 
 def best_pairs(metric: Tensor, sources: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The most similar target of each source, most similar pairs first.
+    """The most similar target of each source, most similar pairs first; of equal ones the first.
 
-    Args:
-        metric (Tensor): (B, T, d) vectors of length 1.
-        sources (Tensor): (B, n) int64 tokens that look for a partner.
-        targets (Tensor): (B, m) int64 tokens they may merge into, m >= 1.
-
-    Returns:
-        tuple[Tensor, Tensor]: (B, n) the sources by descending similarity, and (B, n) the position of the partner of
-        each in ``targets``. Of equal ones the first comes first.
+    Unit vectors (B, T, d), sources (B, n), targets (B, m) -> the sources (B, n) by descending similarity, and the
+    position in ``targets`` of the partner of each.
     """
     best = [block.max(dim=-1) for block in products(take(metric, sources), take(metric, targets))]
     similarity = torch.cat([values for values, _ in best], dim=1)  # (B, n)
@@ -57,16 +43,7 @@ def best_pairs(metric: Tensor, sources: Tensor, targets: Tensor) -> tuple[Tensor
 
 
 def merge_pairs(kept: Tensor, merged: Tensor, into: Tensor) -> Merging:
-    """Merging of some tokens into others.
-
-    Args:
-        kept (Tensor): (B, T') int64 tokens that stay, in the order they come out in.
-        merged (Tensor): (B, r) int64 tokens that merge; with ``kept`` all tokens, each once.
-        into (Tensor): (B, r) int64 position in ``kept`` that each merges into.
-
-    Returns:
-        Merging: Of T' + r tokens into T'.
-    """
+    """Merge tokens (B, r) into the positions ``into`` (B, r) of those that are kept, (B, T'), in the order of these."""
     positions = torch.arange(kept.shape[1], device=kept.device).expand_as(kept)
     both = torch.cat([kept, merged], dim=1)
     assignment = torch.empty_like(both).scatter_(1, both, torch.cat([positions, into], dim=1))
@@ -79,13 +56,5 @@ def positions(batch: int, begin: int, end: int, device: torch.device) -> Tensor:
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:
-    """Rows of each image.
-
-    Args:
-        x (Tensor): (B, T, d).
-        index (Tensor): (B, n) int64.
-
-    Returns:
-        Tensor: (B, n, d).
-    """
+    """Rows (B, n) of (B, T, d): (B, n, d)."""
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))

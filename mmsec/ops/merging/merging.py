@@ -23,41 +23,24 @@ class Links:
     weights: Tensor | None = None
 
     def sum(self, x: Tensor) -> Tensor:
-        """Weighted sum over the tokens that are linked to each merged token.
+        """(B, N, C) -> (B, T', C), at least float32: weighted sum over the tokens of each merged token, 0 without any.
 
-        Args:
-            x (Tensor): (B, N, C).
-
-        Returns:
-            Tensor: (B, T', C), at least float32. A merged token without links is 0. The order of summands is fixed,
-            so the result and the gradient are deterministic.
+        The order of summands is fixed, so the result and the gradient are deterministic.
         """
         rows = self.index.shape[0] * self.num_merged
         sums = _run(_SumOverTokens, _widen(x).flatten(0, 1), self._ends(), self.weights, rows)
         return sums.unflatten(0, (x.shape[0], self.num_merged))
 
     def gather(self, y: Tensor) -> Tensor:
-        """Weighted sum over the merged tokens that each token is linked to: the transpose of :meth:`sum`.
-
-        Args:
-            y (Tensor): (B, T', C).
-
-        Returns:
-            Tensor: (B, N, C) in the type of ``y``; with one link and no weights a copy, bit for bit.
+        """(B, T', C) -> (B, N, C): weighted sum over the merged tokens that each token is linked to, the transpose of
+        :meth:`sum`; with one link and no weights a copy, bit for bit.
         """
         exact = self.weights is None and self.index.shape[-1] == 1
         rows = _run(_GatherMerged, (y if exact else _widen(y)).flatten(0, 1), self._ends(), self.weights)
         return rows.unflatten(0, self.index.shape[:2]).to(y.dtype)
 
     def then(self, later: 'Links') -> 'Links':
-        """Links of these tokens to the merged tokens of a later merging.
-
-        Args:
-            later (Links): Links of the T' merged tokens to T'' merged tokens, k'' each.
-
-        Returns:
-            Links: (B, N, k * k'') links to T'' merged tokens; weights are multiplied.
-        """
+        """Links (B, N, k * k'') of these tokens to those of a later merging, k'' each; weights are multiplied."""
         batch, num_tokens, links = later.index.shape
         first = self.index.flatten(1)  # (B, N*k)
         if num_tokens != self.num_merged:
@@ -152,15 +135,7 @@ class Merging:
 
     @classmethod
     def from_assignment(cls, assignment: Tensor, num_merged: int) -> 'Merging':
-        """Merging that puts each token into one merged token.
-
-        Args:
-            assignment (Tensor): (B, N) int64 in [0, T'); the merged token of each token.
-            num_merged (int): Merged tokens T'.
-
-        Returns:
-            Merging: Its sources are a partition of the tokens.
-        """
+        """Put each token into one merged token: (B, N) int64 in [0, T')."""
         return cls(Links(assignment[..., None], num_merged))
 
     @property
@@ -189,26 +164,13 @@ class Merging:
         return self.sum(ones[..., None])[..., 0]
 
     def sum(self, x: Tensor) -> Tensor:
-        """Sum over the sources of each merged token.
-
-        Args:
-            x (Tensor): (B, N, C).
-
-        Returns:
-            Tensor: (B, T', C), at least float32, because a sum may not fit a half type.
-        """
+        """(B, N, C) -> (B, T', C), the sum over each merged token's sources, at least float32."""
         return self.shares.sum(x)
 
     def merge(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Mean over the sources of each merged token.
+        """(B, N, C) -> (B, T', C), the mean over each merged token's sources; 0 where weights sum to 0.
 
-        Args:
-            x (Tensor): (B, N, C).
-            weights (Tensor, optional): (B, N) how much each token counts, such as the sizes of tokens that were
-                merged before; None if all count the same.
-
-        Returns:
-            Tensor: (B, T', C) in the type of ``x``. A merged token whose weights sum to 0 is 0.
+        ``weights`` (B, N) are how much each token counts, such as the sizes of tokens that were merged before.
         """
         weights = x.new_ones(x.shape[:2]) if weights is None else weights
         counted = _widen(weights)[..., None]  # (B, N, 1)
@@ -216,14 +178,7 @@ class Merging:
         return (total / count.masked_fill(count == 0, 1)).to(x.dtype)
 
     def unmerge(self, y: Tensor) -> Tensor:
-        """Give each token back what became of it.
-
-        Args:
-            y (Tensor): (B, T', C).
-
-        Returns:
-            Tensor: (B, N, C) in the type of ``y``.
-        """
+        """(B, T', C) -> (B, N, C): give each token back what became of it."""
         return (self.rebuild or self.shares).gather(y)
 
     def then(self, later: 'Merging') -> 'Merging':
