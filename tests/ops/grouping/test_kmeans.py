@@ -65,6 +65,12 @@ def test_equals_a_plain_computation(num_tokens, num_clusters, num_iters):
         assert order[0, head].tolist() == [token for cluster in wanted for token in cluster]
 
 
+def test_a_centre_that_no_token_is_nearest_to_stays_where_it_is():
+    x = F.normalize(torch.rand(1, 9, 4), dim=-1)
+    centers = torch.stack([x[:, 0], -x[:, 0]], dim=1)
+    assert torch.equal(kmeans.lloyd(x, centers, 2)[:, 1], centers[:, 1])
+
+
 def test_clusters_are_nearly_as_compact_as_those_of_plain_kmeans():
     key = torch.randn(12, 16)[torch.randint(12, (1, 600))][:, :, None] + 0.5 * torch.randn(1, 600, 1, 16)
     x = F.normalize(key[0, :, 0], dim=-1)
