@@ -71,3 +71,15 @@ def test_calling_a_block_through_the_seam_is_calling_it(compiled):
     found, wanted = (torch.autograd.grad(f(images).square().sum(), list(block.parameters()))
                      for f in (lambda x: function(block, x), block))  # fmt: skip
     torch.testing.assert_close(found, wanted)
+
+
+def test_a_compiled_graph_has_convolutions_as_operators_that_inductor_does_not_look_into():
+    def operators(function, *inputs) -> list[str]:
+        names = []
+        torch._dynamo.reset()
+        torch.compile(function, backend=lambda graph, _: names.extend(map(str, graph.graph.nodes)) or graph)(*inputs)
+        return [name for name in names if 'conv2d' in name]
+
+    conv, x = nn.Conv2d(8, 8, 3, padding=1, groups=8), torch.randn(1, 5, 6, 8)
+    assert operators(ops.conv_residual, x, conv, x) == ['conv2d_nhwc_default']
+    assert operators(ops.call, conv, x.permute(0, 3, 1, 2)) == ['conv2d_nhwc_default']

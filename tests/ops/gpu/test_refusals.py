@@ -59,7 +59,9 @@ def test_convolutions_that_are_not_the_expected_one(x, layer):
 
 
 @pytest.mark.parametrize(
-    'layer', [conv(dilation=2), conv(stride=(2, 1)), conv(padding=(1, 0)), conv(padding_mode='reflect')], ids=str
+    'layer',
+    [conv(dilation=2), conv(stride=(2, 1)), conv(padding=(1, 0)), conv(padding_mode='reflect'), conv(bias=False)],
+    ids=str,
 )
 def test_convolutions_in_a_compiled_graph(layer):
     same(ops.call, layer, torch.randn(1, 16, 8, 8, requires_grad=True), compiled=True)
@@ -88,9 +90,10 @@ def test_residuals_and_norms_that_are_not_the_expected_ones(x, scale, norm):
     same(ops.residual, x, torch.randn(1, 5, 6, 16, requires_grad=True), scale, nn.Identity())
 
 
-def test_a_layer_scale_in_float32_makes_the_sum_float32():
+@pytest.mark.parametrize('training', [True, False])
+def test_a_layer_scale_in_float32_makes_the_sum_float32(training):
     x, branch = (torch.randn(3, 4, 4, 16).half().requires_grad_() for _ in range(2))
-    scale, drop_path, norm = LayerScale(16, 4e-4), DropPath(0.5), nn.LayerNorm(16)
+    scale, drop_path, norm = LayerScale(16, 4e-4), DropPath(0.5).train(training), nn.LayerNorm(16)
     results = []
     for mode in ('off', 'on'):
         torch.manual_seed(0)
