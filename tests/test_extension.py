@@ -8,8 +8,7 @@ import torch
 from mmsec.models.checkpoints.reading import read_checkpoint
 from mmsec.ops.grouping import GROUPINGS
 from mmsec.registry import MODELS
-from tests.conftest import SEGMENTER, SMALL_ARCH, small_run
-from tools import train
+from tests.conftest import SEGMENTER, SMALL_ARCH, run_here, small_run
 
 GROUPING = '''
 import torch
@@ -103,11 +102,9 @@ def test_a_new_method_trains_and_is_drawn(shapes, tmp_path, monkeypatch, module,
         f'_base_ = {base.name!r}\n'
         f'custom_imports = dict(imports={imports}, allow_failed_imports=False)\n'
         f'model = dict(backbone={backbone})\n'
-        f'visualizer = dict(name={module!r})\n'  # or the second run would draw with that of the first
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(sys, 'argv', ['train.py', str(config), '--work-dir', str(tmp_path / 'work')])
-    train.main()
+    run_here('train.py', config, '--work-dir', tmp_path / 'work')
     state = read_checkpoint(tmp_path / 'work/iter_1.pth')['state_dict']
     assert all(value.isfinite().all() for value in state.values() if torch.is_floating_point(value))
     assert ('backbone.convs.0.weight' in state) == (module == 'patches')

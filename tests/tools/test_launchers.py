@@ -119,31 +119,28 @@ def test_a_container_without_scontrol_is_told_what_to_set(in_a_job, tmp_path):
     assert 'set MASTER_ADDR to the first node' in result.stderr
 
 
-def test_a_run_that_was_told_to_stop_is_queued_again_and_resumes(in_a_job):
-    stopped = in_a_job(CODE='75')
-    assert stopped.returncode == 75
-    assert 'scontrol requeue 41' in stopped.stdout
-    failed = in_a_job(CODE='1')
-    assert failed.returncode == 1
-    assert 'requeue' not in failed.stdout
-    assert 'not queued again' in failed.stderr
+@pytest.mark.parametrize(
+    ('environment', 'code', 'again'),
+    [
+        ({'CODE': '75'}, 75, True),
+        ({'CODE': '75', 'SAVED': '41', 'SRUN_CODE': '137'}, 137, True),  # killed on its way out, behind the save
+        ({'CODE': '1'}, 1, False),
+        ({'CODE': '1', 'SAVED': '40'}, 1, False),  # another job has saved
+        ({'CODE': '74'}, 74, False),  # the save failed
+    ],
+    ids=str,
+)
+def test_a_run_that_was_told_to_stop_and_has_saved_is_queued_again(in_a_job, tmp_path, environment, code, again):
+    (tmp_path / 'resume_me').write_text('41')  # of the attempt before
+    ended = in_a_job(**environment)
+    assert ended.returncode == code
+    assert ('scontrol requeue 41' in ended.stdout) == again
+    assert ('not queued again' in ended.stderr) != again
+
+
+def test_a_job_that_is_started_again_resumes(in_a_job):
     again = in_a_job('--resume', 'p.pth', SLURM_RESTART_COUNT='1').stdout
     assert 'c.py --resume p.pth --restarted --launcher slurm' in again
-
-
-def test_a_task_that_is_killed_on_its_way_out_does_not_lose_the_job(in_a_job, tmp_path):
-    killed = in_a_job(CODE='75', SAVED='41', SRUN_CODE='137')
-    assert killed.returncode == 137
-    assert 'scontrol requeue 41' in killed.stdout
-    assert (tmp_path / 'resume_me').exists()
-    assert 'requeue' not in in_a_job(CODE='1').stdout  # the file is one of the attempt before
-    assert 'requeue' not in in_a_job(CODE='1', SAVED='40').stdout  # and this one of another job
-
-
-def test_a_save_that_failed_is_not_queued_again(in_a_job):
-    failed = in_a_job(CODE='74')
-    assert failed.returncode == 74
-    assert 'requeue' not in failed.stdout
 
 
 LIMITS = [
