@@ -1,8 +1,13 @@
-"""A small variant of every backbone, for ``test_contract.py``. A new backbone adds itself here, and nowhere else."""
+"""A small variant of every backbone: a new one adds itself here, and nowhere else; and how two of them compare."""
 
 import copy
 from typing import NamedTuple
 
+import torch
+from torch import Tensor, nn
+
+from mmsec.models.backbones.base import Backbone
+from mmsec.registry import MODELS
 from tests.conftest import SMALL_ARCH, SMALL_CLUSTR
 
 
@@ -119,3 +124,30 @@ SMALL = {
         'ClusteredSwin', dict(backbone=_SWIN), channels=(16, 32), one_graph=False, inside='backbone'
     ),
 }
+
+
+def with_large_weights(backbone: nn.Module) -> nn.Module:
+    """The backbone with random weights large enough for each of them to matter."""
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return backbone
+
+
+def build(small: Small, **options) -> Backbone:
+    """The variant with further options and random weights."""
+    return with_large_weights(MODELS.build(small.config(**options)))
+
+
+def outputs_and_gradients(backbone: nn.Module, x: Tensor, forward=None) -> list[Tensor]:
+    """The maps of a backbone, or of another way to compute them, and the gradients of image and parameters."""
+    x = x.clone().requires_grad_()
+    maps = (forward or backbone)(x)
+    loss = sum((m * torch.linspace(-1, 1, m.numel(), dtype=m.dtype).view_as(m)).sum() for m in maps)
+    learnt = [p for p in backbone.parameters() if p.requires_grad]
+    return [*maps, *torch.autograd.grad(loss, [x, *learnt])]
+
+
+def assert_close(results: list[Tensor], wanted: list[Tensor], smallest: float = 1e-12) -> None:
+    for ours, theirs in zip(results, wanted, strict=True):
+        assert (ours - theirs).norm() <= 1e-9 * theirs.norm() + smallest

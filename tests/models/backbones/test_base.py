@@ -1,8 +1,10 @@
 """What all backbones have in common."""
 
 import pytest
+import torch
 
-from mmsec.models import ClusTR, SecViT
+from mmsec.models import ClusTR, SecViT, ViT
+from tests.conftest import SMALL_ARCH, SMALL_CLUSTR
 
 
 @pytest.mark.parametrize(
@@ -17,3 +19,51 @@ def test_a_warning_of_frozen_random_weights_names_options_that_the_backbone_has(
     (warning,) = (line for line in log if 'random weights' in line)
     assert named in warning
     assert ('norm_eval' in warning) == ('norm_eval' in named)
+
+
+@pytest.mark.parametrize(
+    ('make', 'parameters'),
+    [
+        (lambda: SecViT('tiny', out_norm=False), 13_429_440),
+        (lambda: SecViT('small', out_norm=False), 25_223_744),
+        (lambda: SecViT('base', out_norm=False), 53_130_416),
+        (lambda: SecViT('large', out_norm=False), 94_811_664),
+        (lambda: ClusTR('b1'), 11_169_417),
+        (lambda: ClusTR('b2'), 22_177_941),
+        (lambda: ClusTR('b3'), 39_733_210),
+        (lambda: ViT('tiny'), 5_524_416 - 192),  # less the position of the class token, which is in the token here
+        (lambda: ViT('small'), 21_665_664 - 384),
+        (lambda: ViT('base'), 85_798_656 - 768),
+        (lambda: ViT('large'), 303_301_632 - 1024),
+    ],
+)
+def test_parameter_counts_are_the_published_ones_without_classifier(make, parameters):
+    with torch.device('meta'):
+        assert sum(p.numel() for p in make().parameters()) == parameters
+
+
+@pytest.mark.parametrize(('kind', 'arch'), [(SecViT, SMALL_ARCH), (ClusTR, SMALL_CLUSTR)])
+def test_maps_are_normalised_over_their_channels(kind, arch):
+    m = kind(arch).eval()(torch.randn(1, 3, 64, 64))[1]
+    torch.testing.assert_close(m.mean(1), torch.zeros_like(m.mean(1)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(m.var(1, unbiased=False), torch.ones_like(m.mean(1)), atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize(('kind', 'arch', 'depth'), [(SecViT, 'tiny', 15), (ClusTR, 'b1', 10)])
+def test_drop_path_rises_linearly_over_all_blocks(kind, arch, depth):
+    stages = kind(arch, drop_path_rate=0.01 * (depth - 1)).stages
+    rates = [block.drop_path.drop_prob for stage in stages for block in stage.blocks]
+    assert rates == pytest.approx([0.01 * i for i in range(depth)])
+
+
+@pytest.mark.parametrize(('kind', 'arch'), [(SecViT, SMALL_ARCH), (ClusTR, SMALL_CLUSTR)])
+def test_an_arch_that_cannot_be_built_is_named(kind, arch):
+    for change, message in (
+        (dict(arch='huge'), "arch must be one of .* or a dict, got 'huge'"),
+        (dict(arch=dict(depths=(1,))), r"an arch dict must have the keys .* got \['depths'\]"),
+        (dict(arch=arch | dict(depths=(1, 2))), r"must have one length, got .*'depths': 2"),
+        (dict(arch=arch | dict(num_heads=(3, 2, 4, 6))), r'must be a multiple of .*, got 16 (and|/) 3'),
+        (dict(arch=arch, drop_path_rate=1.0), r'drop_path_rate must be in \[0, 1\), got 1.0'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            kind(**change)

@@ -1,11 +1,12 @@
 """What holds for every backbone that is registered. Small variants of them are in ``small.py``."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsec.errors import InputError
@@ -14,14 +15,7 @@ from mmsec.models.checkpoints.loading import load_pretrained
 from mmsec.models.inspection import token_clusters
 from mmsec.registry import MODELS
 from tests.conftest import DATA
-from tests.models.backbones.small import SMALL, Small
-
-
-def without_variant() -> list[str]:
-    """Registered backbones that no contract is tried on."""
-    classes = {name: each for name, each in MODELS.module_dict.items() if isinstance(each, type)}
-    registered = {name for name, each in classes.items() if issubclass(each, Backbone)}
-    return sorted(registered - {small.type for small in SMALL.values()})
+from tests.models.backbones.small import SMALL, Small, assert_close, build, outputs_and_gradients
 
 
 @pytest.fixture(params=SMALL)
@@ -29,31 +23,8 @@ def small(request) -> Small:
     return SMALL[request.param]
 
 
-def build(small: Small, **options) -> Backbone:
-    """The variant with further options, and random weights large enough for each of them to matter."""
-    backbone = MODELS.build(small.config(**options))
-    with torch.no_grad():
-        for parameter in backbone.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return backbone
-
-
 def images(height: int = 64, width: int = 96, batch: int = 2, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(batch, 3, height, width, dtype=dtype)
-
-
-def outputs_and_gradients(backbone: nn.Module, x: Tensor) -> list[Tensor]:
-    """The maps, and the gradients of the image and of each parameter."""
-    x = x.clone().requires_grad_()
-    maps = backbone(x)
-    loss = sum((m * torch.linspace(-1, 1, m.numel(), dtype=m.dtype).view_as(m)).sum() for m in maps)
-    learnt = [p for p in backbone.parameters() if p.requires_grad]
-    return [*maps, *torch.autograd.grad(loss, [x, *learnt])]
-
-
-def assert_close(results: list[Tensor], wanted: list[Tensor]) -> None:
-    for ours, theirs in zip(results, wanted, strict=True):
-        assert (ours - theirs).norm() <= 1e-9 * theirs.norm() + 1e-12
 
 
 def of_part(backbone: Backbone, count: int) -> set[str]:
@@ -65,13 +36,10 @@ def of_part(backbone: Backbone, count: int) -> set[str]:
 
 
 def test_every_registered_backbone_has_a_small_variant():
-    missing = without_variant()
+    classes = {name: each for name, each in MODELS.module_dict.items() if isinstance(each, type)}
+    registered = {name for name, each in classes.items() if issubclass(each, Backbone)}
+    missing = sorted(registered - {small.type for small in SMALL.values()})
     assert not missing, f'no contract is tried on {missing}: add a variant of each to tests/models/backbones/small.py'
-
-
-def test_a_backbone_without_a_small_variant_is_noticed(monkeypatch):
-    monkeypatch.setitem(MODELS.module_dict, 'Forgotten', type('Forgotten', (Backbone,), {}))
-    assert without_variant() == ['Forgotten']
 
 
 @pytest.mark.parametrize('host', ['mmengine', 'mmdet', 'mmseg'])
@@ -84,9 +52,9 @@ def test_every_host_finds_it(small, host):
 
 @pytest.mark.parametrize(('height', 'width'), [(1, 1), (1, 70), (37, 53), (31, 31), (112, 137), (333, 500)])
 def test_any_size_gives_maps_at_its_strides(small, height, width):
-    backbone = build(small).eval()
+    backbone = build(small, in_channels=5).eval()
     with torch.no_grad():
-        maps = backbone(images(height, width, batch=1, dtype=torch.float32))
+        maps = backbone(torch.randn(1, 5, height, width))
     assert len(maps) == len(backbone.strides)
     for m, channels, stride in zip(maps, small.channels, backbone.strides, strict=True):
         assert m.shape == (1, channels, -(-height // stride), -(-width // stride))
@@ -108,12 +76,6 @@ def test_equal_inputs_give_equal_maps_and_gradients(small):
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_other_numbers_of_channels(small):
-    with torch.no_grad():
-        maps = build(small, in_channels=5).eval()(torch.randn(1, 5, 32, 32))
-    assert [m.shape[1] for m in maps] == list(small.channels)
-
-
 def test_every_parameter_receives_a_gradient_whatever_is_returned(small):
     stages = range(len(small.channels))
     for out_indices in (tuple(stages), *((i,) for i in stages)):
@@ -122,12 +84,6 @@ def test_every_parameter_receives_a_gradient_whatever_is_returned(small):
         sum((m * torch.randn_like(m)).sum() for m in backbone(x)).backward()
         without = [name for name, p in backbone.named_parameters() if p.grad is None or not p.grad.any()]
         assert without == [], out_indices
-
-
-def test_constant_images_give_finite_gradients(small):
-    backbone = build(small).train()
-    sum(m.sum() for m in backbone(torch.zeros(2, 3, 64, 64))).backward()
-    assert all(p.grad.isfinite().all() for p in backbone.parameters())
 
 
 def test_maps_come_in_the_order_of_out_indices(small, tmp_path):
@@ -170,16 +126,14 @@ def test_frozen_stages_stay_as_they_are_and_the_rest_learns(small):
         else:
             assert not any(m.requires_grad for m in maps)
         for name, p in backbone.named_parameters():
-            assert p.requires_grad is (name not in frozen), name
-            assert (p.grad is not None) is (name not in frozen), name
+            assert (p.grad is not None) is p.requires_grad is (name not in frozen), name
+        prefixes = {module: name for name, module in backbone.named_modules()}
         for i, part in enumerate(backbone.parts()):
             kept = i <= frozen_stages
             assert all(each.training is not kept for module in part for each in module.modules())
-            for module in part:
-                for prefix, each in backbone.named_modules():
-                    if each is module and kept:  # buffers, too
-                        after = {k: v for k, v in backbone.state_dict().items() if k.startswith(f'{prefix}.')}
-                        assert all(torch.equal(value, before[key]) for key, value in after.items())
+            for key, value in backbone.state_dict().items():  # buffers, too
+                if kept and key.startswith(tuple(f'{prefixes[module]}.' for module in part)):
+                    assert torch.equal(value, before[key])
 
 
 def test_norm_eval_keeps_the_statistics_of_batch_norms(small):
@@ -190,7 +144,6 @@ def test_norm_eval_keeps_the_statistics_of_batch_norms(small):
         pytest.skip('it has no BatchNorm')
     for norm_eval in (True, False):
         backbone = build(small, norm_eval=norm_eval).train()
-        assert backbone.training
         before = statistics(backbone)
         backbone(images(dtype=torch.float32))
         kept = [torch.equal(*each) for each in zip(before, statistics(backbone), strict=True)]
@@ -217,11 +170,11 @@ def test_checkpointing_keeps_less_and_gives_the_same_gradients(small, frozen_sta
     assert kept[1] < 0.7 * kept[0]
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_half_precision_gives_numbers(small, dtype):
-    backbone = build(small).eval()
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
+def test_noise_and_constant_images_give_numbers_at_every_precision(small, dtype):
+    backbone = build(small).train(dtype == torch.float32)
     for x in (images(70, 90, dtype=torch.float32), torch.zeros(1, 3, 70, 90), torch.full((1, 3, 70, 90), 7.0)):
-        with torch.autocast('cpu', dtype):
+        with torch.autocast('cpu', dtype, enabled=dtype != torch.float32):
             results = outputs_and_gradients(backbone, x)
         assert all(each.isfinite().all() for each in results)
 
@@ -278,10 +231,9 @@ def test_weights_come_back_from_a_checkpoint_bit_for_bit_or_not_at_all(small, tm
     assert f'1 of another shape: {key}' in loaded(state | {f'backbone.{key}': torch.zeros(2, 3, 5, 7, 11)})
 
 
+@pytest.mark.parametrize('small', [each for each in SMALL.values() if each.measured], ids=lambda each: each.type)
 def test_published_weights_give_the_measured_maps(small):
     measured = small.measured
-    if not measured:
-        pytest.skip('no file of the public code in tests/data')
     init_cfg = dict(type='Pretrained', checkpoint=str(DATA / measured.weights))
     backbone = MODELS.build(dict(type=f'mmsec.{small.type}', **measured.options, init_cfg=init_cfg))
     backbone.init_weights()
@@ -307,40 +259,33 @@ def test_an_unknown_option_is_named(small):
         build(small, out_indexes=(0,))
 
 
+@pytest.mark.parametrize('shape', [(1, 3, 0, 32), (0, 3, 32, 32), (1, 4, 32, 32), (3, 32, 32)])
+def test_images_that_cannot_be_used_are_named(small, shape):
+    with pytest.raises(ValueError, match=rf'images of shape .*{re.escape(str(shape))}'):
+        build(small)(torch.zeros(shape))
+
+
 def test_a_value_that_cannot_be_used_is_named(small):
     last = len(small.channels) - 1
     for option, value, message in (
-        ('arch', 'huge', "arch must be one of .* or a dict, got 'huge'"),
         ('in_channels', 0, 'in_channels must be at least 1, got 0'),
-        ('out_indices', (), r'out_indices must name at least one stage, each once, got \(\)'),
         ('out_indices', (0, 0), r'out_indices must name at least one stage, each once, got \(0, 0\)'),
         ('out_indices', (0, last + 1), rf'out_indices must be in \[0, {last}\], got \(0, {last + 1}\)'),
         ('out_indices', (-1,), rf'out_indices must be in \[0, {last}\], got \(-1,\)'),
         ('frozen_stages', last + 2, rf'frozen_stages must be in \[-1, {last + 1}\], got {last + 2}'),
         ('frozen_stages', -2, rf'frozen_stages must be in \[-1, {last + 1}\], got -2'),
     ):
-        if option == 'arch' and small.inside:
-            continue  # the size is said by the backbone inside
         with pytest.raises(ValueError, match=message):
             build(small, **{option: value})
-
-
-def test_images_that_cannot_be_used_are_named(small):
-    for shape, message in (
-        ((1, 3, 0, 32), r'height and width must be at least 1, got images of shape \(1, 3, 0, 32\)'),
-        ((0, 3, 32, 32), r'height and width must be at least 1, got images of shape \(0, 3, 32, 32\)'),
-        ((1, 4, 32, 32), r'expected images of shape \(B, 3, H, W\), got \(1, 4, 32, 32\)'),
-        ((3, 32, 32), r'expected images of shape \(B, 3, H, W\), got \(3, 32, 32\)'),
-    ):
-        with pytest.raises(ValueError, match=message):
-            build(small)(torch.zeros(shape))
 
 
 @pytest.mark.parametrize('block', [0, -1])
 def test_one_can_look_at_the_clusters_of_each_stage(small, block):
     backbone, x = build(small).eval(), images(70, 90, dtype=torch.float32)
     stages = range(len(backbone.attention_layers()))
-    for stage, (ids, scores, score_name) in zip(stages, token_clusters(backbone, x, stages, block), strict=True):
+    found = token_clusters(backbone, x, reversed(stages), block)  # in the order that is asked for
+    for stage, (ids, scores, score_name) in zip(reversed(stages), found, strict=True):
+        assert torch.equal(ids, token_clusters(backbone, x, [stage], block)[0].ids)
         stride = backbone.strides[stage]
         assert ids.shape == (2, ids.shape[1], -(-70 // stride), -(-90 // stride))
         assert ids.dtype == torch.int64
@@ -351,19 +296,9 @@ def test_one_can_look_at_the_clusters_of_each_stage(small, block):
             assert scores.shape == ids.shape
             assert not scores.requires_grad
             order = scores.flatten(2).argsort(-1)
-            sorted_ids = ids.flatten(2).gather(-1, order)
-            sorted_scores = scores.flatten(2).gather(-1, order)
+            sorted_ids, sorted_scores = (each.flatten(2).gather(-1, order) for each in (ids, scores))
             falls = sorted_ids.diff() < 0  # only where scores are equal may the order be another
             assert (sorted_scores.diff()[falls] == 0).all()
-
-
-def test_clusters_come_in_the_order_of_the_stages_that_are_asked_for(small):
-    backbone, x = build(small).eval(), images(dtype=torch.float32)
-    stages = list(reversed(range(len(backbone.attention_layers()))))
-    for found, stage in zip(token_clusters(backbone, x, stages), stages, strict=True):
-        (alone,) = token_clusters(backbone, x, [stage])
-        assert torch.equal(found.ids, alone.ids)
-        assert (found.scores is None and alone.scores is None) or torch.equal(found.scores, alone.scores)
 
 
 def test_looking_at_clusters_changes_nothing(small):

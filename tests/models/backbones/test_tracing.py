@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from mmsec.ops.merging import MERGINGS
-from tests.models.backbones.small import SMALL, Small
-from tests.models.backbones.test_contract import build
+from tests.models.backbones.small import SMALL, Small, build
 
 
 def merging_by(**merging) -> Small:
