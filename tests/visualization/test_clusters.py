@@ -10,10 +10,10 @@ from mmsec.visualization.merging import merging_sheet
 from tests.conftest import SMALL_ARCH, SMALL_CLUSTR
 
 
-def one_map(height, width, num_clusters, title='stage 1, head 1'):
+def one_map(height, width, num_clusters):
     scores = torch.linspace(-1, 1, height * width).view(height, width)
     ids = (torch.arange(height * width) * num_clusters // (height * width)).view(height, width)
-    return ClusterMap(title, 4, ids, scores)
+    return ClusterMap('stage 1, head 1', 4, ids, scores)
 
 
 @pytest.mark.parametrize(('height', 'width'), [(40, 60), (1, 1), (300, 20), (37, 51)])
@@ -30,9 +30,7 @@ def test_clusters_have_the_colour_of_their_id():
     """Two clusters, the upper half of a black image and the lower, in the panel's middle column."""
     sheet = cluster_sheet(np.zeros((400, 400, 3), np.uint8), [one_map(100, 100, 2)]).astype(int)
     for cluster, row in ((0, 0.35), (1, 0.75)):
-        wanted = (
-            0.7 * 255 * np.array(colormaps[PALETTE](float(cluster))[:3]) + 0.3 * 64
-        )  # over black, drawn as dark grey
+        wanted = 0.7 * 255 * np.array(colormaps[PALETTE](float(cluster))[:3]) + 0.3 * 64  # black is drawn as dark grey
         assert np.abs(sheet[int(row * len(sheet)), 520] - wanted).max() <= 2
     scores = sheet[int(0.35 * len(sheet)), 900], sheet[int(0.75 * len(sheet)), 900]
     assert np.abs(np.subtract(*scores)).max() > 80  # they rise from above to below

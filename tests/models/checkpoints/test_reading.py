@@ -21,14 +21,15 @@ def test_twenty_truncations_and_bit_flips_are_errors_or_harmless(tmp_path):
     for i in range(20):
         damaged = bytearray(content)
         if i % 2:
-            damaged = damaged[: moments.randrange(len(damaged))]
+            damaged = damaged[: moments.randrange(len(damaged)) if i > 1 else 0]
         else:
             damaged[moments.randrange(len(damaged))] ^= 1 << moments.randrange(8)
         path.write_bytes(damaged)
         try:
             loaded = read_checkpoint(path)
         except InputError as error:
-            assert 'epoch_1.pth' in str(error)  # noqa: PT017 - or it loads, see below
+            said = str(error)
+            assert "epoch_1.pth' cannot be read: the file is damaged or no checkpoint" in said
             refused += 1
         else:  # the bit was one of the zeros between files of the archive
             assert torch.equal(loaded['state_dict']['w'], whole['state_dict']['w'])
@@ -45,14 +46,6 @@ def test_a_pickle_that_would_run_code_does_not(tmp_path):
     with pytest.raises(InputError, match=r'it holds a .*mkdir, and only tensors and plain values are loaded'):
         read_checkpoint(tmp_path / 'epoch_1.pth')
     assert not (tmp_path / 'attacked').exists()
-
-
-@pytest.mark.parametrize('size', [0, 10, 5000])
-def test_a_truncated_file_is_an_error(tmp_path, size):
-    path = tmp_path / 'cut.pth'
-    path.write_bytes(OFFICIAL.read_bytes()[:size])
-    with pytest.raises(InputError, match=r'cut\.pth.*cannot be read: the file is damaged or no checkpoint'):
-        read_checkpoint(path)
 
 
 def test_options_in_a_namespace_are_read():

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from mmsec.errors import InputError
-from mmsec.models import SecViT
-from mmsec.models.checkpoints.loading import load_pretrained
+from mmsec.models.checkpoints.loading import backbone_weights
 from mmsec.models.checkpoints.reading import read_checkpoint
-from tests.conftest import OFFICIAL, SMALL_ARCH
+from mmsec.models.checkpoints.secvit import convert
+from tests.conftest import OFFICIAL
 
 
 @pytest.fixture
@@ -15,17 +15,19 @@ def published():
     return read_checkpoint(OFFICIAL)
 
 
-def saved(content, folder):
-    path = folder / 'checkpoint.pth'
-    torch.save(content, path)
-    return path
+def test_the_average_is_preferred(published):
+    state, dropped = convert(backbone_weights(published)[0])
+    weight = state['stages.0.blocks.0.attn.qkv.weight']
+    assert weight.shape == (48, 16)
+    assert torch.equal(weight, published['model_ema']['layers.0.blocks.0.attn.qkv.weight'][:, :, 0, 0])
+    assert {'head.weight', 'proj.bias', 'layers.0.RoPE.angle'} <= set(dropped)
+    for average in ({'model_ema': None}, {}):
+        state, _ = convert(backbone_weights({'model': published['model'], **average})[0])
+        gamma = published['model']['layers.2.blocks.1.gamma_2'].flatten()
+        assert torch.equal(state['stages.2.blocks.1.scale2.gamma'], gamma)
 
 
-def small(**options):
-    return SecViT(SMALL_ARCH, **options)
-
-
-def test_other_rotary_frequencies_are_an_error(published, tmp_path):
-    published['model_ema']['layers.0.RoPE.angle'] *= 2
+def test_other_rotary_frequencies_are_an_error(published):
+    published['model']['layers.0.RoPE.angle'] *= 2
     with pytest.raises(InputError, match=r'layers\.0\.RoPE\.angle holds other rotary frequencies'):
-        load_pretrained(small(), saved(published, tmp_path))
+        convert(published['model'])
