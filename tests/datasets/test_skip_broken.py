@@ -87,24 +87,10 @@ def test_a_jpeg_that_ends_in_its_header_is_left_out(load, tmp_path, log):
 
 
 def test_a_label_map_of_another_size_is_left_out(tmp_path, log):
-    load = TRANSFORMS.build(
-        dict(
-            type='mmsec.SkipBroken',
-            transforms=[
-                dict(type='LoadImageFromFile'),
-                dict(
-                    type=LoadAnnotations, with_bbox=False, with_label=False, with_seg=True
-                ),  # hosts have others of that name
-            ],
-        )
-    )
+    labels = dict(type=LoadAnnotations, with_bbox=False, with_label=False, with_seg=True)  # hosts have others
+    load = TRANSFORMS.build(dict(type='mmsec.SkipBroken', transforms=[dict(type='LoadImageFromFile'), labels]))
     for size, wanted in ((6, True), (5, False)):
-        cv2.imwrite(str(tmp_path / 'i.png'), picture(4, 6, 3))
-        cv2.imwrite(str(tmp_path / 'l.png'), picture(4, size))
-        results = {
-            'img_path': str(tmp_path / 'i.png'),
-            'seg_map_path': str(tmp_path / 'l.png'),
-            'seg_fields': [],
-            'with_seg': True,
-        }
-        assert (load(results) is not None) == wanted, log
+        image, label = str(tmp_path / 'i.png'), str(tmp_path / 'l.png')
+        cv2.imwrite(image, picture(4, 6, 3))
+        cv2.imwrite(label, picture(4, size))
+        assert (load(dict(img_path=image, seg_map_path=label, seg_fields=[], with_seg=True)) is not None) == wanted, log

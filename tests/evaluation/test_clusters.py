@@ -48,16 +48,12 @@ def test_what_is_ignored_or_outside_the_image_is_not_labelled():
     assert labels.instances.reshape(3, 2).tolist() == [[-1, -1], [1, -1], [-1, -1]]
 
 
-def test_segmentation_has_classes_only_and_255_is_no_label():
-    sample = SegDataSample(gt_sem_seg=PixelData(data=torch.tensor([[[0, 7], [255, 7]]])))
-    labels = token_labels(sample, image_shape=(8, 8), map_shape=(2, 2), stride=4)
-    assert labels.classes.tolist() == [0, 7, -1, 7]
+@pytest.mark.parametrize(('num_classes', 'wanted'), [(None, [0, 7, -1, 1]), (2, [0, -1, -1, 1])])
+def test_segmentation_has_classes_only_and_255_and_what_is_no_class_are_no_label(num_classes, wanted):
+    sample = SegDataSample(gt_sem_seg=PixelData(data=torch.tensor([[[0, 7], [255, 1]]])))
+    labels = token_labels(sample, image_shape=(8, 8), map_shape=(2, 2), stride=4, num_classes=num_classes)
+    assert labels.classes.tolist() == wanted
     assert labels.instances is None
-
-
-def test_labels_that_are_no_class_are_no_label():
-    sample = SegDataSample(gt_sem_seg=PixelData(data=torch.tensor([[[0, 200], [1, 1]]])))
-    assert token_labels(sample, (8, 8), (2, 2), 4, num_classes=2).classes.tolist() == [0, -1, 1, 1]
 
 
 def test_a_sample_without_masks_has_no_labels():

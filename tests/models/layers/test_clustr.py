@@ -26,16 +26,6 @@ def test_cluster_tokens_are_the_measured_ones(measured):
     torch.testing.assert_close(fine, measured['merged_12'], rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize('size', [(1, 1), (1, 2), (2, 2), (1, 7), (9, 7)])
-@pytest.mark.parametrize('reduction', [1, 2, 8])
-def test_blocks_take_any_map_and_an_image_does_not_depend_on_its_batch(size, reduction):
-    block = Block(8, 2, 4, 0.0, reduction).double()
-    x = torch.randn(3, *size, 8, dtype=torch.float64)
-    together = block(x)
-    assert together.shape == x.shape
-    torch.testing.assert_close(together, torch.cat([block(image) for image in x.split(1)]), rtol=1e-12, atol=1e-12)
-
-
 @pytest.mark.parametrize('reduction', [1, 2])
 def test_every_parameter_and_the_input_get_the_gradient_of_a_plain_computation(reduction):
     block = Block(8, 2, 4, 0.0, reduction).double()
