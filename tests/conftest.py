@@ -22,6 +22,7 @@ from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from mmengine.runner import CheckpointLoader
 from mmengine.utils import ManagerMixin
 
+from mmsec import registry
 from mmsec.cli.config import dicts_of
 from mmsec.engine.processes import run
 from mmsec.ops import Grouping, Tokens
@@ -102,6 +103,17 @@ def semantic(key: torch.Tensor, num_clusters: int) -> Grouping:
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def registered():
+    """Forget the groupings and backbones that a test registers."""
+    tables = GROUPINGS, registry.MODELS.module_dict
+    before = [dict(table) for table in tables]
+    yield
+    for table, names in zip(tables, before, strict=True):
+        for name in set(table) - set(names):
+            del table[name]
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 import importlib
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -15,7 +14,6 @@ from mmsec import engine, models, ops, registry
 from mmsec.datasets import SkipBroken
 from mmsec.models.inspection import token_clusters
 from mmsec.models.layers.maps import LayerScale
-from mmsec.ops.grouping import GROUPINGS
 from mmsec.version import __version__
 from tests.conftest import ROOT, SMALL_ARCH
 
@@ -88,16 +86,6 @@ def test_names_of_mmsec_are_there(name):
     assert (engine, models, SkipBroken) is not None  # registered by their import
     found = set(re.findall(r'(?<![\w/.])mmsec(?:\.[A-Za-z_]\w*)+(?!\.py)', (ROOT / name).read_text()))
     assert {each for each in found - {'mmsec.Strided'} if not is_there(each)} == set()
-
-
-@pytest.fixture
-def registered() -> Iterator[None]:
-    """Forget what an example registers."""
-    groupings, backbones = dict(GROUPINGS), dict(registry.MODELS.module_dict)
-    yield
-    for table, before in ((GROUPINGS, groupings), (registry.MODELS.module_dict, backbones)):
-        for name in set(table) - set(before):
-            del table[name]
 
 
 @pytest.mark.usefixtures('registered')

@@ -1,34 +1,11 @@
-"""A new method is one file and a config: a grouping and a backbone that are thrown away again."""
-
-import sys
+"""A new method is one file and a config: the grouping of README and a backbone, thrown away again."""
 
 import pytest
 import torch
 
 from mmsec.models.checkpoints.reading import read_checkpoint
-from mmsec.ops.grouping import GROUPINGS
-from mmsec.registry import MODELS
 from tests.conftest import SEGMENTER, SMALL_ARCH, run_here, small_run
-
-GROUPING = '''
-import torch
-
-from mmsec.ops.grouping import GROUPINGS, Grouping, GroupingMethod
-
-
-@GROUPINGS.register_module()
-class DealtGrouping(GroupingMethod):
-    """Tokens dealt out in turn, as cards are."""
-
-    def __init__(self, turns=1):
-        super().__init__()
-        self.turns = turns
-
-    def forward(self, tokens, num_clusters):
-        height, width = tokens.size
-        place = torch.arange(height * width) * self.turns % num_clusters
-        return Grouping(place.argsort(stable=True)[None, None], num_clusters)
-'''
+from tests.test_docs import example
 
 BACKBONE = f'''
 from torch import nn
@@ -70,26 +47,14 @@ class Patches(Backbone):
 '''
 
 
-SOURCES = {'dealt_grouping': GROUPING, 'patches': BACKBONE}
+SOURCES = {'value_length': example('README.md', '# value_length.py'), 'patches': BACKBONE}
 
 
-@pytest.fixture
-def thrown_away(monkeypatch):
-    """What is registered in a test is gone after it."""
-    for table in (GROUPINGS, MODELS.module_dict):
-        for name in ('DealtGrouping', 'Patches'):
-            monkeypatch.setitem(table, name, None)
-            del table[name]
-    yield
-    for name in ('dealt_grouping', 'patches'):
-        sys.modules.pop(name, None)
-
-
-@pytest.mark.usefixtures('thrown_away')
+@pytest.mark.usefixtures('registered')
 @pytest.mark.parametrize(
     ('module', 'backbone'),
     [
-        ('dealt_grouping', dict(grouping=dict(type='DealtGrouping', turns=3))),
+        ('value_length', dict(grouping=dict(type='ValueLengthGrouping'))),
         ('patches', dict(_delete_=True, type='mmsec.Patches', grouping=dict(type='SemanticGrouping'))),
     ],
 )

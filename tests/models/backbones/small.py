@@ -12,39 +12,23 @@ from tests.conftest import SMALL_ARCH, SMALL_CLUSTR
 
 
 class Measured(NamedTuple):
-    """Published weights of a small size and what the public code made of some images, both in ``tests/data``.
+    """Published weights of a small size and what the public code made of some images, both in ``tests/data``."""
 
-    Attributes:
-        options (dict): Of the backbone that the weights fit, and that gives the maps.
-        weights (str): Name of the published file.
-        outputs (str): Name of the ``.npz`` file.
-        maps (dict[str, tuple[str, ...]]): To the name of each image in it the names of its maps, stage by stage.
-    """
-
-    options: dict
+    options: dict  # of the backbone that the weights fit
     weights: str
     outputs: str
-    maps: dict[str, tuple[str, ...]]
+    maps: dict[str, tuple[str, ...]]  # to the name of each image in outputs the names of its maps, stage by stage
 
 
 class Small(NamedTuple):
-    """A variant that every contract builds: as few and narrow layers as show what is particular to it.
-
-    Attributes:
-        type (str): The name in the registry.
-        options (dict): What makes it small, all stages in ``out_indices``, and drop path at a rate that shows.
-        channels (tuple[int, ...]): Channels of each stage's map.
-        measured (Measured, optional): Where the public code was measured.
-        one_graph (bool): Whether one compiled graph serves every image size. Where not, each size is compiled anew.
-        inside (str): The option that holds another backbone, which takes most options; '' where there is none.
-    """
+    """A variant that every contract builds: as few and narrow layers as show what is particular to it."""
 
     type: str
-    options: dict
-    channels: tuple[int, ...]
+    options: dict  # all stages in out_indices, and drop path at a rate that shows
+    channels: tuple[int, ...]  # of each stage's map
     measured: Measured | None = None
-    one_graph: bool = True
-    inside: str = ''
+    one_graph: bool = True  # one compiled graph serves every image size; where not, each size is compiled anew
+    inside: str = ''  # the option that holds another backbone, which takes most options
 
     def config(self, **options: object) -> dict:
         """The variant with further options, as a registry takes it."""

@@ -183,8 +183,9 @@ def test_blocks_have_the_attention_that_options_name():
     assert [kind.block for kind in kinds(**CLUSTERS, global_blocks=(1, 3))[::2]] == [0, 2]
     assert kinds(**CLUSTERS, global_blocks=(1, 3))[1::2] == [Attention] * 2
     with torch.device('meta'):
-        blocks = ViT('large', window_size=14).blocks
-    assert [i for i, block in enumerate(blocks) if type(block.attn) is Attention] == [5, 11, 17, 23]
+        vit = ViT('large', window_size=14)
+    assert sum(p.numel() for p in vit.parameters()) == 303_301_632 - 1024  # less the position of the class token
+    assert [i for i, block in enumerate(vit.blocks) if type(block.attn) is Attention] == [5, 11, 17, 23]
 
 
 @pytest.mark.parametrize(
