@@ -50,6 +50,13 @@ _CLUSTR = dict(
     out_indices=(0, 1),
     drop_path_rate=0.3,
 )
+_CLUSTR_MEASURED = Measured(
+    options=dict(arch=SMALL_CLUSTR),
+    weights='clustr_official_small.pth',
+    outputs='clustr_official_small.npz',
+    maps={f'image_{size}': tuple(f'map{i}_{size}' for i in range(4)) for size in ('64x96', '72x100')},
+)
+_ONE_REGION = dict(arch=SMALL_CLUSTR, region_size=18 * 25)  # as many tokens as the first map has
 _VIT = dict(
     arch=dict(embed_dims=16, depth=2, num_heads=2, mlp_ratio=2),
     patch_size=8,
@@ -82,18 +89,13 @@ SMALL = {
         ),
     ),
     'SecViT with clusters of 20 tokens': Small('SecViT', _SECVIT | dict(cluster_size=20), channels=(16, 32)),
-    'ClusTR': Small(
+    'ClusTR': Small('ClusTR', _CLUSTR, channels=(16, 32), measured=_CLUSTR_MEASURED),
+    'ClusTR in regions': Small(
         'ClusTR',
-        _CLUSTR,
+        _CLUSTR | dict(region_size=128),
         channels=(16, 32),
-        measured=Measured(
-            options=dict(arch=SMALL_CLUSTR),
-            weights='clustr_official_small.pth',
-            outputs='clustr_official_small.npz',
-            maps={f'image_{size}': tuple(f'map{i}_{size}' for i in range(4)) for size in ('64x96', '72x100')},
-        ),
+        measured=_CLUSTR_MEASURED._replace(options=_ONE_REGION),
     ),
-    'ClusTR in regions': Small('ClusTR', _CLUSTR | dict(region_size=128), channels=(16, 32)),
     'ViT': Small('ViT', _VIT | dict(num_registers=2, layer_scale=0.5), channels=(16, 16)),
     'ViT in windows': Small('ViT', _VIT | dict(window_size=3, global_blocks=(1,)), channels=(16, 16), one_graph=False),
     'ViT in clusters': Small(

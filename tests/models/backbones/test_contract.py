@@ -231,7 +231,7 @@ def test_weights_come_back_from_a_checkpoint_bit_for_bit_or_not_at_all(small, tm
     assert f'1 of another shape: {key}' in loaded(state | {f'backbone.{key}': torch.zeros(2, 3, 5, 7, 11)})
 
 
-@pytest.mark.parametrize('small', [each for each in SMALL.values() if each.measured], ids=lambda each: each.type)
+@pytest.mark.parametrize('small', [name for name, each in SMALL.items() if each.measured], indirect=True)
 def test_published_weights_give_the_measured_maps(small):
     measured = small.measured
     init_cfg = dict(type='Pretrained', checkpoint=str(DATA / measured.weights))

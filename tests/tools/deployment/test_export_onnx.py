@@ -5,16 +5,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from tests.conftest import (
-    DETECTOR,
-    ROOT,
-    SEGMENTER,
-    error_here,
-    run_here,
-    shrink_model,
-    small_checkpoint,
-    small_run,
-)
+from tests.conftest import DETECTOR, ROOT, SEGMENTER, error_here, run_here, shrink_model, small_checkpoint, small_run
 
 IMAGE = ROOT / 'docs/images/contact_sheet.jpg'
 TOOL = 'deployment/export_onnx.py'
@@ -49,10 +40,7 @@ def test_of_a_detector_the_backbone_alone_is_exported(tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (
-            ['configs/mmseg/secvit/secvit_t_mask2former_semantic.py', 'a.onnx'],
-            'Head needs batch_data_samples beside the maps',
-        ),
+        (['configs/mmseg/secvit/secvit_t_mask2former_semantic.py', 'a.onnx'], 'Head needs batch_data_samples beside'),
         ([f'configs/{SEGMENTER}', 'a.onnx', '--verify', 'absent.jpg'], "--verify 'absent.jpg' is not an image"),
         ([f'configs/{SEGMENTER}', 'a.onnx', '--shape', 48, 64, '--dynamic'], '--shape must be at least 64 64, got 48'),
         ([f'configs/{SEGMENTER}', 'a.pth'], "OUT must end in .onnx, got 'a.pth'"),
