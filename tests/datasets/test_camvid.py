@@ -87,6 +87,5 @@ def test_the_tool_writes_what_the_config_reads(original, tmp_path):
         for key, suffix in (('img_path', dataset.img_suffix), ('seg_map_path', dataset.seg_map_suffix)):
             assert len(list((tmp_path / 'camvid' / dataset.data_prefix[key]).glob(f'*{suffix}'))) == count
 
-    assert "train' has no PNG images. Expected {train,val,test}/" in error_here(
-        'dataset_converters/camvid.py', tmp_path, tmp_path / 'out'
-    )
+    error = error_here('dataset_converters/camvid.py', tmp_path, tmp_path / 'out')
+    assert "train' has no PNG images. Expected {train,val,test}/" in error

@@ -36,9 +36,5 @@ def test_regions_of_a_segmentation_leave_out_what_is_not_labelled():
     found = regions(sample, 'gt')
     assert found.labels.tolist() == [3, 0]
     assert found.masks.tolist() == [[[0, 1, 1], [0, 1, 0]], [[1, 0, 0], [0, 0, 1]]]
+    assert regions(sample, 'gt', num_classes=3).labels.tolist() == [0]  # 3 is no class
     assert len(regions(sample, 'pred').masks) == 0
-
-
-def test_regions_leave_out_labels_that_are_no_class():
-    sample = SegDataSample(gt_sem_seg=PixelData(data=torch.tensor([[[0, 200], [1, 1]]])))
-    assert regions(sample, 'gt', num_classes=2).labels.tolist() == [1, 0]

@@ -1,8 +1,17 @@
-"""The two runs that several tests of the tools look at; who changes one takes a copy."""
+"""A picture, and the two runs that several tests of the tools look at; who changes one takes a copy."""
 
+import cv2
+import numpy as np
 import pytest
 
 from tests.conftest import DETECTOR, SEGMENTER, run_here, small_run
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / 'image.png'
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8))
+    return path
 
 
 @pytest.fixture(scope='session')

@@ -115,7 +115,7 @@ def test_tomesd_merges_for_the_attention_alone():
 def test_mergings_say_what_became_one_behind_each_block():
     backbone, x = tiny(merging=dict(type='PiToMe', ratio=0.75)), torch.randn(1, 3, 24, 32, dtype=torch.float64)
     assert [each.num_merged for each in backbone.mergings(x)] == [37, 28, 22, 17]
-    assert tiny().mergings(x) == [None] * 4
+    assert tiny().mergings(x) == tiny(merging=dict()).mergings(x) == [None] * 4  # {}: a command line can fill it in
 
 
 @pytest.mark.parametrize('size', [(1, 1), (24, 24), (30, 17)])
@@ -267,8 +267,3 @@ def test_positions_of_another_size_are_resized_whatever_loads_them(tmp_path):
         larger = tiny(img_size=(32, 48))
         load(larger)
         torch.testing.assert_close(larger.patch_embed.pos_embed, wanted)
-
-
-def test_an_empty_merging_merges_nothing_so_that_a_command_line_can_fill_it_in():
-    x = torch.randn(1, 3, 24, 24, dtype=torch.float64)
-    assert tiny(merging=dict()).mergings(x) == [None] * 4

@@ -1,4 +1,3 @@
-import re
 
 import pytest
 import torch
@@ -36,12 +35,6 @@ def test_our_own_names_stay(published):
     again, dropped = convert(converted)
     assert list(again) == list(converted)
     assert dropped == []
-
-
-def test_stages_beyond_out_indices_and_the_classifier_are_left_out_and_named(log):
-    load_pretrained(ClusTR(SMALL, out_indices=(0, 1)), OFFICIAL)
-    (line,) = (line for line in log if 'not used from the checkpoint' in line)
-    assert re.search(r'head\.weight.*stages\.3\.norm\.bias', line)
 
 
 def test_a_missing_file_says_where_to_get_it_and_names_no_option_that_clustr_lacks(tmp_path):

@@ -10,13 +10,8 @@ from mmsec.models.layers.clustr import Block, ClusteredAttention, GlobalAttentio
 from tests.conftest import DATA
 
 
-@pytest.fixture(scope='module')
-def measured():
-    with np.load(DATA / 'clustr_official_small.npz') as file:
-        return {name: torch.from_numpy(array) for name, array in file.items()}
-
-
-def test_cluster_tokens_are_the_measured_ones(measured):
+def test_cluster_tokens_are_the_measured_ones():
+    measured = {name: torch.from_numpy(array) for name, array in np.load(DATA / 'clustr_official_small.npz').items()}
     x, weight = measured['tokens'], measured['token_weight']
     layer = ClusteredAttention(16, 1, reduction=4).double()
     layer.weight_layer = nn.Identity()  # hand in what the public code was given

@@ -5,7 +5,6 @@ import re
 from functools import partial
 
 import cv2
-import numpy as np
 import pytest
 import torch
 
@@ -68,9 +67,8 @@ def test_flops_of_a_config_are_printed_apart(tmp_path):
     assert sum(map(float, line)) == pytest.approx(float(total), abs=0.02)
 
 
-def test_both_scales_are_drawn(tmp_path):
-    cv2.imwrite(str(tmp_path / 'image.png'), np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8))
-    call = ['analysis_tools/visualize_clusters.py', tmp_path / 'image.png', '--arch', 'b1', '--stage', 1, 4, '--out']
+def test_both_scales_are_drawn(image, tmp_path):
+    call = ['analysis_tools/visualize_clusters.py', image, '--arch', 'b1', '--stage', 1, 4, '--out']
     heights = []
     for options in ([], ['--head', 1]):
         run_here(*call, tmp_path / 'out', *options)

@@ -1,18 +1,10 @@
 import cv2
-import numpy as np
 import pytest
 
 from tests.conftest import ROOT, error_here, run_here
 
 TOOL = 'analysis_tools/visualize_merging.py'
 VIT = ROOT / 'configs/mmseg/vit/vit_t_upernet_pitome_shapes.py'
-
-
-@pytest.fixture
-def image(tmp_path):
-    path = tmp_path / 'image.jpg'
-    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8))
-    return path
 
 
 def test_a_sheet_has_a_panel_for_each_block(image, tmp_path):
