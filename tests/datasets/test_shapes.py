@@ -41,9 +41,7 @@ def test_scenes_hold_visible_shapes_that_hide_each_other():
         boxes = [rle.toBbox(rle.encode(np.asfortranarray(m, dtype=np.uint8))) for m in scene.masks]
         for i, (x, y, w, h) in enumerate(boxes):
             assert scene.masks[i].sum() > 30
-            hidden += any(
-                scene.masks[j, int(y) : int(y + h), int(x) : int(x + w)].any() for j in range(i + 1, len(boxes))
-            )
+            hidden += scene.masks[i + 1 :, int(y) : int(y + h), int(x) : int(x + w)].any()
     assert labels == set(range(len(CLASSES)))
     assert hidden > 20
 
@@ -81,9 +79,8 @@ def test_both_layouts_show_the_same_scenes(shapes):
     for image in content['images']:
         name = image['file_name']
         assert (shapes / 'coco/val2017' / name).read_bytes() == (shapes / 'ade/images/validation' / name).read_bytes()
-        labels = cv2.imread(
-            str(shapes / 'ade/annotations/validation' / name.replace('jpg', 'png')), cv2.IMREAD_UNCHANGED
-        )
+        path = shapes / 'ade/annotations/validation' / name.replace('jpg', 'png')
+        labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         expected = np.ones_like(labels)
         for annotation in content['annotations']:
             if annotation['image_id'] == image['id']:

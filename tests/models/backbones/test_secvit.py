@@ -61,7 +61,6 @@ def test_stages_and_blocks_may_have_clusters_of_their_own():
     [
         (dict(num_clusters=(8, 4)), r'num_clusters must have one value per stage, 4, got \(8, 4\)'),
         (dict(num_clusters=(8, 4, 2, 1), cluster_size=9), r'num_clusters and cluster_size exclude each other'),
-        (dict(grouping=[dict(type='WindowGrouping')] * 3), 'grouping must be a dict or one dict per stage, 4, got 3'),
         (dict(grouping=dict(type='WindowGruping')), "one of .*WindowGrouping.* got 'WindowGruping'"),
         (dict(norm_cfg=dict(type='GN')), r"norm_cfg must have type 'BN' or 'SyncBN', got \{'type': 'GN'\}"),
     ],

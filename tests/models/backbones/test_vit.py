@@ -232,7 +232,6 @@ def test_one_can_look_at_windows_clusters_and_merged_tokens():
         (dict(arch=TINY['arch'] | dict(num_heads=3)), 'embed_dims must be a multiple of num_heads'),
         (dict(patch_size=0), 'patch_size must be at least 1, got 0'),
         (dict(num_registers=-1), 'num_registers must be at least 0, got -1'),
-        (dict(drop_path_rate=1), r'drop_path_rate must be in \[0, 1\), got 1'),
         (dict(window_size=3, global_blocks=(4,)), r'global_blocks must be in \[0, 3\], got \(4,\)'),
         (dict(global_blocks=(1,)), 'global_blocks need window_size or grouping'),
         (dict(num_clusters=4), 'grouping and num_clusters need each other'),

@@ -108,9 +108,8 @@ def test_a_file_is_recognised_and_gives_its_tokens(family, tmp_path, log):
 
 
 def test_what_a_backbone_has_no_place_for_is_named(tmp_path, log):
-    backbone = load(
-        FILES['DINOv2'][0], tmp_path, layer_scale=1.0, with_cls_token=False, out_norm=False, out_indices=(0,)
-    )
+    options = dict(layer_scale=1.0, with_cls_token=False, out_norm=False, out_indices=(0,))
+    backbone = load(FILES['DINOv2'][0], tmp_path, **options)
     (line,) = (line for line in log if line.startswith('ViT: not used'))
     for key in ('cls_token', 'register_tokens', 'norm.weight', 'mask_token', 'blocks.1.attn.qkv.weight'):
         assert key in line
@@ -152,11 +151,7 @@ def test_positions_are_resized_to_the_backbone(tmp_path, log):
         (published(), dict(patch_size=8), r'1 of another shape: patch_embed.proj.weight: \(16, 3, 4, 4\) in the file'),
         ({'layers.0.x': torch.zeros(1)}, {}, 'does not fit this ViT'),
         (published(**{'blocks.0.attn.q_norm.weight': (8,)}), {}, '1 unknown: blocks.0.attn.q_norm.weight'),
-        (
-            published(layer_scale=True, register_tokens=(1, 4, DIMS)),
-            dict(layer_scale=1, num_registers=2),
-            'register_tokens',
-        ),
+        (published(register_tokens=(1, 4, DIMS)), dict(num_registers=2), 'of another shape: .*register_tokens'),
     ],
     ids=range(7),
 )

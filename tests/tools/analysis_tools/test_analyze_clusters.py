@@ -32,10 +32,7 @@ def test_every_stage_and_grouping_is_measured(shapes, tmp_path, name):
     kmeans = content['plain_kmeans_largest_over_mean']
     assert [row['stage'] for row in kmeans] == [1, 2, 3]
     assert all(1 <= row['mean'] <= row['max'] for row in kmeans)
-    assert (
-        f'stage 1: the largest cluster of plain k-means on the same keys has {kmeans[0]["mean"]:.2f} times'
-        in result.stdout
-    )
+    assert f'plain k-means on the same keys has {kmeans[0]["mean"]:.2f} times' in result.stdout
     assert cv2.imread(str(tmp_path / 'out/analysis.png')).shape[1] == 1200
 
 

@@ -1,5 +1,4 @@
 import re
-import sys
 
 import pytest
 import torch
@@ -7,8 +6,7 @@ import torch
 from mmsec.cli.flops import count
 from mmsec.models import SecViT
 from tests import torchvision_apart  # noqa: F401
-from tests.conftest import ROOT, run_tool
-from tools.analysis_tools.get_flops import main
+from tests.conftest import ROOT, run_here
 
 
 def formula(arch: str, height: int, width: int, num_clusters=(32, 8, 2, 1)) -> float:
@@ -49,8 +47,8 @@ def test_backbone_agrees_with_the_formula(arch, height, width):
     ],
 )
 def test_tool_prints_every_part(config, parts):
-    shape = (224, 224)  # DINO needs 900 tokens
-    out = run_tool('analysis_tools/get_flops.py', ROOT / 'configs' / config, '--shape', *shape).stdout
+    arguments = ROOT / 'configs' / config, '--shape', 224, 224  # DINO needs 900 tokens
+    out = run_here('analysis_tools/get_flops.py', *arguments).stdout
     table = {m[1]: (float(m[2]), float(m[3])) for m in re.finditer(r'^ *(\S.*?) +([\d.]+) M +([\d.]+) G$', out, re.M)}
     for part in ['backbone', *(f'backbone.stages.{i}' for i in range(4)), *parts, 'whole model']:
         parameters, multiply_adds = table[part]
@@ -59,12 +57,10 @@ def test_tool_prints_every_part(config, parts):
     assert table['backbone'][0] == pytest.approx(13.43, abs=0.01)
 
 
-def test_a_classifier_is_counted_at_its_own_size(monkeypatch, capsys):
+def test_a_classifier_is_counted_at_its_own_size():
     pytest.importorskip('mmpretrain')
     config = ROOT / 'configs/mmpretrain/secvit/secvit_t_classifier_in1k.py'
-    monkeypatch.setattr(sys, 'argv', ['get_flops.py', str(config)])
-    main()
-    out = capsys.readouterr().out
+    out = run_here('analysis_tools/get_flops.py', config).stdout
     assert 'secvit_t_classifier_in1k.py, 1x3x224x224' in out
     assert re.search(r'whole model +14\.98 M', out)
     # 2.5 G are published, without the products of attention

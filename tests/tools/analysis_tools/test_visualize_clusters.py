@@ -56,11 +56,7 @@ def test_bad_input_is_one_line(images, tmp_path, arguments, message):
     (tmp_path / 'other.py').write_text("default_scope = 'mmdet'\nmodel = dict(backbone=dict(type='ResNet'))\n")
     (tmp_path / 'none.py').write_text("default_scope = 'mmdet'\nmodel = dict(type='DETR')\n")
     (tmp_path / 'empty').mkdir()
-    places = {
-        'IMAGE': images / 'large.jpg',
-        'OTHER': tmp_path / 'other.py',
-        'NONE': tmp_path / 'none.py',
-        'EMPTY': tmp_path / 'empty',
-    }
+    places = {'IMAGE': images / 'large.jpg', 'EMPTY': tmp_path / 'empty'}
+    places |= {'OTHER': tmp_path / 'other.py', 'NONE': tmp_path / 'none.py'}
     arguments = [places.get(each, each) for each in arguments]
     assert message in error_here(TOOL, *arguments, '--out', tmp_path / 'out')
