@@ -8,7 +8,6 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmsec.engine.optimizers.constructor import merge_groups
 from mmsec.errors import InputError
 from tests.conftest import shrink_model
 from tests.test_configs import CONFIGS, load
@@ -97,20 +96,6 @@ def test_an_option_that_nothing_would_read_is_named():
     message = 'paramwise_cfg has no option norm_decay_mul under mmsec.Merged.*; it has .*norm_decay_mult'
     with pytest.raises(InputError, match=message):
         wrapper_of(small_model(), 'mmsec.MergedOptimWrapperConstructor', dict(norm_decay_mul=0.0))
-
-
-def test_settings_decide_and_the_order_stays():
-    a, b, c, d = (nn.Parameter(torch.zeros(1)) for _ in range(4))
-    groups = [
-        {'params': [a]},
-        {'params': [b], 'lr': 1.0},
-        {'params': [c]},
-        {'params': [d], 'lr': 1.0, 'weight_decay': 0},
-    ]
-    merged = merge_groups(groups)
-    assert [[id(p) for p in group['params']] for group in merged] == [[id(a), id(c)], [id(b)], [id(d)]]
-    assert [group.keys() - {'params'} for group in merged] == [set(), {'lr'}, {'lr', 'weight_decay'}]
-    assert len(groups[0]['params']) == 1  # what was given stays as it was
 
 
 def test_a_shared_parameter_is_not_stepped_twice():

@@ -3,22 +3,36 @@
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from torch import nn
 
 from mmsec.engine.optimizers.layer_decay import layer_depths
 from mmsec.errors import InputError
-from mmsec.models import ClusTR, SecViT
+from mmsec.models import ClusTR, SecViT, ViT
 from tests import torchvision_apart  # noqa: F401
 from tests.conftest import run_tool, shrink_model
 from tests.test_configs import CONFIGS, load
 from tests.test_docs import example
 
-# The modules of each layer, or stage, from the first to the last. Layers of mmsec's backbones: test_layer_depths.py.
+# The modules of each layer, or stage, from the first to the last.
 TINY_STAGES = (
     'patch_embed | stages.0 | downsamples.0 stages.1 | downsamples.1 stages.2 | downsamples.2 stages.3 | out_norms'
 )
+CLUSTR = (  # of 1, 2, 6 and 1 blocks
+    'stages.0.patch_embed | stages.0.blocks.0 | stages.0.norm stages.1.patch_embed stages.1.blocks.0 | '
+    'stages.1.blocks.1 | stages.1.norm stages.2.patch_embed stages.2.blocks.0 | stages.2.blocks.1 | '
+    'stages.2.blocks.2 | stages.2.blocks.3 | stages.2.blocks.4 | stages.2.blocks.5 | '
+    'stages.2.norm stages.3.patch_embed stages.3.blocks.0 | stages.3.norm'
+)
+TINY = (  # of 2, 2, 9 and 2 blocks
+    'patch_embed | stages.0.blocks.0 | stages.0.blocks.1 | downsamples.0 stages.1.blocks.0 | stages.1.blocks.1 | '
+    'downsamples.1 stages.2.blocks.0 | stages.2.blocks.1 | stages.2.blocks.2 | stages.2.blocks.3 | '
+    'stages.2.blocks.4 | stages.2.blocks.5 | stages.2.blocks.6 | stages.2.blocks.7 | stages.2.blocks.8 | '
+    'downsamples.2 stages.3.blocks.0 | stages.3.blocks.1 | out_norms'
+)
+VIT = 'patch_embed | blocks.0 | blocks.1 | blocks.2 | out_norms'
 SWIN = (  # of 1, 1, 2 and 1 blocks
     'patch_embed | stages.0.blocks.0 | stages.0.downsample stages.1.blocks.0 | stages.1.downsample stages.2.blocks.0 | '
     'stages.2.blocks.1 | stages.2.downsample stages.3.blocks.0 | norm0 norm1 norm2 norm3'
@@ -89,8 +103,19 @@ def settings_of(model: nn.Module, paramwise: dict) -> dict[str, tuple[float, flo
     return {names[p]: (group['lr'] / 1e-2, group['weight_decay']) for group in groups for p in group['params']}
 
 
-def test_stages_of_tiny():
-    check(tiny(), 'stage_wise', TINY_STAGES)
+@pytest.mark.parametrize(
+    ('make', 'decay_type', 'layers'),
+    [
+        (lambda: SecViT('tiny'), 'layer_wise', TINY),
+        (lambda: SecViT('tiny'), 'stage_wise', TINY_STAGES),
+        (lambda: ClusTR('b1'), 'layer_wise', CLUSTR),
+        (lambda: ClusTR('b1', out_indices=(1,)), 'layer_wise', CLUSTR.split(' stages.2')[0]),  # others not built
+        (lambda: ViT('tiny', num_registers=1, layer_scale=0.1, out_indices=(0, 2)), 'layer_wise', VIT),
+    ],
+)
+def test_layers_and_stages_of_our_backbones(make, decay_type, layers):
+    with torch.device('meta'):
+        check(Model(make()), decay_type, layers)
 
 
 @pytest.mark.parametrize(
@@ -114,17 +139,6 @@ def test_swin_of_mmpretrain_says_its_layers_itself():
     depths = layer_depths(model)
     assert depths['backbone.stages.2.blocks.1.norm1.weight'] == (4, 7)
     assert depths['neck.weight'] == (6, 7)
-
-
-def test_a_frozen_backbone_of_clustr_in_stages():
-    model = Model(ClusTR('b1', frozen_stages=1))
-    rates = {
-        name: rate for name, (rate, _) in settings_of(model, dict(decay_rate=0.5, decay_type='stage_wise')).items()
-    }
-    assert not [name for name in rates if name.startswith('backbone.stages.0.')]
-    assert rates['backbone.stages.1.patch_embed.proj.weight'] == pytest.approx(0.5**3)
-    assert rates['backbone.stages.3.norm.bias'] == pytest.approx(0.5)
-    assert rates['neck.weight'] == 1
 
 
 def test_other_rules_stay_and_equal_groups_are_one():
