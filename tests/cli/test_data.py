@@ -28,18 +28,21 @@ def test_the_first_missing_data_path_is_named(tmp_path, shapes):
 @pytest.mark.parametrize('content', ['', '{"images": [', '[}', 'images'])
 def test_an_annotation_file_that_is_cut_off_is_named(tmp_path, content):
     (tmp_path / 'annotations').mkdir()
-    path = tmp_path / 'annotations/instances_train2017.json'
-    path.write_text(content)
+    (tmp_path / 'annotations/instances_train2017.json').write_text(content)
     cfg = load_config(DETECTOR, {'train_dataloader.dataset.data_root': str(tmp_path)})
     with pytest.raises(InputError, match=r"instances_train2017\.json' is cut off or not JSON"):
         check_data(cfg, 'train')
 
 
-def classes(root, **splits):
-    """Folders of classes for each split."""
+def classifier(root, **splits):
+    """Folders of classes for each split, and a config that has them."""
     for split, names in splits.items():
         for name in names:
             (root / split / name).mkdir(parents=True)
+    cfg = Config.fromfile(ROOT / 'configs/mmpretrain/secvit/secvit_t_classifier_custom.py')
+    for split in ('train', 'val'):
+        cfg[f'{split}_dataloader'].dataset.data_root = str(root)
+    return cfg
 
 
 @pytest.mark.parametrize(
@@ -54,21 +57,15 @@ def classes(root, **splits):
     ],
 )
 def test_folders_of_classes_fit_the_classifier_and_each_other(tmp_path, splits, change, message):
-    classes(tmp_path, **splits)
-    cfg = Config.fromfile(ROOT / 'configs/mmpretrain/secvit/secvit_t_classifier_custom.py')
+    cfg = classifier(tmp_path, **splits)
     cfg.merge_from_dict(change)
-    for split in ('train', 'val'):
-        cfg[f'{split}_dataloader'].dataset.data_root = str(tmp_path)
     with pytest.raises(InputError, match=message) if message else nullcontext():
         check_data(cfg, 'train', 'val')
 
 
 def test_a_list_of_images_stands_for_folders_of_classes(tmp_path):
-    classes(tmp_path, train='ab', val='')
+    cfg = classifier(tmp_path, train='ab')
     (tmp_path / 'val').mkdir()
     (tmp_path / 'val.txt').write_text('1.jpg 0\n')
-    cfg = Config.fromfile(ROOT / 'configs/mmpretrain/secvit/secvit_t_classifier_custom.py')
-    for split in ('train', 'val'):
-        cfg[f'{split}_dataloader'].dataset.data_root = str(tmp_path)
     cfg.val_dataloader.dataset.ann_file = 'val.txt'
     check_data(cfg, 'train', 'val')

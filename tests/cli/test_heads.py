@@ -5,7 +5,7 @@ import pytest
 from mmsec.cli.config import load_config
 from mmsec.cli.heads import check_channels
 from mmsec.errors import InputError
-from tests.conftest import ROOT, one_line_error
+from tests.conftest import ROOT
 from tests.test_configs import CONFIGS, load
 
 
@@ -50,10 +50,3 @@ def test_wrapped_models_and_other_backbones_are_understood():
         check_channels(cfg)
     cfg.model.module.backbone = dict(type='mmseg.ResNet', depth=50)
     check_channels(cfg)
-
-
-def test_training_says_it_before_it_looks_for_data():
-    error = one_line_error(
-        'tools/train.py', 'configs/mmdet/secvit/secvit_t_mask2former.py', '--cfg-options', 'model.backbone.arch=base'
-    )
-    assert error.startswith('error: model.panoptic_head.in_channels=[64, 128, 256, 512] does not fit the maps')

@@ -7,8 +7,6 @@ from mmsec.registry import MODELS
 from tests.conftest import ROOT
 
 DETECTOR = str(ROOT / 'configs/mmdet/secvit_t_maskrcnn.py')
-
-
 SEGMENTER = str(ROOT / 'configs/mmseg/secvit_t_upernet.py')
 
 

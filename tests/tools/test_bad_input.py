@@ -17,6 +17,12 @@ from tests.conftest import DETECTOR, SEGMENTER, error_here, one_line_error, run_
         ('test.py', ['CONFIG', 'absent.pth'], "checkpoint 'absent.pth' not found"),
         ('train.py', ['CONFIG', '--cfg-options', 'train_dataloader.dataset.data_root=absent'], "'absent' not found"),
         ('train.py', ['CONFIG', '--cfg-options', 'modle.x=1'], "no 'modle' in the config"),
+        ('train.py', ['CONFIG', '--cfg-options', 'model.backbone.arhc=tiny'], "Did you mean 'arch'?"),
+        (
+            'train.py',  # said before the data, which are not here, are looked for
+            ['configs/mmdet/secvit_t_maskrcnn.py', '--cfg-options', 'model.backbone.arch=base'],
+            'model.neck.in_channels=[64, 128, 256, 512] does not fit the maps',
+        ),
         ('train.py', ['CONFIG', '--cfg-options', 'load_from=https://a/b.pth'], 'download it first'),
         ('model_converters/convert_checkpoint.py', ['absent.pth', 'x.pth'], "checkpoint 'absent.pth' not found"),
     ],
