@@ -20,7 +20,7 @@ def launch(script, *args, cwd=None, **environment):
 @pytest.fixture
 def stand_ins(tmp_path):
     """Programs that print their arguments, one a line, on PATH."""
-    for name in ('srun', 'sbatch', 'python'):
+    for name in ('srun', 'sbatch', 'python', 'squeue', 'scontrol'):
         path = tmp_path / name
         path.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
         path.chmod(0o755)
@@ -65,14 +65,8 @@ def test_slurm_is_given_tasks_and_gpus(script, positional, arguments, stand_ins,
     assert default[first + len(arguments)].split(';')[0] == '--amp'
     assert script == 'slurm_train.sh' or default[first - 1] == tool
     small = lines(GPUS='2', CPUS_PER_TASK='3', SRUN_ARGS='--time=1:00:00 --qos=x')
-    assert {
-        '--ntasks=2',
-        '--gres=gpu:2',
-        '--ntasks-per-node=2',
-        '--cpus-per-task=3',
-        '--time=1:00:00',
-        '--qos=x',
-    } <= set(small)
+    assert {'--ntasks=2', '--gres=gpu:2', '--ntasks-per-node=2', '--cpus-per-task=3'} <= set(small)
+    assert {'--time=1:00:00', '--qos=x'} <= set(small)
     wide = lines(GPUS='16', GPUS_PER_NODE='4')
     assert {'--ntasks=16', '--gres=gpu:4', '--ntasks-per-node=4'} <= set(wide)
     assert not any('gres' in line for line in lines(GPUS='2', GPUS_PER_NODE='0'))
@@ -89,9 +83,7 @@ def in_a_job(tmp_path, stand_ins):
     """Runs slurm_job.sh with a srun that runs the task, as Slurm would, and a scontrol that says what it was asked."""
     (tmp_path / 'srun').write_text('#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; done\n"$@"; exit ${SRUN_CODE:-$?}\n')
     (tmp_path / 'squeue').write_text('#!/bin/sh\necho ${LIMIT:-UNLIMITED}\n')
-    (tmp_path / 'squeue').chmod(0o755)
     (tmp_path / 'scontrol').write_text('#!/bin/sh\necho scontrol "$@"\n')
-    (tmp_path / 'scontrol').chmod(0o755)
     (tmp_path / 'python').write_text(
         '#!/bin/sh\necho $MASTER_ADDR:$MASTER_PORT "$@"; [ -n "$SAVED" ] && printf $SAVED >resume_me; exit ${CODE:-0}\n'
     )
@@ -143,30 +135,22 @@ def test_a_job_that_is_started_again_resumes(in_a_job):
     assert 'c.py --resume p.pth --restarted --launcher slurm' in again
 
 
-LIMITS = [
-    ('5', 300),
-    ('4:59', 299),
-    ('0:05:00', 300),
-    ('1:00:00', 3600),
-    ('0-0:04:09', 249),
-    ('1-0', 86400),
-    ('2-03:04', 183840),
-    ('08:09', 489),
-    ('0', ''),
-    ('UNLIMITED', ''),
-    ('', ''),
-]
+def test_a_task_that_is_killed_on_its_way_out_does_not_lose_the_job(in_a_job, tmp_path):
+    killed = in_a_job(CODE='75', SAVED='41', SRUN_CODE='137')
+    assert killed.returncode == 137
+    assert 'scontrol requeue 41' in killed.stdout
+    assert (tmp_path / 'resume_me').exists()
+    assert 'requeue' not in in_a_job(CODE='1').stdout  # the file is one of the attempt before
+    assert 'requeue' not in in_a_job(CODE='1', SAVED='40').stdout  # and this one of another job
 
 
-@pytest.mark.parametrize(('time', 'seconds'), LIMITS)
-def test_times_of_slurm_are_read(time, seconds):
-    shown = subprocess.run(
-        ['bash', '-c', f'set -euo pipefail; . {ROOT}/tools/slurm_run.sh; slurm_seconds "$1"', 'bash', time],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert shown.strip() == str(seconds)
+def test_times_of_slurm_are_read():
+    wanted = {'5': 300, '4:59': 299, '0:05:00': 300, '1:00:00': 3600, '0-0:04:09': 249, '1-0': 86400}
+    wanted |= {'2-03:04': 183840, '08:09': 489, '0': '', 'UNLIMITED': '', '': ''}
+    script = f'set -euo pipefail; . {ROOT}/tools/slurm_run.sh; for time; do echo "$(slurm_seconds "$time")"; done'
+    command = ['bash', '-c', script, 'bash', *wanted]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert shown.splitlines() == list(map(str, wanted.values()))
 
 
 @pytest.mark.parametrize('option', ['--time=5', '--time 0:05:00', '-t 5', '-t4:59', '--time=99 --time=5'])

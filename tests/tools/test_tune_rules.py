@@ -30,54 +30,47 @@ def tile(size, registers=64, error=1e-3, equal=True, **seconds):
     return {'tile': {'T': size}, 'registers': registers, 'error': error, 'equal': equal, 'seconds': seconds}
 
 
-def test_the_tile_of_the_best_geometric_mean_wins(rules):
-    # Not of one map, nor by the arithmetic mean.
-    assert rules.fastest([tile(4, a=1.0, b=5.0), tile(8, a=2.0, b=2.0)], 1e-3) == {'T': 8}
-    assert rules.fastest([tile(4, a=1.0, b=100.0), tile(8, a=20.0, b=20.0)], 1e-3) == {'T': 4}
+WRONG = [
+    {'tile': {'T': 1}, 'failed': 'out of shared memory'},
+    tile(2, error=3e-3, a=0.1),
+    tile(4, equal=False, a=0.1),
+]
 
 
-def test_ties_go_to_fewer_registers_and_then_to_the_first(rules):
-    rows = [tile(1, 80, a=1.0), tile(2, 64, a=1.005), tile(4, 64, a=1.0), tile(8, 32, a=1.02)]
-    assert rules.fastest(rows, 1e-3) == {'T': 2}
-
-
-def test_a_tile_that_is_wrong_or_failed_does_not_win(rules):
-    rows = [
-        {'tile': {'T': 1}, 'failed': 'out of shared memory'},
-        tile(2, error=3e-3, a=0.1),
-        tile(4, equal=False, a=0.1),
-        tile(8, error=2e-3, a=1.0),
-        tile(16),
-    ]
-    assert rules.fastest(rows, 1e-3) == {'T': 8}
-    assert rules.fastest(rows[:3], 1e-3) is None
-    assert rules.fastest([tile(1, error=0.06, a=1.0)], 1.0) is None  # more than any rounding
+@pytest.mark.parametrize(
+    ('rows', 'wanted'),
+    [
+        ([tile(4, a=1.0, b=5.0), tile(8, a=2.0, b=2.0)], 8),  # the geometric mean, not one map
+        ([tile(4, a=1.0, b=100.0), tile(8, a=20.0, b=20.0)], 4),  # nor the arithmetic mean
+        ([tile(1, 80, a=1.0), tile(2, 64, a=1.005), tile(4, 64, a=1.0), tile(8, 32, a=1.02)], 2),  # fewer registers
+        ([*WRONG, tile(8, error=2e-3, a=1.0), tile(16)], 8),
+        (WRONG, None),
+        ([tile(1, error=0.06, a=1.0)], None),  # more than any rounding
+    ],
+)
+def test_the_fastest_tile_that_is_right_wins(rules, rows, wanted):
+    assert rules.fastest(rows, 1.0 if len(rows) == 1 else 1e-3) == (wanted and {'T': wanted})
 
 
 def cell(kernel, *speeds, **more):
     """Figures of a kernel by itself that is so many times as fast as plain torch at the stages."""
-    rows = {
-        f'{label}, {of}': speed for label, speed in zip(LABELS, speeds, strict=False) for of in ('forward', 'backward')
+    against = {
+        f'{label}, {of}': {'plain': 2.0 * speed, 'kernel': 2.0}
+        for label, speed in zip(LABELS, speeds, strict=False)
+        for of in ('forward', 'backward')
     }
-    against = {label: {'plain': 2.0 * speed, 'kernel': 2.0} for label, speed in rows.items()}
     return {'kernel': kernel, 'against': against, 'took': 1.0, **more}
 
 
 def test_a_kernel_stays_that_is_fast_enough_at_three_of_four_stages(rules):
-    assert rules.stage_speeds([cell('sort', 1.15, 2.0)]) == {
-        'stage 1': pytest.approx(1.15),
-        'stage 2': pytest.approx(2.0),
-    }
+    assert rules.stage_speeds([cell('sort', 1.15, 2.0)]) == pytest.approx({'stage 1': 1.15, 'stage 2': 2.0})
     assert rules.stays(rules.stage_speeds([cell('sort', 1.16, 1.16, 1.16, 0.5)]))
     assert not rules.stays(rules.stage_speeds([cell('sort', 9.0, 9.0, 1.14, 1.14)]))
     assert rules.stays({'stage 3': 1.2, 'stage 4': 1.2})  # where it serves two
     assert not rules.stays({'stage 3': 1.2, 'stage 4': 1.1})
     assert not rules.stays({})
-    two = [
-        cell('depthwise', 1.0),
-        {'kernel': 'depthwise', 'against': {f'{LABELS[0]}, forward': {'plain': 8.0, 'kernel': 2.0}}},
-    ]
-    assert rules.stage_speeds(two) == {'stage 1': pytest.approx(12 / 6)}
+    more = {'kernel': 'depthwise', 'against': {f'{LABELS[0]}, forward': {'plain': 8.0, 'kernel': 2.0}}}
+    assert rules.stage_speeds([cell('depthwise', 1.0), more]) == pytest.approx({'stage 1': 12 / 6})
     assert rules.stage_speeds([{'against': {LABELS[0]: {'plain': 1.0}}}]) == {}
 
 

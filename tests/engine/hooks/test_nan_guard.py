@@ -1,4 +1,3 @@
-import copy
 import types
 
 import pytest
@@ -63,9 +62,7 @@ class Run:
 class Waits(TorchDispatchMode):
     """Counts how often a number is asked for, for which a host waits on another device."""
 
-    def __init__(self):
-        super().__init__()
-        self.count = 0
+    count = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default)
@@ -86,13 +83,6 @@ def test_a_bad_loss_stops_before_a_weight_changes(bad):
     assert all(buffer.isfinite().all() for buffer in run.model.buffers())
 
 
-def test_a_bad_gradient_stops_before_a_weight_changes():
-    run = Run()
-    with pytest.raises(InputError, match=r'iteration 7: a gradient is not finite.*a\.jpg'):
-        run.step(torch.ones(2), change=lambda: run.model.weight.grad.fill_(float('nan')))
-    assert torch.equal(run.model.weight, torch.ones(2))
-
-
 @pytest.mark.parametrize('what', ['loss', 'gradient'])
 @pytest.mark.parametrize(
     ('optimizer', 'options'),
@@ -106,19 +96,19 @@ def test_bad_batches_are_left_out_without_a_trace_until_there_are_too_many(what,
             run.step(torch.ones(2), change=lambda: run.model.weight.grad.fill_(float('inf')))
 
     def state():
-        return copy.deepcopy([run.model.state_dict(), run.optimizer.state_dict()])
+        return str([run.model.state_dict(), run.optimizer.state_dict()])
 
     run = Run(2, optimizer, **options)
     run.step(torch.ones(2))
     for number in (1, 2):
         before = state()
         bad()
-        assert str(state()) == str(before)
+        assert state() == before
         assert f'a {what} is not finite, no weight was changed. Losses: ' in run.logged[-1]
-        assert f'a.jpg, b.jpg. This is bad batch {number} of {2} that may be left out' in run.logged[-1]
+        assert f'a.jpg, b.jpg. This is bad batch {number} of 2 that may be left out' in run.logged[-1]
     before = state()
     run.step(torch.ones(2))
-    assert str(state()) != str(before)
+    assert state() != before
     with pytest.raises(InputError, match=f'iteration 11: a {what} is not finite'):
         bad()
 
