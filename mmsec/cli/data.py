@@ -53,11 +53,8 @@ def _check_classes(cfg: Config, *splits: str) -> None:
     first: tuple[Path, list[str]] | None = None
     for split in splits:
         for dataset in inner_datasets((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
-            if (
-                dataset.get('type') not in ('CustomDataset', 'ImageNet')
-                or dataset.get('ann_file')
-                or dataset.get('split')
-            ):
+            in_folders = dataset.get('type') in ('CustomDataset', 'ImageNet')
+            if not in_folders or dataset.get('ann_file') or dataset.get('split'):
                 continue
             folder = Path(dataset.get('data_root') or '') / (dataset.get('data_prefix') or '')
             classes = sorted(each.name for each in folder.iterdir() if each.is_dir())

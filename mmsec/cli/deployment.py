@@ -30,15 +30,9 @@ class Segmentor(nn.Module):
 
 
 def deployable(cfg: Config, checkpoint: str | None, backbone: bool) -> tuple[nn.Module, list[str]]:
-    """Build what can be exported of a config's model.
+    """The backbone of a config or its :class:`Segmentor`, in evaluation mode, and the names of its outputs.
 
-    Args:
-        cfg (Config): A config of any host.
-        checkpoint (str, optional): Trained weights, or for the backbone published ones, too; random ones without.
-        backbone (bool): Whether the backbone alone is wanted.
-
-    Returns:
-        tuple[nn.Module, list[str]]: The backbone or the :class:`Segmentor`, in evaluation mode, and its outputs' names.
+    Weights are those of a trained checkpoint, for the backbone also of a published one, or random ones without.
 
     Raises:
         InputError: If the whole model is wanted and is no segmentor of one graph, or the checkpoint does not fit.

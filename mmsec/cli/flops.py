@@ -20,17 +20,12 @@ ATTENTION = {  # products of queries, keys and values; projections are matrix pr
 }
 
 
-def count(model: nn.Module, run: Callable[[], object]) -> dict[str, int]:
+def count_kinds(model: nn.Module, run: Callable[[], object]) -> dict[str, dict[str, int]]:
     """Multiply-adds of every module that ``run`` reaches, by dotted name; '' is the whole model.
 
-    Matrix products, convolutions, attention products and distances between tokens that are clustered are counted;
-    norms, activations and additions are not.
+    Matrix products, convolutions, attention products and distances between tokens that are clustered are counted, apart
+    for 'clustering', 'attention' and 'rest'; norms, activations and additions are not.
     """
-    return {name: sum(kinds.values()) for name, kinds in count_kinds(model, run).items()}
-
-
-def count_kinds(model: nn.Module, run: Callable[[], object]) -> dict[str, dict[str, int]]:
-    """As :func:`count`, and apart for 'clustering', 'attention' and 'rest'."""
 
     def flash_on_cpu(q: Any, k: Any, v: Any, *args: Any, out_shape: Any = None, **options: Any) -> int:
         return sdpa_flop_count(q, k, v)

@@ -10,12 +10,8 @@ def train_iterations(cfg: Config) -> int:
     """Iterations that a config trains for on one process. Where it counts epochs, its training data is read."""
     if 'max_iters' in cfg.train_cfg:
         return cfg.train_cfg.max_iters
-    return cfg.train_cfg.max_epochs * _epoch(cfg)
-
-
-def _epoch(cfg: Config) -> int:
-    """Iterations of an epoch."""
-    return -(-len(DATASETS.build(cfg.train_dataloader.dataset)) // cfg.train_dataloader.batch_size)
+    images = len(DATASETS.build(cfg.train_dataloader.dataset))
+    return cfg.train_cfg.max_epochs * -(-images // cfg.train_dataloader.batch_size)
 
 
 def train_in(cfg: Config, iterations: int) -> None:

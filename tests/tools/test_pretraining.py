@@ -47,26 +47,21 @@ def folder(tmp_path_factory):
     return write_folder(tmp_path_factory.mktemp('folder'), COLORS, train=8, val=4)
 
 
-def of_three(cfg: dict) -> dict:
-    return {'model.head.num_classes': 3, 'model.data_preprocessor.num_classes': 3} | cfg
+SHORT = {
+    'model.head.num_classes': 3,
+    'model.data_preprocessor.num_classes': 3,
+    'param_scheduler': [],
+    'optim_wrapper.optimizer.lr': 3e-3,
+    'randomness.seed': 0,
+}
 
 
 @pytest.fixture(scope='module')
 def classifier(folder, tmp_path_factory):
     """A small classifier: (config, work dir, what training printed)."""
     work = tmp_path_factory.mktemp('classifier')
-    changes = of_three(
-        {
-            'custom_hooks.6.momentum': 0.2,  # a run of 6 iterations
-            'train_cfg.max_epochs': 2,
-            'val_evaluator.topk': (1,),
-            'test_evaluator.topk': (1,),
-            'param_scheduler': [],
-            'optim_wrapper.optimizer.lr': 3e-3,
-            'randomness.seed': 0,
-        }
-    )
-    config = small_run(CLASSIFIER, folder, work, **changes)
+    changes = {'val_evaluator.topk': (1,), 'test_evaluator.topk': (1,), 'custom_hooks.6.momentum': 0.2}
+    config = small_run(CLASSIFIER, folder, work, **SHORT, **changes)  # 6 iterations
     result = run_here('train.py', config, '--work-dir', work / 'work')
     return config, work / 'work', result.stdout
 
@@ -97,14 +92,12 @@ def test_a_detector_starts_from_its_averaged_weights(classifier, shapes, tmp_pat
     for key, value in backbone.state_dict().items():
         if not key.startswith('out_norms.'):
             assert torch.equal(value, averaged[f'backbone.{key}'])
-    assert not torch.equal(
-        averaged['backbone.patch_embed.proj.0.weight'], last['module.backbone.patch_embed.proj.0.weight']
-    )
+    name = 'backbone.patch_embed.proj.0.weight'
+    assert not torch.equal(averaged[name], last[f'module.{name}'])
     init_cfg = dict(type='Pretrained', checkpoint=str(path), _delete_=True)
     changes = {'model.backbone.init_cfg': init_cfg, 'model.backbone.norm_eval': True}
-    config = small_run(
-        DETECTOR, shapes, tmp_path, **changes, **{'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 9}
-    )
+    changes |= {'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 9}
+    config = small_run(DETECTOR, shapes, tmp_path, **changes)
     printed = run_here('train.py', config, '--work-dir', tmp_path / 'work').stdout
     assert re.search(rf'SecViT: loaded \d+ weights from {path}', printed)
     assert 'SecViT: not used from the checkpoint: neck.proj.weight' in printed
@@ -131,17 +124,12 @@ def test_two_processes_train_and_test_with_a_launcher(classifier, tmp_path, monk
 
 
 def test_fine_tuning_from_published_weights_learns_a_folder(folder, tmp_path):
-    changes = of_three(
-        {
-            'model.backbone.init_cfg': dict(type='Pretrained', checkpoint=str(OFFICIAL), _delete_=True),
-            'train_cfg.max_epochs': 6,
-            'train_cfg.val_interval': 6,
-            'param_scheduler': [],
-            'optim_wrapper.optimizer.lr': 3e-3,
-            'randomness.seed': 0,
-        }
-    )
-    config = small_run('mmpretrain/secvit/secvit_t_classifier_custom.py', folder, tmp_path, **changes)
+    changes = {
+        'model.backbone.init_cfg': dict(type='Pretrained', checkpoint=str(OFFICIAL), _delete_=True),
+        'train_cfg.max_epochs': 6,
+        'train_cfg.val_interval': 6,
+    }
+    config = small_run('mmpretrain/secvit/secvit_t_classifier_custom.py', folder, tmp_path, **SHORT, **changes)
     printed = run_here('train.py', config, '--work-dir', tmp_path / 'work').stdout
     assert f'weights from {OFFICIAL}' in printed
     assert re.search(r'learning rate\s+[\d.e-]+ to 0\.003 ', printed)  # it decays by layer

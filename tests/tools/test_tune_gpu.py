@@ -5,12 +5,13 @@ import json
 import subprocess
 import sys
 import types
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from mmsec.ops.kernels import table
-from tests.conftest import ROOT, run_tool
+from tests.conftest import ROOT
 
 pytest.importorskip('triton', reason='Triton is not installed')
 
@@ -19,11 +20,8 @@ pytest.importorskip('triton', reason='Triton is not installed')
 def _tools(monkeypatch, tmp_path):
     """Tools are found, and processes that they start interpret kernels with one thread."""
     monkeypatch.syspath_prepend(ROOT / 'tools/analysis_tools')
-    for name, value in (
-        ('TRITON_INTERPRET', '1'),
-        ('OMP_NUM_THREADS', '1'),
-        ('TRITON_CACHE_DIR', str(tmp_path / 'cache')),
-    ):
+    settings = {'TRITON_INTERPRET': '1', 'OMP_NUM_THREADS': '1', 'TRITON_CACHE_DIR': str(tmp_path / 'cache')}
+    for name, value in settings.items():
         monkeypatch.setenv(name, value)
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     yield
@@ -41,6 +39,25 @@ def start(tool, monkeypatch, folder, *options):
     command = ['tune_gpu.py', '--device', 'cpu', '--tiny', '--out', str(folder), *map(str, options)]
     monkeypatch.setattr(sys, 'argv', command)
     tool.main()
+
+
+class Fake:
+    """Stands for the process that measures: each cell takes ten seconds of a clock that only it moves."""
+
+    seconds = 0.0
+    answers: dict = {}
+    asked: list = []
+
+    def __init__(self, device):
+        pass
+
+    def measure(self, cell, seconds):
+        Fake.seconds += 10
+        Fake.asked.append(cell['name'])
+        return dict(Fake.answers.get(cell['name'], {'took': 10.0}))
+
+    def kill(self):
+        pass
 
 
 def test_a_dry_run_goes_through_all_and_a_second_one_has_nothing_left(tool, monkeypatch, capfd, tmp_path):
@@ -83,47 +100,18 @@ def test_a_dry_run_goes_through_all_and_a_second_one_has_nothing_left(tool, monk
     finally:
         table._read.cache_clear()
 
-    class Nothing:
-        def __init__(self, device):
-            pass
-
-        def measure(self, cell, seconds):
-            raise AssertionError(cell)
-
-        def kill(self):
-            pass
-
-    monkeypatch.setattr(tool, 'Measurer', Nothing)
+    Fake.asked = []
+    monkeypatch.setattr(tool, 'Measurer', Fake)
     start(tool, monkeypatch, tmp_path)
     assert json.loads((tmp_path / 'tuning_cpu.json').read_text()) == content
-
-
-class Fake:
-    """Stands for the process that measures: each cell takes ten seconds of a clock that only it moves."""
-
-    seconds = 0.0
-    answers: dict = {}
-    asked: list = []
-
-    def __init__(self, device):
-        pass
-
-    def measure(self, cell, seconds):
-        Fake.seconds += 10
-        Fake.asked.append(cell['name'])
-        return dict(Fake.answers.get(cell['name'], {'took': 10.0}))
-
-    def kill(self):
-        pass
+    assert Fake.asked == []
 
 
 @pytest.fixture
 def fake(tool, monkeypatch):
     """Four cells, in two parts, and a clock."""
     Fake.seconds, Fake.answers, Fake.asked = 0.0, {}, []
-    cells = {
-        name: {'part': part, 'run': 'facts', 'name': name} for name, part in (('a', 1), ('b', 1), ('c', 1), ('d', 2))
-    }
+    cells = {name: {'part': 2 if name == 'd' else 1, 'run': 'facts', 'name': name} for name in 'abcd'}
     monkeypatch.setattr(tool, 'plan', lambda device, small: cells)
     monkeypatch.setattr(tool, 'Measurer', Fake)
     monkeypatch.setattr(tool, 'time', types.SimpleNamespace(monotonic=lambda: Fake.seconds))
@@ -187,49 +175,12 @@ def test_a_process_that_lost_the_device_is_replaced(tool, monkeypatch, capfd):
     answer = json.loads(capfd.readouterr().out)
     assert answer['lost'].startswith('CUDA error')
 
-    class Process:
-        stdin = types.SimpleNamespace(write=lambda line: None, flush=lambda: None)
-
-        def __init__(self):
-            read, write = tool.os.pipe()
-            tool.os.write(write, json.dumps(answer).encode() + b'\n')
-            self.stdout = tool.os.fdopen(read)
-            self.killed = False
-
-        def poll(self):
-            return None
-
-        def kill(self):
-            self.killed = True
-
-        def wait(self):
-            return -9
-
+    read, write = tool.os.pipe()
+    tool.os.write(write, json.dumps(answer).encode() + b'\n')
     measurer = tool.Measurer('cpu')
-    measurer.process = Process()
+    measurer.process = Mock(stdout=tool.os.fdopen(read), poll=lambda: None)
     assert 'launch_us' in measurer.measure(cell, 1)
-    assert measurer.process.killed
-
-
-def test_seconds_on_the_device_are_those_between_two_events(monkeypatch):
-    kernels = importlib.import_module('tune_kernels')
-    done = []
-
-    class Event:
-        def __init__(self, enable_timing):
-            assert enable_timing
-
-        def record(self):
-            done.append('event')
-
-        def elapsed_time(self, other):
-            return 20.0
-
-    monkeypatch.setattr(torch.cuda, 'Event', Event)
-    monkeypatch.setattr(torch.cuda, 'synchronize', lambda: done.append('wait'))
-    monkeypatch.setattr(torch.cuda, '_sleep', lambda cycles: done.append(cycles), raising=False)
-    assert kernels._once(lambda: done.append('run'), 0.001, 'cuda') == pytest.approx(20e-3 / 5)
-    assert done == ['wait', 15_000_000, 'event', *['run'] * 5, 'event', 'wait']
+    measurer.process.kill.assert_called_once()
 
 
 def test_a_tile_that_does_not_run_is_left_out(monkeypatch):
@@ -279,14 +230,14 @@ def test_swin_needs_no_compiled_operators():
 @pytest.mark.parametrize(
     ('options', 'said'),
     [
-        ((), 'no CUDA device here'),
-        (('--device', 'cpu'), 'a CPU needs --tiny'),
-        (('--device', 'cpu', '--tiny'), '--tiny needs --out'),
+        ([], 'no CUDA device here'),
+        (['--device', 'cpu'], 'a CPU needs --tiny'),
+        (['--device', 'cpu', '--tiny'], '--tiny needs --out'),
     ],
 )
-def test_what_cannot_be_measured_is_refused(options, said):
-    if torch.cuda.is_available():
-        pytest.skip('there is a GPU')
-    result = run_tool('analysis_tools/tune_gpu.py', *options, check=False)
-    assert result.returncode == 2
-    assert said in result.stdout
+def test_what_cannot_be_measured_is_refused(tool, monkeypatch, capsys, options, said):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(sys, 'argv', ['tune_gpu.py', *options])
+    with pytest.raises(SystemExit, match='2'):
+        tool.main()
+    assert said in capsys.readouterr().err

@@ -36,11 +36,7 @@ class LayerDecayOptimizerConstructor(MergedOptimWrapperConstructor):
     options: ClassVar[tuple[str, ...]] = ('decay_rate', 'decay_type', *MergedOptimWrapperConstructor.options)
 
     def _validate_cfg(self) -> None:
-        """Check the options.
-
-        Raises:
-            InputError: If one is missing, unknown, or has a value that cannot be used.
-        """
+        """Refuse options that are missing, unknown, or have a value that cannot be used."""
         super()._validate_cfg()
         where = 'optim_wrapper.paramwise_cfg'
         rate = self.paramwise_cfg.get('decay_rate')
@@ -53,37 +49,16 @@ class LayerDecayOptimizerConstructor(MergedOptimWrapperConstructor):
             raise InputError('optim_wrapper.optimizer.lr must be given where rates decay by layer')
 
     def adjusted(self, groups: list[dict], model: nn.Module) -> list[dict]:
-        """Scale the rate of each parameter's group by its layer.
-
-        Args:
-            groups (list[dict]): A group for each parameter that learns, with its rate.
-            model (nn.Module): A detector, segmenter or classifier, with its ``backbone``.
-
-        Returns:
-            list[dict]: The groups in the same order.
-
-        Raises:
-            InputError: If the model has no backbone, or one whose layers are not known.
-        """
+        """Scale the rate of each parameter's group by its layer; refuses a backbone whose layers are not known."""
         depths = layer_depths(model, self.paramwise_cfg.get('decay_type', 'layer_wise'))
         names = {parameter: name for name, parameter in model.named_parameters()}
-        scaled = []
-        for group in groups:
-            layer, count = depths[names[group['params'][0]]]
-            scaled.append(group | {'lr': group['lr'] * self.paramwise_cfg['decay_rate'] ** (count - 1 - layer)})
-        return scaled
+        of_groups = [(group, *depths[names[group['params'][0]]]) for group in groups]
+        rate = self.paramwise_cfg['decay_rate']
+        return [group | {'lr': group['lr'] * rate ** (count - 1 - layer)} for group, layer, count in of_groups]
 
 
 def layer_depths(model: nn.Module, decay_type: str = 'layer_wise') -> dict[str, tuple[int, int]]:
-    """Look up the layer, or stage, of each parameter.
-
-    Args:
-        model (nn.Module): A model with a ``backbone``.
-        decay_type (str): 'layer_wise' or 'stage_wise'. Default: 'layer_wise'.
-
-    Returns:
-        dict[str, tuple[int, int]]: To the name of each parameter its layer and the number of layers, which is the
-        same for all; see :class:`LayerDecayOptimizerConstructor`.
+    """To the name of each parameter its layer, or stage, and the number of them, which is the same for all.
 
     Raises:
         InputError: If the model has no backbone, or one whose layers are not known.

@@ -8,7 +8,7 @@ import cv2
 import pytest
 import torch
 
-from mmsec.cli.flops import count, count_kinds
+from mmsec.cli.flops import count_kinds
 from mmsec.models import ClusTR
 from tests.conftest import ROOT, error_here, run_here, small_run
 
@@ -45,7 +45,6 @@ def test_clustering_attention_and_the_rest_are_counted_apart(arch):
     assert (whole['rest'] + one) / 1e9 == pytest.approx(PUBLISHED[arch], rel=0.01)
     assert sum(kinds[f'stages.{i}']['clustering'] for i in range(4)) == whole['clustering']
     assert kinds['stages.3']['clustering'] == 0
-    assert count(backbone, lambda: backbone(images))[''] == sum(whole.values())
 
 
 def test_four_regions_cost_a_fourth_of_the_clustering_and_as_much_of_the_rest():
