@@ -28,11 +28,7 @@ def test_every_shipped_config_fits(name):
         ('mmseg/secvit/secvit_t_mask2former_semantic', {'model.backbone.arch': 'base'}, r'decode_head\.in_channels='),
         ('mmseg/secvit/secvit_t_segformer', {'model.decode_head.in_channels': [64, 128, 256]}, r'=\[64,128,256,512\]'),
         ('mmseg/secvit_t_upernet', {'model.auxiliary_head.in_channels': 128}, r'auxiliary_head\.in_channels=256'),
-        (
-            'mmseg/secvit_t_upernet',
-            {'model.auxiliary_head.in_index': 4},
-            r'in_index=4, but mmsec\.SecViT returns 4 maps',
-        ),
+        ('mmseg/secvit_t_upernet', {'model.auxiliary_head.in_index': 4}, 'in_index=4, but mmsec.SecViT returns 4 maps'),
         ('mmseg/clustr/clustr_b2_upernet', {'model.backbone.arch': 'b3'}, r'--cfg-options model\.decode_head'),
         ('mmdet/vit/vit_b_maskrcnn', {'model.backbone.arch': 'small'}, r'model\.neck\.in_channels=384$'),
     ],

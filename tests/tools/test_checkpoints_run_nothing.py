@@ -38,10 +38,12 @@ def config(shapes, tmp_path):
     return small_run(SEGMENTER, shapes, tmp_path, **{'train_cfg.max_iters': 2, 'train_cfg.val_interval': 9})
 
 
-def changed(config, text):
-    """The config with a line more."""
-    path = config.with_name('changed.py')
-    path.write_text(config.read_text() + text + '\n')
+def saved(work_dir, checkpoint):
+    """Where a run would go on from the checkpoint."""
+    work_dir.mkdir()
+    path = work_dir / 'iter_1.pth'
+    torch.save(checkpoint, path)
+    (work_dir / 'last_checkpoint').write_text(str(path))
     return path
 
 
@@ -66,14 +68,13 @@ WAYS = {
 
 @pytest.mark.parametrize('way', WAYS)
 def test_a_pickle_stops_training(config, tmp_path, way):
-    work_dir = tmp_path / 'work'
-    work_dir.mkdir()
-    bad = work_dir / 'iter_1.pth'
-    torch.save({'state_dict': {'w': Attack(tmp_path / 'attacked')}, 'meta': {'iter': 1, 'epoch': 0}}, bad)
-    (work_dir / 'last_checkpoint').write_text(str(bad))
+    checkpoint = {'state_dict': {'w': Attack(tmp_path / 'attacked')}, 'meta': {'iter': 1, 'epoch': 0}}
+    bad = saved(tmp_path / 'work', checkpoint)
     text, options = WAYS[way]
     options = [option.format(bad=bad) for option in options]
-    error = error_here('train.py', changed(config, text.format(bad=bad)), '--work-dir', work_dir, *options)
+    with config.open('a') as file:
+        file.write(text.format(bad=bad) + '\n')
+    error = error_here('train.py', config, '--work-dir', bad.parent, *options)
     assert not (tmp_path / 'attacked').exists()
     assert re.search(f"'{bad}'.* it holds a .*mkdir, and only tensors and plain values are loaded", error)
 
@@ -84,10 +85,7 @@ def test_a_pickle_stops_training(config, tmp_path, way):
         ('test.py', ['{config}', '{bad}']),
         ('infer.py', ['{image}', '{config}', '{bad}', '--out', '{out}', '--device', 'cpu']),
         ('analysis_tools/analyze_clusters.py', ['{config}', '{bad}', '--out', '{out}']),
-        (
-            'analysis_tools/visualize_clusters.py',
-            ['{image}', '--config', '{config}', '--checkpoint', '{bad}', '--out', '{out}'],
-        ),
+        ('analysis_tools/visualize_clusters.py', ['{image}', '--config={config}', '--checkpoint={bad}', '--out={out}']),
         ('model_converters/convert_checkpoint.py', ['{bad}', '{out}']),
     ],
 )
@@ -107,20 +105,17 @@ def test_the_text_of_a_config_is_not_executed(config, tmp_path, way):
     init_default_scope('mmseg')
     cfg.model.backbone.norm_cfg = dict(type='BN')
     text = f'import os\nos.mkdir({str(tmp_path / "attacked")!r})\n'
-    work_dir = tmp_path / 'work'
-    work_dir.mkdir()
-    bad = work_dir / 'iter_1.pth'
     meta = {'iter': 1, 'epoch': 0, 'seed': 0, 'config': text, 'cfg': text}
     hub = {'log_scalars': {}, 'runtime_info': {'cfg': text}, 'resumed_keys': {}}
-    torch.save({'state_dict': MODELS.build(cfg.model).state_dict(), 'meta': meta, 'message_hub': hub}, bad)
-    (work_dir / 'last_checkpoint').write_text(str(bad))
+    checkpoint = {'state_dict': MODELS.build(cfg.model).state_dict(), 'meta': meta, 'message_hub': hub}
+    bad = saved(tmp_path / 'work', checkpoint)
     options = [option.format(bad=bad) for option in WAYS[way][1]]
-    result = run_here('train.py', config, '--work-dir', work_dir, *options, check=way != 'resume auto')
+    result = run_here('train.py', config, '--work-dir', bad.parent, *options, check=way != 'resume auto')
     assert not (tmp_path / 'attacked').exists()
     if way == 'resume auto':
         assert 'error: ' in result.stdout
     else:
-        assert (work_dir / 'iter_2.pth').exists()
+        assert bad.with_name('iter_2.pth').exists()
 
 
 @pytest.mark.parametrize(

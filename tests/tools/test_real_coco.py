@@ -21,14 +21,13 @@ def test_mask_rcnn_trains_and_evaluates_on_real_images(tmp_path):
         'model.test_cfg.rpn.max_per_img': 50,  # at that threshold all of them times 80 classes pass to NMS
         'default_hooks.logger.interval': 1,
         'train_dataloader.dataset.pipeline.1.scale': (320, 192),
-        'val_evaluator.ann_file': COCO_TINY / 'annotations/instances_val2017.json',
-        'test_evaluator.ann_file': COCO_TINY / 'annotations/instances_val2017.json',
     }
     for split in ('train', 'val', 'test'):
         options[f'{split}_dataloader.dataset.data_root'] = COCO_TINY
         options[f'{split}_dataloader.num_workers'] = 0
         options[f'{split}_dataloader.persistent_workers'] = False
     for split in ('val', 'test'):
+        options[f'{split}_evaluator.ann_file'] = COCO_TINY / 'annotations/instances_val2017.json'
         options[f'{split}_dataloader.dataset.pipeline.1.scale'] = (320, 192)
     config = ROOT / 'configs/mmdet/secvit_t_maskrcnn.py'
     arguments = [f'{key}={str(value).replace(" ", "")}' for key, value in options.items()]

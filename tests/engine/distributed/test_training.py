@@ -3,46 +3,33 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 
 import pytest
 import torch
-import torch.distributed
 from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
 
 from mmsec.models import SecViT
 from tests.conftest import ROOT, SEGMENTER, SMALL_ARCH, small_run
+from tests.engine import ends, start_two
 
-TORCHRUN = [
-    sys.executable,
-    '-m',
-    'torch.distributed.run',
-    '--nproc-per-node=2',
-    '--master-port=0',
-    '--rdzv-backend=c10d',
-]
+TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node=2', '--master-port=0']
+TORCHRUN += ['--rdzv-backend=c10d', '--rdzv-endpoint=localhost:0']
 
 
 def run(*command):
-    result = subprocess.run(
-        list(map(str, command)),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable},
-    )
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable}
+    options = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300, env=environment)
+    result = subprocess.run(list(map(str, command)), cwd=ROOT, **options)
     assert result.returncode == 0, result.stdout[-4000:]
     return result.stdout
 
 
 def test_two_processes_with_one_image_are_one_process_with_two(shapes, tmp_path):
     losses = {}
-    for processes, launch in ((1, [sys.executable]), (2, [*TORCHRUN, '--rdzv-endpoint=localhost:0'])):
+    for processes, launch in ((1, [sys.executable]), (2, TORCHRUN)):
         changes = {
             'train_dataloader.batch_size': 2 // processes,
             'train_cfg.max_iters': 10,
@@ -69,11 +56,10 @@ def test_two_processes_with_one_image_are_one_process_with_two(shapes, tmp_path)
 
 
 @pytest.mark.parametrize('name', [SEGMENTER, 'mmdet/secvit_t_maskrcnn_shapes.py'])
-def test_dist_train_and_dist_test_run_on_a_cpu(shapes, tmp_path, name):
+def test_dist_train_and_dist_test_run_on_a_cpu(shapes, tmp_path, monkeypatch, name):
     config = small_run(name, shapes, tmp_path)
     work_dir = tmp_path / 'work'
-    port = {'PORT': str(20000 + os.getpid() % 20000)}
-    os.environ.update(port)
+    monkeypatch.setenv('PORT', str(20000 + os.getpid() % 20000))
     output = run(ROOT / 'tools/dist_train.sh', config, 2, '--work-dir', work_dir)
     assert re.search(r'batch size\s+8 = 4 an iteration and process x 2 processes', output)
     assert 'SyncBN in the config runs as BN' in output or 'mmdet' in name
@@ -91,23 +77,9 @@ def configure_two(config, *work_dirs):
         'from tools import train; from mmsec.engine.processes import run\n'
         'run(lambda: print("goes on from", train.configure(train.parse_args()).load_from))'
     )
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = str(free.getsockname()[1])
-    processes = [
-        subprocess.Popen(
-            [sys.executable, '-c', code, config, '--resume', '--launcher', 'pytorch', '--work-dir', work_dir],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=os.environ
-            | {'RANK': str(rank), 'LOCAL_RANK': str(rank), 'WORLD_SIZE': '2'}
-            | {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': port, 'OMP_NUM_THREADS': '1'},
-        )
-        for rank, work_dir in enumerate(work_dirs)
-    ]
-    outputs = [process.communicate(timeout=100)[0] for process in processes]
+    options = ['--resume', '--launcher', 'pytorch', '--work-dir']
+    processes = start_two(*(['-c', code, config, *options, work_dir] for work_dir in work_dirs))
+    outputs = ends(processes)
     return [process.returncode for process in processes], outputs
 
 
@@ -132,14 +104,6 @@ def test_what_the_first_process_cannot_go_on_from_is_one_error(shapes, tmp_path)
     assert codes == [1, 1], outputs
     assert 'error: none of the 1 checkpoints' in outputs[0]
     assert ''.join(outputs).count('error: ') == 1
-
-
-@pytest.fixture
-def group(tmp_path):
-    """A process group of this process alone."""
-    torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/group', rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize('with_cp', [False, True])

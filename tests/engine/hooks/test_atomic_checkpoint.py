@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import types
 from pathlib import Path
 
@@ -12,17 +11,7 @@ from mmengine.logging import MessageHub
 from mmsec.engine.hooks.atomic_checkpoint import AtomicFileBackend
 from mmsec.errors import InputError
 from mmsec.registry import HOOKS
-from tests.conftest import ROOT
-
-
-def toy_run(work_dir, max_iters):
-    return subprocess.run(
-        [sys.executable, '-m', 'tests.engine.toy_run', str(work_dir), str(max_iters)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+from tests.engine import toy_run
 
 
 def test_a_full_disk_fails_the_save_and_not_the_run(tmp_path):
@@ -31,20 +20,20 @@ def test_a_full_disk_fails_the_save_and_not_the_run(tmp_path):
     if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=24m', 'tmpfs', disk], capture_output=True).returncode:
         pytest.skip('a small tmpfs cannot be mounted here')
     try:
-        first = toy_run(disk, 2)
-        assert 'was not saved' not in first.stdout + first.stderr
+        first = toy_run(disk, 2).communicate(timeout=120)[0]
+        assert 'was not saved' not in first
         assert (disk / 'iter_2.pth').exists()
         kept = {path.name: path.read_bytes() for path in disk.glob('iter_*.pth')}
         (disk / 'others').write_bytes(bytes(os.statvfs(disk).f_bavail * os.statvfs(disk).f_bsize - 2**20))
-        full = toy_run(disk, 5)
-        assert 'finished 5' in full.stdout, full.stdout + full.stderr
-        assert "iter_3.pth' was not saved: [Errno 28] No space left on device" in full.stdout + full.stderr
+        full = toy_run(disk, 5).communicate(timeout=120)[0]
+        assert 'finished 5' in full, full
+        assert "iter_3.pth' was not saved: [Errno 28] No space left on device" in full
         assert {path.name: path.read_bytes() for path in disk.glob('iter_*.pth')} == kept
         assert (disk / 'last_checkpoint').read_text().endswith('iter_2.pth')
         assert not list(disk.glob('.*tmp'))
         (disk / 'others').unlink()
-        again = toy_run(disk, 4)
-        assert 'resumed 2 optimizer schedule average' in again.stdout
+        again = toy_run(disk, 4).communicate(timeout=120)[0]
+        assert 'resumed 2 optimizer schedule average' in again
         assert sorted(path.name for path in disk.glob('iter_*.pth')) == ['iter_3.pth', 'iter_4.pth']
     finally:
         subprocess.run(['umount', disk], check=True)

@@ -13,29 +13,17 @@ from tests.conftest import SMALL_ARCH
 FIVE = [f'photos/{i}.jpg' for i in range(5)]
 
 
-class Drawn:
-    """A visualizer that keeps what it is given."""
-
-    def __init__(self):
-        self.images = {}
-
-    def add_image(self, name, image, step):
-        self.images[name, step] = image
-
-
 def a_runner(backbone, images=FIVE):
-    samples = [
-        {
-            'inputs': torch.randint(0, 255, (3, 40, 60), dtype=torch.uint8),
-            'data_samples': BaseDataElement(metainfo={'img_path': image}),
-        }
-        for image in images
-    ]
+    pixels = torch.randint(0, 255, (len(images), 3, 40, 60), dtype=torch.uint8)
+    elements = [BaseDataElement(metainfo={'img_path': image}) for image in images]
+    samples = [{'inputs': each, 'data_samples': element} for each, element in zip(pixels, elements, strict=True)]
     model = nn.Module()
     model.backbone = backbone
     model.data_preprocessor = lambda batch, training: {'inputs': torch.stack(batch['inputs']) / 255}
     loader = types.SimpleNamespace(dataset=samples)
-    return types.SimpleNamespace(model=model, val_dataloader=loader, visualizer=Drawn(), iter=7)
+    drawn = {}
+    visualizer = types.SimpleNamespace(add_image=lambda name, image, step: drawn.update({(name, step): image}))
+    return types.SimpleNamespace(model=model, val_dataloader=loader, visualizer=visualizer, drawn=drawn, iter=7)
 
 
 def test_sheets_of_the_same_images_go_to_the_visualizer():
@@ -44,8 +32,8 @@ def test_sheets_of_the_same_images_go_to_the_visualizer():
     hook.before_train(runner)
     for runner.iter in (7, 14):
         hook.after_val_epoch(runner)
-    assert list(runner.visualizer.images) == [(f'clusters_{i}', step) for step in (7, 14) for i in (0, 4)]
-    first, second = (runner.visualizer.images['clusters_0', step] for step in (7, 14))
+    assert list(runner.drawn) == [(f'clusters_{i}', step) for step in (7, 14) for i in (0, 4)]
+    first, second = (runner.drawn['clusters_0', step] for step in (7, 14))
     assert first.shape[1:] == (1200, 3)
     assert np.array_equal(first, second)
     assert runner.model.backbone.training
@@ -54,7 +42,7 @@ def test_sheets_of_the_same_images_go_to_the_visualizer():
 def test_no_sheet_is_drawn_over_another():
     runner = a_runner(SecViT(SMALL_ARCH), ['a/1.jpg', 'b/1.jpg', 'a%2F1.jpg'])
     ClusterVisualizationHook(num_images=9, stages=(0,)).after_val_epoch(runner)
-    names = [name for name, _ in runner.visualizer.images]
+    names = [name for name, _ in runner.drawn]
     assert names == ['clusters_a%2F1', 'clusters_b%2F1', 'clusters_a%252F1']
     assert not any('/' in name for name in names)  # LocalVisBackend would write into a folder that is not there
 

@@ -4,9 +4,6 @@ import os
 import random
 import re
 import signal
-import socket
-import subprocess
-import sys
 import time
 import types
 
@@ -17,39 +14,17 @@ from mmengine.runner import EpochBasedTrainLoop
 from mmsec.cli.resume import newest_whole_checkpoint
 from mmsec.engine.hooks.preemption import RESUME_ME, SAVE_FAILED, PreemptionHook
 from mmsec.models.checkpoints.reading import read_checkpoint
-from tests.conftest import ROOT
+from tests.engine import ends, start_two, toy_run
 
 
-def start(work_dir, max_iters, *options, **environment):
-    return subprocess.Popen(
-        [sys.executable, '-m', 'tests.engine.toy_run', str(work_dir), str(max_iters), *options],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'} | environment,
-        start_new_session=True,
-    )
+def two(*arguments, **environment):
+    """Two processes of one toy run."""
+    return start_two(*[['-m', 'tests.engine.toy_run', *arguments]] * 2, **environment)
 
 
-def start_two(work_dir, max_iters, *options, **environment):
-    """Two processes of one run."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = str(free.getsockname()[1])
-    group = {'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': port}
-    return [
-        start(work_dir, max_iters, *options, RANK=rank, LOCAL_RANK=rank, **group | environment) for rank in ('0', '1')
-    ]
-
-
-def ends(processes):
-    """The outputs of processes that end by themselves."""
-    try:
-        return [process.communicate(timeout=60)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+def whole_run(*arguments):
+    """The output of a run that nothing interrupts."""
+    return ends([toy_run(*arguments)])[0]
 
 
 def read_until(process, pattern):
@@ -69,8 +44,8 @@ def iterations(output):
 
 @pytest.mark.parametrize(('name', 'to_group'), [('SIGTERM', True), ('SIGUSR1', False)])
 def test_a_signal_saves_exits_with_75_and_the_epoch_goes_on_where_it_was(tmp_path, name, to_group):
-    whole = iterations(start(tmp_path / 'whole', 60, 'by_epoch', '7').communicate(timeout=120)[0])
-    process = start(tmp_path / 'work', 60, 'by_epoch', '7')
+    whole = iterations(whole_run(tmp_path / 'whole', 60, 'by_epoch', '7'))
+    process = toy_run(tmp_path / 'work', 60, 'by_epoch', '7')
     output = read_until(process, 'iteration 27 ')
     # Slurm signals every process of a step, the data loader's workers too.
     (os.killpg if to_group else os.kill)(process.pid, signal.Signals[name])
@@ -79,7 +54,7 @@ def test_a_signal_saves_exits_with_75_and_the_epoch_goes_on_where_it_was(tmp_pat
     last = max(iterations(output))
     assert 27 <= last < 60
     assert f'{name}: saved iteration {last}; exit code 75' in output
-    resumed = start(tmp_path / 'work', 60, 'by_epoch').communicate(timeout=60)[0]  # the seed comes from the checkpoint
+    resumed = whole_run(tmp_path / 'work', 60, 'by_epoch')  # the seed comes from the checkpoint
     assert f'resumed {last} optimizer schedule average' in resumed
     assert 'finished 60' in resumed
     assert {**iterations(output), **iterations(resumed)} == whole  # each sample once an epoch, in the same order
@@ -88,7 +63,7 @@ def test_a_signal_saves_exits_with_75_and_the_epoch_goes_on_where_it_was(tmp_pat
 
 def test_a_process_that_is_killed_on_its_way_out_does_not_hide_that_the_run_was_saved(tmp_path):
     (tmp_path / 'resume_me').write_text('of an earlier run')
-    processes = start_two(tmp_path, 100_000, 'interval=100000', 'dies_at_exit', SLURM_JOB_ID='41')
+    processes = two(tmp_path, 100_000, 'interval=100000', 'dies_at_exit', SLURM_JOB_ID='41')
     early = read_until(processes[0], 'iteration 5 ')
     assert not (tmp_path / 'resume_me').exists()
     processes[1].send_signal(signal.SIGTERM)
@@ -99,7 +74,7 @@ def test_a_process_that_is_killed_on_its_way_out_does_not_hide_that_the_run_was_
 
 
 def test_a_save_that_fails_has_its_own_exit_code_on_all_processes(tmp_path):
-    processes = start_two(tmp_path, 100_000, 'interval=100000')
+    processes = two(tmp_path, 100_000, 'interval=100000')
     early = read_until(processes[0], 'iteration 5 ')
     (tmp_path / 'rolling.pth').mkdir()
     processes[0].send_signal(signal.SIGTERM)
@@ -110,7 +85,7 @@ def test_a_save_that_fails_has_its_own_exit_code_on_all_processes(tmp_path):
 
 
 def test_a_signal_before_training_begins_does_not_ask_to_be_resumed(tmp_path):
-    process = start(tmp_path, 100, 'waits')
+    process = toy_run(tmp_path, 100, 'waits')
     read_until(process, 'waits')
     process.send_signal(signal.SIGUSR1)
     process.communicate(timeout=60)
@@ -121,32 +96,32 @@ def test_a_signal_before_training_begins_does_not_ask_to_be_resumed(tmp_path):
 @pytest.mark.parametrize('by_epoch', [True, False])
 def test_a_run_that_saves_by_time_loses_little_when_it_is_killed(tmp_path, by_epoch):
     options = [*(['by_epoch'] if by_epoch else []), 'interval=100000', 'save_minutes=0.001']
-    whole = iterations(start(tmp_path / 'whole', 60, *options, '7').communicate(timeout=120)[0])
-    process = start(tmp_path / 'work', 60, *options, '7')
+    whole = iterations(whole_run(tmp_path / 'whole', 60, *options, '7'))
+    process = toy_run(tmp_path / 'work', 60, *options, '7')
     output = read_until(process, 'iteration 33 ')
     os.killpg(process.pid, signal.SIGKILL)
     output += process.communicate()[0]
     assert [path.name for path in (tmp_path / 'work').glob('*.pth')] == ['rolling.pth']
     saved = newest_whole_checkpoint(tmp_path / 'work')[1]['iter']
     assert 20 < saved <= max(iterations(output))
-    resumed = start(tmp_path / 'work', 60, *options).communicate(timeout=60)[0]
+    resumed = whole_run(tmp_path / 'work', 60, *options)
     assert f'resumed {saved} optimizer schedule average' in resumed
     assert {n: samples for n, samples in whole.items() if n > saved} == iterations(resumed)
 
 
 def test_the_checkpoint_of_a_complete_epoch_does_not_hold_the_middle_of_one(tmp_path):
-    output = start(tmp_path, 20, 'by_epoch', 'save_minutes=0.001').communicate(timeout=60)[0]
+    output = whole_run(tmp_path, 20, 'by_epoch', 'save_minutes=0.001')
     assert re.search(r'saved iteration \d+, 0.001 minutes after the last checkpoint', output)
     assert 'batches_behind' in read_checkpoint(tmp_path / 'rolling.pth')['meta']
     assert 'batches_behind' not in read_checkpoint(tmp_path / 'epoch_1.pth')['meta']
 
 
 def test_processes_evaluate_unequal_numbers_of_samples(tmp_path):
-    processes = start_two(tmp_path, 40, 'val', 'val_samples=41', 'interval=100')
+    processes = two(tmp_path, 40, 'val', 'val_samples=41', 'interval=100')
     outputs = ends(processes)
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert outputs[0].count('evaluates') == outputs[1].count('evaluates') + 1
-    processes = start_two(tmp_path / 'told', 41, 'val', 'val_samples=41', 'interval=100')
+    processes = two(tmp_path / 'told', 41, 'val', 'val_samples=41', 'interval=100')
     read_until(processes[1], 'evaluates')
     processes[1].send_signal(signal.SIGTERM)
     outputs = ends(processes)
@@ -156,10 +131,10 @@ def test_processes_evaluate_unequal_numbers_of_samples(tmp_path):
 
 
 def test_a_process_that_reads_another_checkpoint_stops_the_run_with_one_error(tmp_path):
-    assert start(tmp_path / 'older', 20).wait(60) == 0
-    assert start(tmp_path / 'work', 20).wait(60) == 0
+    assert toy_run(tmp_path / 'older', 20).wait(60) == 0
+    assert toy_run(tmp_path / 'work', 20).wait(60) == 0
     older = tmp_path / 'older/iter_20.pth'  # the same iteration, other weights
-    processes = start_two(tmp_path / 'work', 100, f'stale={older}')
+    processes = two(tmp_path / 'work', 100, f'stale={older}')
     outputs = ends(processes)
     assert [process.returncode for process in processes] == [1, 1]
     assert not any(map(iterations, outputs))
@@ -175,7 +150,7 @@ def test_ten_kills_lose_nothing_that_was_saved(tmp_path):
     moments = random.Random(0)
     reached = 0
     for _ in range(10):
-        process = start(tmp_path, 100_000)
+        process = toy_run(tmp_path, 100_000)
         output = read_until(process, f'iteration {reached + moments.randint(2, 8)} ')
         time.sleep(moments.random() * 0.06)
         os.killpg(process.pid, signal.SIGKILL)
@@ -192,15 +167,15 @@ def test_ten_kills_lose_nothing_that_was_saved(tmp_path):
 
 
 def test_a_bad_loss_saves_before_it_stops_and_the_run_goes_on(tmp_path):
-    whole = iterations(start(tmp_path / 'whole', 40, '7').communicate(timeout=120)[0])
-    process = start(tmp_path / 'work', 40, 'nan', 'interval=30', '7')
+    whole = iterations(whole_run(tmp_path / 'whole', 40, '7'))
+    process = toy_run(tmp_path / 'work', 40, 'nan', 'interval=30', '7')
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 1
     assert 'iteration 27: a loss is not finite, no weight was changed' in output
     assert 'Iteration 26 is saved.' in output
     path, meta = newest_whole_checkpoint(tmp_path / 'work')
     assert (os.path.basename(path), meta['iter']) == ('rolling.pth', 26)
-    resumed = start(tmp_path / 'work', 40).communicate(timeout=60)[0]
+    resumed = whole_run(tmp_path / 'work', 40)
     assert 'resumed 26 optimizer schedule average' in resumed
     assert {**iterations(output), **iterations(resumed)} == whole
     assert min(iterations(resumed)) == 27
@@ -208,13 +183,13 @@ def test_a_bad_loss_saves_before_it_stops_and_the_run_goes_on(tmp_path):
 
 @pytest.mark.parametrize('epochs', [1, 2])
 def test_an_evaluation_that_a_signal_ended_is_made_up_for(tmp_path, epochs):
-    process = start(tmp_path, 20 * epochs, 'by_epoch', 'val')
+    process = toy_run(tmp_path, 20 * epochs, 'by_epoch', 'val')
     output = read_until(process, 'evaluates')
     process.send_signal(signal.SIGTERM)
     output += process.communicate(timeout=60)[0]
     assert process.returncode == RESUME_ME
     assert 'evaluated' not in output
-    resumed = start(tmp_path, 20 * epochs, 'by_epoch', 'val').communicate(timeout=60)[0]
+    resumed = whole_run(tmp_path, 20 * epochs, 'by_epoch', 'val')
     assert resumed.index('iter: 20') < resumed.index('evaluated 40')
     assert resumed.count('evaluated 40') == epochs
     assert f'finished {20 * epochs}' in resumed
@@ -223,11 +198,11 @@ def test_an_evaluation_that_a_signal_ended_is_made_up_for(tmp_path, epochs):
 
 @pytest.mark.parametrize(('iters', 'evaluations'), [(40, 1), (60, 2)])
 def test_a_signal_right_before_an_evaluation_does_not_skip_it(tmp_path, iters, evaluations):
-    process = start(tmp_path, iters, 'val', 'stops_at=40')
+    process = toy_run(tmp_path, iters, 'val', 'stops_at=40')
     output = process.communicate(timeout=60)[0]
     assert process.returncode == RESUME_ME, output
     assert 'evaluates' not in output
-    resumed = start(tmp_path, iters, 'val').communicate(timeout=60)[0]
+    resumed = whole_run(tmp_path, iters, 'val')
     assert resumed.count('evaluated 40') == evaluations  # samples
     if iters > 40:
         assert resumed.index('evaluated 40') < resumed.index('iteration 41 ')
