@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS
@@ -89,9 +89,24 @@ class ToyMetric(BaseMetric):
 
 
 class Report(Hook):
-    """Prints each iteration and each save."""
+    """Prints each iteration, and which states of a resumed run are those that were saved."""
 
     priority = 'VERY_LOW'
+
+    def __init__(self, resumed: str | None) -> None:
+        self.resumed = resumed
+
+    def before_train(self, runner) -> None:
+        if not self.resumed:
+            return
+        saved = torch.load(self.resumed, weights_only=True)
+        ema = next(hook for hook in runner.hooks if isinstance(hook, EMAHook))
+        states = {
+            'optimizer': (runner.optim_wrapper.state_dict(), saved['optimizer']),
+            'schedule': ([each.state_dict() for each in runner.param_schedulers], saved['param_schedulers']),
+            'average': (ema.ema_model.module.state_dict(), saved['state_dict']),
+        }
+        print('resumed', runner.iter, *(name for name, both in states.items() if same(*both)), flush=True)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         print('iteration', runner.iter + 1, 'samples', *data_batch['data_samples'], flush=True)
@@ -100,11 +115,12 @@ class Report(Hook):
         time.sleep(0.02)
 
 
-def config(work_dir: str, max_iters: int, by_epoch: bool, options: dict[str, str]) -> Config:
+def config(work_dir: str, max_iters: int, **options: str) -> Config:
     """20 iterations of two samples are an epoch."""
-    loop = dict(type='EpochBasedTrainLoop', max_epochs=max_iters // 20) if by_epoch else dict(
-        type='IterBasedTrainLoop', max_iters=max_iters, val_interval=40
-    )  # fmt: skip
+    by_epoch = 'by_epoch' in options
+    loop = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=40)
+    if by_epoch:
+        loop = dict(type='EpochBasedTrainLoop', max_epochs=max_iters // 20)
     evaluation = dict(
         val_cfg=dict(type='ValLoop'),
         val_dataloader=dict(
@@ -115,6 +131,8 @@ def config(work_dir: str, max_iters: int, by_epoch: bool, options: dict[str, str
         ),
         val_evaluator=dict(type='ToyMetric'),
     )
+    checkpoint = dict(type='mmsec.AtomicCheckpointHook', by_epoch=by_epoch, max_keep_ckpts=2)
+    checkpoint['interval'] = int(options.get('interval', 1))
     return Config(
         dict(
             **(evaluation if 'val' in options else {}),
@@ -131,15 +149,7 @@ def config(work_dir: str, max_iters: int, by_epoch: bool, options: dict[str, str
             train_cfg=loop,
             optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-2)),
             param_scheduler=[dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=100)],
-            default_hooks=dict(
-                logger=dict(type='LoggerHook', interval=1000),
-                checkpoint=dict(
-                    type='mmsec.AtomicCheckpointHook',
-                    by_epoch=by_epoch,
-                    interval=int(options.get('interval', 1)),
-                    max_keep_ckpts=2,
-                ),
-            ),
+            default_hooks=dict(logger=dict(type='LoggerHook', interval=1000), checkpoint=checkpoint),
             custom_hooks=[
                 dict(type='EMAHook'),
                 dict(type='mmsec.PlainCheckpointHook'),
@@ -165,7 +175,7 @@ def main() -> None:
     """Run."""
     work_dir, max_iters = sys.argv[1], int(sys.argv[2])
     options = dict(option.split('=') if '=' in option else (option, '') for option in sys.argv[3:])
-    cfg = config(work_dir, max_iters, 'by_epoch' in options, options)
+    cfg = config(work_dir, max_iters, **options)
     cfg.launcher = 'pytorch' if 'RANK' in os.environ else 'none'
     join_processes(cfg)
     found = from_first(lambda: newest_whole_checkpoint(work_dir))
@@ -180,27 +190,7 @@ def main() -> None:
             atexit.register(os.kill, os.getpid(), signal.SIGKILL)
     runner = Runner.from_cfg(cfg)
     runner.register_hook(RankConsistencyHook())
-    runner.register_hook(Report())
-    if found:
-
-        class CheckStates(Hook):
-            """What the run goes on from is what was saved."""
-
-            def before_train(self, runner) -> None:
-                saved = torch.load(found[0], weights_only=True)
-                ema = next(hook for hook in runner.hooks if type(hook).__name__ == 'EMAHook')
-                average = {name: value for name, value in ema.ema_model.state_dict().items() if name != 'steps'}
-                wanted = {f'module.{name}': value for name, value in saved['state_dict'].items()}
-                states = {
-                    'optimizer': same(runner.optim_wrapper.state_dict(), saved['optimizer']),
-                    'schedule': same(
-                        [each.state_dict() for each in runner.param_schedulers], saved['param_schedulers']
-                    ),
-                    'average': same(average, wanted),
-                }
-                print('resumed', runner.iter, *(name for name, equal in states.items() if equal), flush=True)
-
-        runner.register_hook(CheckStates(), priority='LOWEST')
+    runner.register_hook(Report(found and found[0]))
     if 'waits' in options:
         print('waits', flush=True)
         time.sleep(60)

@@ -15,7 +15,7 @@ LR = 1e-2
 
 def run(work_dir, iterations, batch_size, base, enable, accumulate=1):
     """Train the toy model and go on from what is in ``work_dir``; the runner and what was logged."""
-    cfg = config(str(work_dir), iterations, by_epoch=False, options={})
+    cfg = config(str(work_dir), iterations)
     cfg.train_dataloader.batch_size = batch_size
     cfg.optim_wrapper.update(accumulative_counts=accumulate)
     cfg.param_scheduler[0].update(start_factor=0.5, end=2)  # the rate is whole from iteration 2 on
