@@ -7,7 +7,7 @@ import cv2
 import pytest
 from mmengine.config import Config
 
-from tests.conftest import DETECTOR, SEGMENTER, error_here, one_line_error, run_here, small_run
+from tests.conftest import DETECTOR, SEGMENTER, error_here, run_here, small_run
 
 
 @pytest.mark.parametrize(
@@ -30,10 +30,6 @@ from tests.conftest import DETECTOR, SEGMENTER, error_here, one_line_error, run_
 def test_missing_things_are_named_in_one_line(shapes, tmp_path, tool, arguments, message):
     config = small_run(DETECTOR, shapes, tmp_path)
     assert message in error_here(tool, *(config if each == 'CONFIG' else each for each in arguments))
-
-
-def test_a_command_ends_with_one_line_too():
-    assert "config 'absent.py' not found" in one_line_error('tools/train.py', 'absent.py')
 
 
 def test_a_broken_training_image_is_left_out_until_there_are_too_many(shapes, tmp_path):

@@ -52,6 +52,10 @@ def test_a_shipped_config_has_as_many_groups_as_settings(name):
     if 'decay_rate' in cfg.optim_wrapper.paramwise_cfg:
         assert len(set(settings)) == len(settings)
         assert {decay for _, decay in settings} == {0.0, optimizer.weight_decay}
+        rates = {rate for rate, _ in settings}
+        assert len(rates) > 2
+        assert max(rates) == optimizer.lr
+        assert not any(each.get('eta_min') for each in cfg.param_scheduler)  # it would raise those of early layers
     else:
         keys = cfg.optim_wrapper.paramwise_cfg.get('custom_keys', {}).values()
         factors = {1.0, *(key['lr_mult'] for key in keys if 'lr_mult' in key)}

@@ -12,8 +12,8 @@ from mmsec.engine.optimizers.layer_decay import layer_depths
 from mmsec.errors import InputError
 from mmsec.models import ClusTR, SecViT, ViT
 from tests import torchvision_apart  # noqa: F401
-from tests.conftest import run_tool, shrink_model
-from tests.test_configs import CONFIGS, load
+from tests.conftest import run_tool
+from tests.test_configs import load
 from tests.test_docs import example
 
 # The modules of each layer, or stage, from the first to the last.
@@ -197,25 +197,10 @@ def test_a_model_whose_layers_are_not_known_is_named():
         wrapper_of(nn.Conv2d(3, 8, 1), dict(decay_rate=0.8))
 
 
-DECAYING = [name for name in CONFIGS if 'mmpretrain' not in name.parts and name.stem.startswith(('vit_b_', 'vit_s_'))]
-DECAYING += [name for name in CONFIGS if name.stem.endswith('_classifier_custom')]
-
-
 def test_recipes_with_a_published_decay_have_it():
     for name, rate in (('mmdet/vit/vit_b_maskrcnn.py', 0.7), ('mmseg/vit/vit_b_upernet_mae.py', 0.65)):
         wrapper = load(Path(name)).optim_wrapper
         assert (wrapper.constructor, wrapper.paramwise_cfg.decay_rate) == ('mmsec.LayerDecayOptimizerConstructor', rate)
-
-
-@pytest.mark.parametrize('name', DECAYING, ids=str)
-def test_no_schedule_raises_the_rates_of_early_layers(name):
-    cfg = load(name)
-    shrink_model(cfg)
-    cfg.merge_from_dict({'norm_cfg': dict(type='BN')})
-    groups = build_optim_wrapper(MODELS.build(cfg.model), cfg.optim_wrapper).optimizer.param_groups
-    assert len({group['lr'] for group in groups}) > 2
-    assert max(group['lr'] for group in groups) == cfg.optim_wrapper.optimizer.lr
-    assert not any(schedule.get('eta_min') for schedule in cfg.param_scheduler)
 
 
 def test_the_rates_of_a_config_can_be_printed():
