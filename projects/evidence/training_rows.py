@@ -17,7 +17,7 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import Tensor, nn
 
 import mmsec
-from mmsec.cli.flops import count
+from mmsec.cli.flops import count_kinds
 from mmsec.cli.machine import machine
 from mmsec.cli.schedule import train_iterations
 from mmsec.engine.files import write_whole
@@ -137,7 +137,7 @@ def images_by_size(cfg: Config) -> list[tuple[Tensor, int]]:
 
 def mean_multiply_adds(images: Sequence[tuple[Tensor, int]], model: nn.Module, call: Callable[[Tensor], object]) -> int:
     """Multiply-adds of a model for an image, the mean over images of these sizes."""
-    adds = [count(model, lambda image=image: call(image))[''] * number for image, number in images]
+    adds = [sum(count_kinds(model, lambda image=image: call(image))[''].values()) * number for image, number in images]
     return round(sum(adds) / sum(number for _, number in images))
 
 
