@@ -1,20 +1,19 @@
 """A config file -> a config that can start."""
 
 import importlib
-import inspect
 import re
 from collections.abc import Sequence
 from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
+from mmengine.utils import import_modules_from_strings
 
+from mmsec.cli.names import check_names, check_option
 from mmsec.cli.options import check_options, dicts_of
 from mmsec.errors import InputError
 
@@ -36,12 +35,18 @@ def load_config(path: str, options: dict | None = None, hosts: Sequence[str] = H
         raise InputError(f"config '{path}' not found")
     try:
         cfg = Config.fromfile(path)
-    except (SyntaxError, FileNotFoundError, KeyError, ImportError) as error:
+    except Exception as error:  # of any kind: the file is run
         reason = ' '.join(str(error).split())  # MMEngine's takes a line for each folder of sys.path
         raise InputError(f"config '{path}' cannot be read: {reason}") from error
     for key in options or {}:
-        _check_option(cfg, key)
-    cfg.merge_from_dict(options or {})
+        check_option(cfg, key)
+    check_names(cfg)
+    try:
+        cfg.merge_from_dict(options or {})
+        if any(key.split('.')[0] == 'custom_imports' for key in options or {}):
+            import_modules_from_strings(**cfg.custom_imports)
+    except (ImportError, KeyError, TypeError) as error:
+        raise InputError(f'--cfg-options: {error}') from error
     for name, known in _SETTINGS.items():
         for key in cfg.get(name) or {}:
             if key not in known:
@@ -74,23 +79,6 @@ def _check_torchvision(host: str) -> None:
             f'{host} needs a torchvision that was built for torch {torch.__version__}, and here is none that can be '
             f"imported ({error}): pip install --force-reinstall --no-deps 'torchvision==0.{minor}.*'{index}"
         ) from error
-
-
-def _check_option(cfg: Config, key: str) -> None:
-    """Refuse an option that would be merged into a place nobody reads."""
-    *parents, _ = key.split('.')
-    first = key.split('.')[0]
-    node: Any = cfg._cfg_dict
-    if first not in node and first in {*inspect.signature(Runner.__init__).parameters, 'compile'}:
-        return  # such as randomness.seed or compile: a part of the run that the config leaves at its default
-    if not parents and key not in node:
-        raise InputError(f"--cfg-options {key}: no '{key}' in the config")
-    for i, name in enumerate(parents):
-        try:
-            node = node[int(name)] if isinstance(node, list | tuple) else node[name]
-        except (KeyError, IndexError, ValueError, TypeError) as error:
-            where = '.'.join(parents[:i]) or 'the config'
-            raise InputError(f"--cfg-options {key}: no '{name}' in {where}") from error
 
 
 def revert_sync_bn(cfg: Config, launcher: str) -> None:

@@ -20,7 +20,12 @@ from torch import nn
 from mmsec.errors import InputError
 
 _REGISTRIES = [each for each in vars(mmengine.registry).values() if isinstance(each, Registry)]
-_READ = (*inspect.signature(Runner.__init__).parameters, 'model_wrapper_cfg', 'tta_model', 'tta_pipeline')
+READ = (
+    *(name for name in inspect.signature(Runner.__init__).parameters if name not in ('self', 'cfg')),
+    'activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'find_unused_parameters',
+    'model_wrapper_cfg', 'runner_type', 'strategy', 'sync_bn', 'tta_model', 'tta_pipeline',
+)  # fmt: skip
+"""The top-level names of a config that MMEngine or a tool reads."""
 _OF_BUILDERS = {  # taken out before a class is called
     '_scope_', 'bg_cls_weight', 'constructor', 'convert_to_iter_based', 'fallback_on_stride', 'name', 'paramwise_cfg',
     'postfix', 'priority', 'requires_grad', 'scale_factor', 'type',
@@ -45,7 +50,7 @@ def check_options(cfg: Config) -> None:
     """
     scope = cfg.get('default_scope') or 'mmengine'
     foreign = ' '  # what is in the part of this place is another library's
-    for place, part in dicts_of({name: cfg.get(name) for name in _READ}):
+    for place, part in dicts_of({name: cfg.get(name) for name in READ}):
         if 'type' not in part or place.startswith(foreign):
             continue
         kinds = _named(part['type'], part.get('_scope_') or scope)
