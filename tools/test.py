@@ -8,13 +8,13 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.evaluator import DumpResults
-from mmengine.runner import Runner
 
-from mmsec.cli.config import check_operators, load_config, revert_sync_bn
+from mmsec.cli.config import check_operators, dicts_of, load_config, revert_sync_bn, runner_class
 from mmsec.cli.data import check_data
 from mmsec.cli.heads import check_channels
 from mmsec.cli.processor import optimize_on_cpu
 from mmsec.cli.weights import load_trained
+from mmsec.datasets.wrappers import inner_datasets
 from mmsec.engine.hooks.prediction_visualization import PredictionVisualizationHook
 from mmsec.engine.precision import set_tf32
 from mmsec.engine.processes import join_processes, run
@@ -50,20 +50,36 @@ def parse_args() -> argparse.Namespace:
 def configure(args: argparse.Namespace) -> Config:
     """The config that the command line asks for, checked."""
     cfg = load_config(args.config, args.cfg_options)
+    runner_class(cfg)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     cfg.load_from, cfg.resume = None, False
     if args.tta:
-        if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
-            raise InputError(f"--tta: config '{args.config}' has no tta_model and tta_pipeline")
-        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
-        cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+        augment(cfg)
     if args.show_dir and cfg.default_scope == 'mmpretrain':
         raise InputError('--show-dir draws what detectors and segmenters predict; a classifier predicts no picture')
     check_channels(cfg)
     check_data(cfg, 'test')
     revert_sync_bn(cfg, args.launcher)
     return cfg
+
+
+def augment(cfg: Config) -> None:
+    """Make a config test at the scales and flips of its ``tta_pipeline``."""
+    missing = [name for name in ('tta_model', 'tta_pipeline') if not cfg.get(name)]
+    masks = any('mask' in name and name.endswith('head') for _, part in dicts_of(cfg.model) for name in part)
+    if cfg.default_scope == 'mmdet' and (missing or (masks and str(cfg.tta_model.type).endswith('DetTTAModel'))):
+        raise InputError(
+            f"--tta: '{cfg.filename}' has no test-time augmentation: mmdetection merges boxes, and no masks such as a "
+            'Mask R-CNN has'
+            if masks
+            else f"--tta: '{cfg.filename}' has no {' and '.join(missing)}; mmdetection's DetTTAModel is one"
+        )
+    if missing:
+        raise InputError(f"--tta: config '{cfg.filename}' has no {' and '.join(missing)}")
+    for dataset in inner_datasets(cfg.test_dataloader.dataset):
+        dataset.pipeline = cfg.tta_pipeline
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 
 
 def main() -> None:
@@ -73,7 +89,7 @@ def main() -> None:
     cfg = configure(args)
     checkpoint = read_checkpoint(args.checkpoint)
     join_processes(cfg)
-    runner = Runner.from_cfg(cfg)
+    runner = runner_class(cfg).from_cfg(cfg)
     set_tf32(args.tf32)  # here, where the run has its log
     optimize_on_cpu(runner.model)
     if args.show_dir:

@@ -7,9 +7,8 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.logging import print_log
-from mmengine.runner import Runner
 
-from mmsec.cli.config import check_operators, load_config, revert_sync_bn
+from mmsec.cli.config import check_operators, load_config, revert_sync_bn, runner_class
 from mmsec.cli.data import check_data
 from mmsec.cli.heads import check_channels
 from mmsec.cli.processor import optimize_on_cpu
@@ -64,6 +63,7 @@ def parse_args() -> argparse.Namespace:
 def configure(args: argparse.Namespace) -> Config:
     """The config that the command line asks for, checked; the processes of a launcher are connected."""
     cfg = load_config(args.config, args.cfg_options)
+    runner_class(cfg)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     if args.amp:
@@ -105,7 +105,7 @@ def main() -> None:
     args = parse_args()
     check_operators(get_device())
     cfg = configure(args)
-    runner = Runner.from_cfg(cfg)
+    runner = runner_class(cfg).from_cfg(cfg)
     set_tf32(args.tf32)  # here, where the run has its log
     optimize_on_cpu(runner.model)
     runner.register_hook(RankConsistencyHook())

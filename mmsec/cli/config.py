@@ -1,6 +1,7 @@
 """A config file -> a config that can start."""
 
 import importlib
+import inspect
 import re
 from collections.abc import Sequence
 from importlib.metadata import packages_distributions
@@ -10,7 +11,8 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.registry import init_default_scope
+from mmengine.registry import RUNNERS, init_default_scope
+from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
 from mmsec.cli.names import check_names, check_option
@@ -79,6 +81,23 @@ def _check_torchvision(host: str) -> None:
             f'{host} needs a torchvision that was built for torch {torch.__version__}, and here is none that can be '
             f"imported ({error}): pip install --force-reinstall --no-deps 'torchvision==0.{minor}.*'{index}"
         ) from error
+
+
+def runner_class(cfg: Config) -> type[Runner]:
+    """The class of a config's run: MMEngine's Runner, or one made of it that ``runner_type`` names.
+
+    Raises:
+        InputError: If it is another, such as FlexibleRunner, whose strategies place and save a model in their own ways.
+    """
+    name = cfg.get('runner_type') or 'Runner'
+    kind = RUNNERS.get(name) if isinstance(name, str) else name
+    if cfg.get('strategy') or not (inspect.isclass(kind) and issubclass(kind, Runner)):
+        given = [f'{each}={cfg[each]}' for each in ('runner_type', 'strategy') if cfg.get(each)]
+        raise InputError(
+            f"{', '.join(given)}: the tools run MMEngine's Runner or a class made of it, without a strategy: FSDP and "
+            'DeepSpeed are not supported. Leave out runner_type and strategy'
+        )
+    return kind
 
 
 def revert_sync_bn(cfg: Config, launcher: str) -> None:
