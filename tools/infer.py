@@ -1,7 +1,6 @@
 """Predict images with a trained model of either host: a picture and a JSON file for each."""
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from itertools import groupby, islice
@@ -21,6 +20,7 @@ from mmsec.cli.heads import check_channels
 from mmsec.cli.images import check_outputs, find_images, read_image
 from mmsec.cli.processor import optimize_on_cpu
 from mmsec.cli.weights import load_state
+from mmsec.engine.files import to_json
 from mmsec.engine.processes import run
 from mmsec.errors import InputError
 from mmsec.models.checkpoints.reading import read_checkpoint
@@ -129,7 +129,7 @@ def main() -> None:
                 content = detections(found, classes, score_thr)
             else:
                 content = segmentation(found, classes, Path(f'{out}_labels.png'))
-            Path(f'{out}.json').write_text(json.dumps({'image': str(path)} | content, indent=1) + '\n')
+            Path(f'{out}.json').write_text(to_json({'image': str(path)} | content, 1) + '\n')
             if bar:
                 bar.update()
             else:

@@ -1,13 +1,13 @@
 """Evaluate a checkpoint: COCO box and mask AP for mmdetection, mIoU for mmsegmentation, top-1 for mmpretrain."""
 
 import argparse
-import json
 import os
+import shlex
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
-from mmengine.evaluator import DumpResults
+from mmengine.registry import METRICS
 
 from mmsec.cli.config import check_operators, dicts_of, load_config, revert_sync_bn, runner_class
 from mmsec.cli.data import check_data
@@ -15,11 +15,17 @@ from mmsec.cli.heads import check_channels
 from mmsec.cli.processor import optimize_on_cpu
 from mmsec.cli.weights import load_trained
 from mmsec.datasets.wrappers import inner_datasets
+from mmsec.engine.files import to_json, write_whole
+from mmsec.engine.hooks.no_detection import NoDetectionHook
 from mmsec.engine.hooks.prediction_visualization import PredictionVisualizationHook
+from mmsec.engine.hooks.run_summary import block
 from mmsec.engine.precision import set_tf32
 from mmsec.engine.processes import join_processes, run
 from mmsec.errors import InputError
+from mmsec.evaluation.dump import DumpLabels
 from mmsec.models.checkpoints.reading import read_checkpoint
+
+DUMPS = {'mmdet': 'mmdet.DumpDetResults', 'mmseg': DumpLabels}  # of --out FILE.pkl
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,6 +36,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', help='folder for logs (default: work_dirs/<config name>)')
     parser.add_argument('--show-dir', metavar='DIR', help='draw truth beside prediction for every image into DIR')
     parser.add_argument('--out', metavar='FILE', help='write the metrics to FILE.json or the predictions to FILE.pkl')
+    parser.add_argument('--logits', action='store_true', help='keep the logits of a segmentor in --out FILE.pkl')
     parser.add_argument('--tta', action='store_true', help='test at several scales and flipped (mmsegmentation)')
     parser.add_argument(
         '--tf32',
@@ -43,6 +50,8 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.out and Path(args.out).suffix not in ('.json', '.pkl'):
         parser.error(f'--out must end in .json (metrics) or .pkl (predictions), got {args.out}')
+    if args.logits and not (args.out or '').endswith('.pkl'):
+        parser.error('--logits is for --out FILE.pkl')
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
 
@@ -92,15 +101,23 @@ def main() -> None:
     runner = runner_class(cfg).from_cfg(cfg)
     set_tf32(args.tf32)  # here, where the run has its log
     optimize_on_cpu(runner.model)
+    runner.register_hook(NoDetectionHook())
     if args.show_dir:
         runner.register_hook(PredictionVisualizationHook(args.show_dir))
     if args.out and args.out.endswith('.pkl'):
-        runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+        kind = DUMPS.get(cfg.default_scope, 'DumpResults') if not args.logits else 'DumpResults'
+        runner.test_evaluator.metrics.append(METRICS.build(dict(type=kind, out_file_path=args.out)))
     load_trained(runner, checkpoint, args.checkpoint)
     metrics = runner.test()
     if args.out and args.out.endswith('.json') and runner.rank == 0:
-        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.out).write_text(json.dumps(metrics, indent=2, default=float) + '\n')
+        write_whole(args.out, f'{to_json(metrics, 2)}\n'.encode())
+    rows = {'results': args.out, 'pictures': args.show_dir, 'logs': runner.log_dir}
+    command = ['python', 'tools/infer.py', 'IMAGES', args.config, args.checkpoint, '--out', 'DIR']
+    if cfg.default_scope == 'mmpretrain':
+        weights = f'model.backbone.init_cfg.checkpoint={args.checkpoint}'
+        command = ['python', 'tools/train.py', 'CONFIG of a detector or segmentor', '--cfg-options', weights]
+    rows['next'] = shlex.join(command)
+    runner.logger.info(block('the test is over', {name: value for name, value in rows.items() if value}))
 
 
 if __name__ == '__main__':

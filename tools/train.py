@@ -14,6 +14,7 @@ from mmsec.cli.heads import check_channels
 from mmsec.cli.processor import optimize_on_cpu
 from mmsec.cli.resume import check_same_run, go_on, newest_whole_checkpoint
 from mmsec.cli.weights import check_frozen, check_weights
+from mmsec.engine.hooks.no_detection import NoDetectionHook
 from mmsec.engine.hooks.rank_consistency import RankConsistencyHook
 from mmsec.engine.hooks.run_summary import RunSummaryHook
 from mmsec.engine.precision import set_tf32
@@ -109,6 +110,7 @@ def main() -> None:
     set_tf32(args.tf32)  # here, where the run has its log
     optimize_on_cpu(runner.model)
     runner.register_hook(RankConsistencyHook())
+    runner.register_hook(NoDetectionHook())
     runner.register_hook(RunSummaryHook())
     runner.train()
 

@@ -12,11 +12,12 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS, init_default_scope
-from mmengine.runner import Runner
+from mmengine.runner import Runner as MMEngineRunner
 from mmengine.utils import import_modules_from_strings
 
 from mmsec.cli.names import check_names, check_option
 from mmsec.cli.options import check_options, dicts_of
+from mmsec.engine.runner import Runner
 from mmsec.errors import InputError
 
 HOSTS = ('mmdet', 'mmseg', 'mmpretrain')
@@ -83,7 +84,7 @@ def _check_torchvision(host: str) -> None:
         ) from error
 
 
-def runner_class(cfg: Config) -> type[Runner]:
+def runner_class(cfg: Config) -> type[MMEngineRunner]:
     """The class of a config's run: MMEngine's Runner, or one made of it that ``runner_type`` names.
 
     Raises:
@@ -91,13 +92,13 @@ def runner_class(cfg: Config) -> type[Runner]:
     """
     name = cfg.get('runner_type') or 'Runner'
     kind = RUNNERS.get(name) if isinstance(name, str) else name
-    if cfg.get('strategy') or not (inspect.isclass(kind) and issubclass(kind, Runner)):
+    if cfg.get('strategy') or not (inspect.isclass(kind) and issubclass(kind, MMEngineRunner)):
         given = [f'{each}={cfg[each]}' for each in ('runner_type', 'strategy') if cfg.get(each)]
         raise InputError(
             f"{', '.join(given)}: the tools run MMEngine's Runner or a class made of it, without a strategy: FSDP and "
             'DeepSpeed are not supported. Leave out runner_type and strategy'
         )
-    return kind
+    return Runner if kind is MMEngineRunner else kind
 
 
 def revert_sync_bn(cfg: Config, launcher: str) -> None:

@@ -42,4 +42,4 @@ def write_instances(
         'categories': list(categories),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content, allow_nan=False))

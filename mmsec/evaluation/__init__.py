@@ -1,1 +1,1 @@
-"""How far clusters agree with annotations."""
+"""How far clusters agree with annotations, and predictions as a file."""

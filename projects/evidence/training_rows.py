@@ -20,7 +20,7 @@ import mmsec
 from mmsec.cli.flops import count_kinds
 from mmsec.cli.machine import machine
 from mmsec.cli.schedule import train_iterations
-from mmsec.engine.files import write_whole
+from mmsec.engine.files import to_json, write_whole
 from mmsec.errors import InputError
 
 
@@ -118,7 +118,7 @@ class Rows:
 
 def write_json(path: Path, content: dict) -> None:
     """Write figures that people read, too: lists of numbers stand on one line."""
-    text = json.dumps(content, indent=1)
+    text = to_json(content, 1)
     text = re.sub(r'\[[^][{}"]+\]', lambda found: ' '.join(found[0].split()), text)
     write_whole(path, (text + '\n').encode())
 

@@ -2,9 +2,11 @@
 
 import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from mmsec.models import SecViT
 from mmsec.models.checkpoints.loading import load_pretrained
@@ -21,6 +23,17 @@ def test_training_starts_with_a_summary(detector):
     assert block[4].split() == ['device', 'cpu']
     assert block[5].split() == ['dtype', 'float32']
     assert block[6].split() == ['work', 'dir', str(work_dir)]
+
+
+@pytest.mark.parametrize(('run', 'newest'), [('detector', 'epoch_60.pth'), ('segmenter', 'iter_40.pth')])
+def test_the_first_iteration_is_on_the_first_screens_and_the_end_says_what_comes_next(request, run, newest):
+    config, work_dir, printed = request.getfixturevalue(run)
+    assert printed[: printed.index('(train)')].count('\n') <= 60
+    assert Config.fromfile(work_dir / config.name).train_cfg == Config.fromfile(config).train_cfg
+    rows = dict(line.split(maxsplit=1) for line in printed[printed.index('training is over') :].splitlines()[1:])
+    assert Path(rows['checkpoint']) == work_dir / newest
+    assert list(Path(rows['logs']).glob('*.log'))
+    assert rows['next'] == f'python tools/test.py {work_dir / config.name} {work_dir / newest}'
 
 
 @pytest.mark.parametrize(('run', 'iteration'), [('detector', 120), ('segmenter', 40)])

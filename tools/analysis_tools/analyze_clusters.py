@@ -1,7 +1,6 @@
 """Measure on a data set with masks how well clusters agree with what is annotated, against windows and chance."""
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from mmsec.cli.config import load_config
 from mmsec.cli.data import check_data
 from mmsec.cli.grouping import add_grouping, set_grouping
 from mmsec.cli.weights import build_backbone
+from mmsec.engine.files import to_json
 from mmsec.engine.processes import run
 from mmsec.errors import InputError
 from mmsec.evaluation.clusters import (
@@ -199,7 +199,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     content = {'config': args.config, 'checkpoint': args.checkpoint, 'block': 'last', 'rows': rows}
     content['plain_kmeans_largest_over_mean'] = kmeans
-    (args.out / 'analysis.json').write_text(json.dumps(content, indent=1) + '\n')
+    (args.out / 'analysis.json').write_text(to_json(content, 1) + '\n')
     figure = analysis_figure(rows, f'{Path(args.config).stem}, {weights}, {rows[0]["images"]["compactness"]} images')
     mmcv.imwrite(figure[..., ::-1], str(args.out / 'analysis.png'))
     print(f'\n{args.out / "analysis.json"}\n{args.out / "analysis.png"}')

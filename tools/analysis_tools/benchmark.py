@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from mmsec.cli.grouping import add_grouping
 from mmsec.cli.machine import machine
+from mmsec.engine.files import to_json
 from mmsec.engine.processes import run
 from mmsec.models import ClusTR, SecViT
 
@@ -194,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = args.function(args)
     if found and args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({'machine': where, **found}, indent=2) + '\n')
+        args.json.write_text(to_json({'machine': where, **found}, 2) + '\n')
 
 
 if __name__ == '__main__':

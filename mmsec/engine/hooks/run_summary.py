@@ -1,4 +1,7 @@
-"""What a training run is about to do, in one block."""
+"""What a training run is about to do, and where its results are, in a block each."""
+
+import shlex
+from pathlib import Path
 
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
@@ -11,7 +14,8 @@ _BATCH = 'effective_batch'
 
 @HOOKS.register_module()
 class RunSummaryHook(Hook):
-    """Log effective batch size, learning rate, parameters, device and dtype when training starts.
+    """Log effective batch size, learning rate, parameters, device and dtype when training starts, and what is where
+    when it is over, with the command that comes next.
 
     A learning rate is for a batch size: the config's for ``auto_scale_lr.base_batch_size``. Where the effective batch
     size is another, the hook warns, or, under ``auto_scale_lr.enable``, scales the rate. MMEngine scales it too, but
@@ -40,8 +44,19 @@ class RunSummaryHook(Hook):
             'device': str(parameters[0].device),
             'dtype': str(getattr(wrapper, 'cast_dtype', None) or parameters[0].dtype).removeprefix('torch.'),
             'work dir': runner.work_dir,
+            'config': _config(runner),
         }
-        runner.logger.info('\n'.join(['training starts', *(f'  {name:<14} {value}' for name, value in rows.items())]))
+        runner.logger.info(block('training starts', rows))
+
+    def after_run(self, runner: Runner) -> None:
+        """Say where checkpoints and logs are, and how to go on."""
+        pointer = Path(runner.work_dir, 'last_checkpoint')
+        newest = pointer.read_text().strip() if pointer.is_file() else None
+        best = {name: path for name, path in runner.message_hub.runtime_info.items() if name.startswith('best_ckpt')}
+        rows = {'checkpoint': newest or 'none was saved', **best, 'logs': runner.log_dir}
+        if newest:
+            rows['next'] = f'python tools/test.py {shlex.quote(_config(runner))} {shlex.quote(newest)}'
+        runner.logger.info(block('training is over', rows))
 
     def _fit_learning_rate(self, runner: Runner, per_process: int, world: int, accumulate: int) -> None:
         """Scale the learning rate to the batch size where that is asked for, and say where it is for another."""
@@ -77,6 +92,16 @@ class RunSummaryHook(Hook):
                     '(auto_scale_lr.base_batch_size); --auto-scale-lr fits it'
                 )
         runner.message_hub.update_info(_BATCH, {'size': batch_size, 'processes': world, 'learning_rate_for': rate_for})
+
+
+def block(title: str, rows: dict[str, object]) -> str:
+    """A title, and a line for each row."""
+    return '\n'.join([title, *(f'  {name:<14} {value}' for name, value in rows.items())])
+
+
+def _config(runner: Runner) -> str:
+    """The file in the work dir into which MMEngine writes what the run is made of."""
+    return str(Path(runner.work_dir, Path(runner.cfg.filename or f'{runner.timestamp}.py').name))
 
 
 def _scale(runner: Runner, factor: float) -> None:
