@@ -62,6 +62,8 @@ def load_config(path: str, options: dict | None = None, hosts: Sequence[str] = H
             f"config '{path}' is for {host}, which is not installed. Add it to the OpenMMLab you have, "
             'from the same set: stock or maintained (README, "Install")'
         )
+    if not isinstance(cfg.get('model'), dict):
+        raise InputError(f"config '{path}': model must be a dict, got {cfg.get('model')!r}")
     _check_torchvision(host)
     init_default_scope(host)
     check_options(cfg)

@@ -3,8 +3,9 @@
 import ast
 import difflib
 import inspect
+import re
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
@@ -26,6 +27,7 @@ READ = (
     'model_wrapper_cfg', 'runner_type', 'strategy', 'sync_bn', 'tta_model', 'tta_pipeline',
 )  # fmt: skip
 """The top-level names of a config that MMEngine or a tool reads."""
+_NO_TYPES = {'None', 'NoneType', 'Optional', 'Union', 'class', 'typing'}  # words of annotations
 _OF_BUILDERS = {  # taken out before a class is called
     '_scope_', 'bg_cls_weight', 'constructor', 'convert_to_iter_based', 'fallback_on_stride', 'name', 'paramwise_cfg',
     'postfix', 'priority', 'requires_grad', 'scale_factor', 'type',
@@ -49,6 +51,8 @@ def check_options(cfg: Config) -> None:
         InputError: Names the first option or type that does not exist, where it stands, and what is meant or taken.
     """
     scope = cfg.get('default_scope') or 'mmengine'
+    for name, parameter in inspect.signature(Runner.__init__).parameters.items():
+        _check_value(name, cfg.get(name), [parameter])
     foreign = ' '  # what is in the part of this place is another library's
     for place, part in dicts_of({name: cfg.get(name) for name in READ}):
         if 'type' not in part or place.startswith(foreign):
@@ -59,6 +63,8 @@ def check_options(cfg: Config) -> None:
             continue
         taken = [_options(kind) for kind in kinds]
         known = list(dict.fromkeys(name for names in taken for name in names or ()))
+        for option, value in part.items():
+            _check_value(f'{place}.{option}', value, [each[option] for each in map(_known, kinds) if option in each])
         for option in part if None not in taken else ():
             if option not in known and option not in _OF_BUILDERS:
                 raise InputError(
@@ -121,13 +127,22 @@ def _check_type(place: str, name: Any, scope: str) -> None:
     )
 
 
+def _check_value(place: str, value: Any, parameters: list[inspect.Parameter]) -> None:
+    """Refuse text where every class that has the option is annotated to take numbers, True or False alone."""
+    if not isinstance(value, str) or not parameters:
+        return
+    wanted = [set(re.findall(r'\w+', str(each.annotation))) - _NO_TYPES for each in parameters]
+    if all(words and words <= {'bool', 'float', 'int'} for words in wanted):
+        raise InputError(f'{place} must be {" or ".join(sorted(set().union(*wanted)))}, got {value!r}')
+
+
 @cache
-def _options(kind: Callable) -> list[str] | None:
+def _options(kind: Callable) -> dict[str, inspect.Parameter] | None:
     """Options of a function or class, also those that a class hands on to its bases; None if they cannot be told."""
     calls: list[Any] = [kind]
     if inspect.isclass(kind):
         calls = [vars(each)['__init__'] for each in kind.__mro__ if '__init__' in vars(each)]
-    names: list[str] = []
+    names: dict[str, inspect.Parameter] = {}
     given: set[str] = set()  # by a class to its base
     for call in calls:
         if call in (object.__init__, nn.Module.__init__):
@@ -138,8 +153,8 @@ def _options(kind: Callable) -> list[str] | None:
             parameters = inspect.signature(call).parameters.values()
         except ValueError:
             return None
-        own = [each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
-        names += [name for name in own if name not in ('self', *names, *given)]
+        own = [each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+        names |= {each.name: each for each in own if each.name not in ('self', *names, *given)}
         rest = [each.name for each in parameters if each.kind is each.VAR_KEYWORD]
         if not rest:
             return names
@@ -148,6 +163,14 @@ def _options(kind: Callable) -> list[str] | None:
             return None
         given |= handed
     return None
+
+
+def _known(kind: Callable) -> Mapping[str, inspect.Parameter]:
+    """The options of a function or class that can be told."""
+    known = _options(kind)
+    with suppress(ValueError):
+        known = inspect.signature(kind).parameters if known is None else known
+    return known or {}
 
 
 def _handed_on(call: Callable, rest: str) -> set[str] | None:

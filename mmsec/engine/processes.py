@@ -18,10 +18,13 @@ from mmsec.errors import InputError
 from mmsec.models.checkpoints.reading import read_all_safely
 
 T = TypeVar('T')
+# Functions in which an error is one of the options they are given, beside those that build something.
+_OF_CONFIGS = {'_maybe_compile', 'before_train', 'configure', 'from_cfg', 'load_config', 'set_randomness'}
+_LONGEST = 400
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a tool: what mmsec refuses becomes one line and exit code 1, and no checkpoint runs code.
+    """Run a tool: what a person can mend becomes one line and exit code 1, and no checkpoint runs code.
 
     Where ``main`` returns, all processes of a group are there, and they end the group together. A process that fails
     leaves alone and does not touch the group, where it could wait for the others without end.
@@ -36,8 +39,9 @@ def run(main: Callable[[], None]) -> None:
             print(leaving.code, file=sys.stderr)
         code = 1 if isinstance(leaving.code, str) else leaving.code or 0
     except Exception as error:
-        if _refused(error):
-            print(f'error: {error}', file=sys.stderr)
+        line = _line(error)
+        if line is not None:
+            print(f'error: {line}', file=sys.stderr)
         elif torch.distributed.is_initialized():
             traceback.print_exc()
         else:
@@ -47,11 +51,26 @@ def run(main: Callable[[], None]) -> None:
     sys.exit(code)
 
 
-def _refused(error: Exception) -> bool:
-    """Whether code of mmsec refused a value, such as an option's; any other error is a bug and keeps its traceback."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
+def _line(error: Exception) -> str | None:
+    """What a person is told of an error that is none of the program; None for a bug, which keeps its traceback.
+
+    Refusals of mmsec, packages that are missing, and whatever is raised while the parts of a config are built.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    last = frames[-1]
     ours = Path(__file__).parents[1] in Path(last.filename).parents and (last.line or '').startswith('raise ')
-    return isinstance(error, InputError) or (isinstance(error, ValueError) and ours)
+    if isinstance(error, InputError) or (isinstance(error, ValueError) and ours):
+        return str(error)
+    message = ' '.join(str(error).split())
+    message = message if len(message) <= _LONGEST else f'{message[:_LONGEST]}...'
+    if isinstance(error, ImportError):
+        return message
+    names = [frame.name for frame in frames]
+    before = names[-2:] == ['train', 'call_hook']  # a hook's before_train; MMEngine raises its TypeError anew
+    if before or any(name in _OF_CONFIGS or name.startswith('build_') for name in names):
+        place = '/'.join(Path(last.filename).parts[-3:])
+        return f'the config cannot be built: {type(error).__name__}: {message} ({place}, line {last.lineno})'
+    return None
 
 
 def end_group() -> None:

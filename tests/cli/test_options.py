@@ -1,5 +1,6 @@
 """A misspelt option or type in a config, or a value that mmsec refuses, is one line; a bug is a traceback."""
 
+import importlib
 import json
 import re
 
@@ -14,7 +15,8 @@ from mmsec.cli.options import check_options
 from mmsec.engine.processes import run
 from mmsec.errors import InputError
 from mmsec.registry import MODELS
-from tests.conftest import ROOT
+from tests.conftest import ROOT, error_here, small_run
+from tests.conftest import SEGMENTER as SEGMENTER_SHAPES
 from tests.test_configs import CONFIGS, load
 
 DETECTOR = str(ROOT / 'configs/mmdet/secvit_t_maskrcnn.py')
@@ -139,6 +141,52 @@ def test_options_are_those_of_the_class_and_of_the_bases_it_hands_them_to(part, 
         return check_options(cfg)
     with pytest.raises(InputError, match=f'^{re.escape(refused)}'):
         check_options(cfg)
+
+
+@pytest.mark.parametrize(
+    ('path', 'option', 'value', 'wanted'),
+    [
+        (DETECTOR, 'model.backbone.drop_path_rate', '0.1x', 'float'),
+        (DETECTOR, 'train_cfg.max_epochs', '12 epochs', 'int'),
+        (DETECTOR, 'param_scheduler.0.end', 'x', 'int'),
+        (SEGMENTER, 'default_hooks.logger.interval', 'often', 'int'),
+        (SEGMENTER, 'default_hooks.checkpoint.interval', 'often', 'int'),
+        (SEGMENTER, 'resume', 'auto', 'bool'),
+    ],
+)
+def test_text_for_a_number_is_refused(path, option, value, wanted):
+    assert message_for(path, {option: value}) == f'{option} must be {wanted}, got {value!r}'
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'randomness.sed': 1}, r"TypeError: .*unexpected keyword argument 'sed'"),
+        ({'compile.bakend': 'eager'}, r"TypeError: .*unexpected keyword argument 'bakend'"),
+        ({'log_processor.windw': 1}, r"TypeError: .*unexpected keyword argument 'windw'"),
+        ({'train_dataloader.batch_size': 'four'}, 'ValueError: batch_size should be a positive integer'),
+        ({'model.decode_head.channels': None}, 'TypeError: '),
+        ({'model.backbone.out_indices': 3}, 'TypeError: '),
+        ({'optim_wrapper.optimizer.lr': None}, 'TypeError: '),
+        ({'model.decode_head': {'_delete_': True, 'type': 'UPerHead'}}, r"TypeError: .*missing .* argument"),
+        ({'train_dataloader.dataset.pipeline': [3]}, 'TypeError: transform must be'),
+        ({'load_from': 3}, 'TypeError: '),
+    ],
+)  # fmt: skip
+def test_options_that_nothing_can_be_built_of_end_a_tool_in_one_line(shapes, tmp_path, options, message):
+    config = small_run(SEGMENTER_SHAPES, shapes, tmp_path)
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(options)
+    cfg.dump(config)
+    error = error_here('train.py', config, '--work-dir', tmp_path / 'work')
+    assert re.match(rf'error: the config cannot be built: {message}', error)
+    assert re.search(r'\(.*\.py, line \d+\)$', error)
+
+
+def test_a_package_that_is_missing_is_one_line(capsys):
+    with pytest.raises(SystemExit, match='1'):
+        run(lambda: importlib.import_module('no_such_module'))
+    assert capsys.readouterr().err == "error: No module named 'no_such_module'\n"
 
 
 def test_a_value_that_mmsec_refuses_ends_a_tool_in_one_line_and_a_bug_in_a_traceback(capsys):
