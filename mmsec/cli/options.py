@@ -167,7 +167,7 @@ def _options(kind: Callable) -> dict[str, inspect.Parameter] | None:
 
 def _known(kind: Callable) -> Mapping[str, inspect.Parameter]:
     """The options of a function or class that can be told."""
-    known = _options(kind)
+    known: Mapping[str, inspect.Parameter] | None = _options(kind)
     with suppress(ValueError):
         known = inspect.signature(kind).parameters if known is None else known
     return known or {}
