@@ -78,6 +78,27 @@ def batches(images: dict[Path, Path], size: int, failed: list[Path]) -> Iterator
             yield batch
 
 
+def predicted(
+    inferencer: BaseInferencer, paths: list[Path], options: dict, failed: list[Path]
+) -> Iterator[tuple[Path, Any, np.ndarray]]:
+    """What is found on each image of a batch, and its picture; images that the model fails on go to ``failed``."""
+    try:
+        results = inferencer([str(path) for path in paths], batch_size=len(paths), return_vis=True, **options)
+    except Exception as error:  # of any kind: an image may be too large, too flat, or of other channels
+        if len(paths) > 1:
+            for path in paths:
+                yield from predicted(inferencer, [path], options, failed)
+        else:
+            reason = ' '.join(str(error).split())[:200]
+            print(f"error: '{paths[0]}' cannot be predicted: {type(error).__name__}: {reason}", file=sys.stderr)
+            failed += paths
+        return
+    predictions, pictures = results['predictions'], results['visualization']
+    if not isinstance(predictions, list):  # mmsegmentation unwraps a single image
+        predictions, pictures = [predictions], [pictures]
+    yield from zip(paths, predictions, pictures, strict=True)
+
+
 def detections(found: dict, classes: list[str], score_thr: float) -> dict[str, Any]:
     """What the JSON file holds of a detector's image, best score first."""
     masks = found.get('masks') or [None] * len(found['labels'])
@@ -118,11 +139,7 @@ def main() -> None:
     failed: list[Path] = []
     bar = ProgressBar(len(images)) if len(images) > 3 else None
     for batch in batches(images, args.batch_size, failed):
-        results = inferencer([str(path) for path in batch], batch_size=len(batch), return_vis=True, **options)
-        predictions, pictures = results['predictions'], results['visualization']
-        if not detector and len(batch) == 1:  # mmsegmentation unwraps a single image
-            predictions, pictures = [predictions], [pictures]
-        for path, found, picture in zip(batch, predictions, pictures, strict=True):
+        for path, found, picture in predicted(inferencer, batch, options, failed):
             out = args.out / images[path]
             mmcv.imwrite(picture[..., ::-1], f'{out}.png')
             if detector:
@@ -138,6 +155,7 @@ def main() -> None:
         f'{chr(10) if bar else ""}{len(images) - len(failed)} images predicted, pictures and JSON files in {args.out}'
     )
     if failed:
+        print(f'error: {len(failed)} images were left out, see above', file=sys.stderr)
         sys.exit(1)
 
 

@@ -1,9 +1,11 @@
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.conftest import DETECTOR, ROOT, SEGMENTER, error_here, run_here, small_checkpoint, small_run
 from tools import infer
@@ -53,6 +55,50 @@ def test_a_folder_is_predicted_and_a_broken_image_named(trained, images, tmp_pat
             classes = ['ground', 'disc', 'square', 'triangle', 'star']
             shares = {classes[label]: float((labels == label).mean()) for label in np.unique(labels)}
             assert content['share_of_pixels'] == pytest.approx(shares)
+
+
+KINDS = {  # what an image file may hold, and whether it is an image
+    'grey.png': (lambda pixels, path: cv2.imwrite(path, pixels[..., 0]), True),
+    'sixteen.png': (lambda pixels, path: cv2.imwrite(path, pixels.astype(np.uint16) * 257), True),
+    'alpha.png': (lambda pixels, path: cv2.imwrite(path, np.dstack([pixels, pixels[..., 0]])), True),
+    'cmyk.jpg': (lambda pixels, path: Image.fromarray(pixels).convert('CMYK').save(path), True),
+    'palette.png': (lambda pixels, path: Image.fromarray(pixels).convert('P').save(path), True),
+    'cut.png': (lambda pixels, path: Path(path).write_bytes(cv2.imencode('.png', pixels)[1].tobytes()[:900]), False),
+    'empty.jpg': (lambda pixels, path: Path(path).touch(), False),
+    'text.jpg': (lambda pixels, path: Path(path).write_text('no image'), False),
+    'folder.jpg': (lambda pixels, path: Path(path).mkdir(), False),
+    'dangling.jpg': (lambda pixels, path: Path(path).symlink_to('absent'), False),
+}
+
+
+def test_each_kind_of_file_is_predicted_or_costs_itself_alone(trained, tmp_path):
+    config, checkpoint, _ = trained
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)
+    for name, (write, _) in KINDS.items():
+        write(pixels, str(folder / name))
+    arguments = folder, config, checkpoint, '--out', tmp_path / 'out', '--batch-size', 4
+    result = run_here('infer.py', *arguments, check=False)
+    assert result.returncode == 1
+    assert '5 images predicted' in result.stdout
+    assert result.stdout.endswith('error: 5 images were left out, see above\n')
+    for name, (_, good) in KINDS.items():
+        assert (tmp_path / 'out' / name).with_suffix('.json').is_file() == good
+        assert (f"error: '{folder / name}' is not an image" in result.stdout) == (not good)
+
+
+def test_an_image_that_a_model_fails_on_costs_no_other_of_its_batch(capsys):
+    def inferencer(paths, batch_size, return_vis):
+        if 'bad' in paths:
+            raise RuntimeError('out of\nmemory')
+        return {'predictions': paths, 'visualization': paths}
+
+    failed = []
+    found = list(infer.predicted(inferencer, [Path('a'), Path('bad'), Path('b')], {}, failed))
+    assert [(path.name, prediction) for path, prediction, _ in found] == [('a', 'a'), ('b', 'b')]
+    assert failed == [Path('bad')]
+    assert capsys.readouterr().err == "error: 'bad' cannot be predicted: RuntimeError: out of memory\n"
 
 
 def test_batches_predict_what_single_images_do(trained, images, tmp_path):
