@@ -53,8 +53,9 @@ def contact_sheet(
     longest = max((len(classes[label]) for label in shown), default=0)
     legend_columns = max(1, int(12 / (0.7 + 0.1 * longest)))  # inches
     legend_lines = -(-len(shown) // legend_columns)
-    height = 12 / columns * sum(heights) + 0.7 + 0.25 * legend_lines
-    layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+    height = 12 / columns * sum(heights) + 0.8 + 0.25 * legend_lines
+    free = 0.08 / height  # above the titles: the layout beside a colour bar is some pixels off
+    layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0, rect=(0, 0, 1, 1 - free))
     figure = Figure(figsize=(12, height), dpi=100, layout=layout)
     grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
     titles = ['image', 'truth', 'prediction', *(f'clusters, {each.title.split(",")[0]}' for each in rows[0].maps)]

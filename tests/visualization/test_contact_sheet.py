@@ -68,3 +68,15 @@ def test_a_region_one_pixel_wide_is_drawn():
     masks = np.zeros((1, 5, 1), bool)
     masks[0, 2] = True
     assert contact_sheet([row_of(masks, [0], 1)], ['cat'], None).shape[1] == 1200
+
+
+@pytest.mark.parametrize('maps', [0, 1, 3, 6])
+@pytest.mark.parametrize(
+    'sizes', [[(64, 64)], [(60, 90)], [(40, 400)], [(400, 40)], [(60, 90), (40, 400)], [(64, 64), (60, 90), (400, 40)]]
+)
+def test_titles_stand_whole_above_images_of_any_number_and_shape(sizes, maps):
+    rows = [row_of(np.ones((1, *size), bool), [0], 1, *[one_map(10, 10, 4)] * maps) for size in sizes]
+    sheet = contact_sheet(rows, ['cat'], None).min(-1)
+    assert (sheet[:2] > 200).all()  # nothing is cut off
+    top = np.flatnonzero((sheet < 128).any(1))[0]  # of the letters
+    assert (sheet[top : top + 6] > 200).mean() > 0.5  # and no panel among them
