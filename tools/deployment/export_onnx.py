@@ -46,6 +46,11 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def say(what: str) -> None:
+    """Say what takes time now."""
+    print(f'{what} ...', flush=True)
+
+
 def main() -> None:
     """Export, compare, write."""
     args = parse_args()
@@ -54,17 +59,20 @@ def main() -> None:
     if args.verify and image is None:
         raise InputError(f"--verify '{args.verify}' is not an image that can be read")
     cfg = load_config(args.config)
+    say(f"building the model of '{args.config}'")
     model, names = deployable(cfg, args.checkpoint, args.backbone)
     notes = preprocessing(cfg)
     if image is not None and args.dynamic and min(image.shape[:2]) < MIN_SIZE:
         raise InputError(f"--verify '{args.verify}' has a side of less than {MIN_SIZE} pixels")
     images = torch.zeros(1 + args.dynamic, 3, *args.shape)
+    say(f'tracing it with {"images of any size, which takes minutes" if args.dynamic else "one image"}')
     exported = export(model, images, names, args.dynamic, notes)
     found: list[Agreement] = []
     if image is not None:
         height, width = image.shape[:2]
         # Of two sizes one at least is not that of the graph; 7 and 13 leave other remainders, whatever is divided by.
         sizes = [(height, width), (height + 7, width + 13)] if args.dynamic else [args.shape]
+        say(f"comparing onnxruntime with torch on '{args.verify}'")
         found = [verify(model, exported, prepared(image, notes, size)) for size in sizes]
     write_whole(args.out, exported.content)
     size = 'any size' if args.dynamic else f'1x3x{args.shape[0]}x{args.shape[1]}'
