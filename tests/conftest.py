@@ -212,7 +212,6 @@ def small_run(name: str, data: Path, folder: Path, **changes) -> Path:
         cfg.val_evaluator.ann_file = cfg.test_evaluator.ann_file = str(annotations)
         cfg.train_cfg.update(max_epochs=2, val_interval=1)
     elif cfg.default_scope == 'mmpretrain':
-        cfg.custom_imports.imports.insert(0, 'tests.torchvision_apart')
         cfg.train_cfg.max_epochs = 2
         for dataloader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
             dataloader.batch_size = 8
@@ -240,7 +239,7 @@ def small_checkpoint(config: Path) -> Path:
 
 
 def _environment() -> dict[str, str]:
-    """Where tools run as a user runs them find mmsec and tests.torchvision_apart, after what the test puts first."""
+    """Where tools run as a user runs them find mmsec, after what the test puts first."""
     path = os.pathsep.join(filter(None, (os.environ.get('PYTHONPATH'), str(ROOT))))
     return os.environ | {'PYTHONPATH': path}
 

@@ -16,8 +16,8 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
+from mmsec.cli import torchvision_apart  # noqa: F401
 from mmsec.cli.config import load_config, revert_sync_bn
-from tests import torchvision_apart  # noqa: F401
 from tests.conftest import ROOT, shrink_model
 
 FOLDER = ROOT / 'configs'

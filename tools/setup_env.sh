@@ -33,7 +33,8 @@ say "2/3 mmengine, mmcv, mmdetection, mmsegmentation, mmpretrain (about 7 minute
 export PATH="$(cd "$venv/bin" && pwd):$PATH" CFLAGS="-g0 ${CFLAGS:-}"
 "${pip[@]}" --no-build-isolation --editable '.[openmmlab,pretrain,onnx,dev]'
 # PyPI's torchvision is for CUDA. Beside a CPU build of torch it fails to be imported, and takes mmdet and mmengine with
-# it, which import it where they find it. In a folder of its own only tests/torchvision_apart.py finds it.
+# it, which import it where they find it. In a folder of its own only mmsec/cli/torchvision_apart.py finds it, which the
+# tools import for mmpretrain.
 "${pip[@]}" --no-deps --upgrade --target "$venv/torchvision" torchvision
 
 if ! "$python" -c 'import mmcv._ext' 2>/dev/null; then

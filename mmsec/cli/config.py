@@ -62,8 +62,8 @@ def load_config(path: str, options: dict | None = None, hosts: Sequence[str] = H
             f"config '{path}' is for {host}, which is not installed. Add it to the OpenMMLab you have, "
             'from the same set: stock or maintained (README, "Install")'
         )
-    if not isinstance(cfg.get('model'), dict):
-        raise InputError(f"config '{path}': model must be a dict, got {cfg.get('model')!r}")
+    if not isinstance(cfg.get('model', {}), dict):
+        raise InputError(f"config '{path}': model must be a dict, got {cfg.model!r}")
     _check_torchvision(host)
     init_default_scope(host)
     check_options(cfg)
@@ -75,6 +75,7 @@ def _check_torchvision(host: str) -> None:
     if host != 'mmpretrain' and find_spec('torchvision') is None:
         return
     try:
+        importlib.import_module('mmsec.cli.torchvision_apart')  # finds the one of tools/setup_env.sh
         importlib.import_module('torchvision')
     except (ImportError, OSError, RuntimeError) as error:
         version, _, build = torch.__version__.partition('+')

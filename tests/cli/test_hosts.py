@@ -5,9 +5,9 @@ from types import ModuleType
 
 import pytest
 
+from mmsec.cli import torchvision_apart  # noqa: F401
 from mmsec.cli.config import load_config
 from mmsec.errors import InputError
-from tests import torchvision_apart  # noqa: F401
 from tests.conftest import one_line_error
 
 

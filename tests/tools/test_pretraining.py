@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
+from mmsec.cli import torchvision_apart  # noqa: F401
 from mmsec.cli.weights import load_state
 from mmsec.errors import InputError
 from mmsec.models import SecViT, ViT
 from mmsec.models.checkpoints.loading import classifier_weights, load_pretrained
 from mmsec.models.checkpoints.reading import read_checkpoint
-from tests import torchvision_apart  # noqa: F401
 from tests.conftest import DATA, DETECTOR, OFFICIAL, ROOT, SMALL_ARCH, SMALL_CLUSTR, error_here, run_here, small_run
 from tests.test_configs import load
 

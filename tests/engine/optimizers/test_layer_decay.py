@@ -8,10 +8,10 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from torch import nn
 
+from mmsec.cli import torchvision_apart  # noqa: F401
 from mmsec.engine.optimizers.layer_decay import layer_depths
 from mmsec.errors import InputError
 from mmsec.models import ClusTR, SecViT, ViT
-from tests import torchvision_apart  # noqa: F401
 from tests.conftest import run_tool
 from tests.test_configs import load
 from tests.test_docs import example

@@ -3,9 +3,9 @@ import re
 import pytest
 import torch
 
+from mmsec.cli import torchvision_apart  # noqa: F401
 from mmsec.cli.flops import count_kinds
 from mmsec.models import SecViT
-from tests import torchvision_apart  # noqa: F401
 from tests.conftest import ROOT, run_here
 
 
