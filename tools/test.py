@@ -115,7 +115,7 @@ def main() -> None:
     command = ['python', 'tools/infer.py', 'IMAGES', args.config, args.checkpoint, '--out', 'DIR']
     if cfg.default_scope == 'mmpretrain':
         weights = f'model.backbone.init_cfg.checkpoint={args.checkpoint}'
-        command = ['python', 'tools/train.py', 'CONFIG of a detector or segmentor', '--cfg-options', weights]
+        command = ['python', 'tools/train.py', 'CONFIG', '--cfg-options', weights]
     rows['next'] = shlex.join(command)
     runner.logger.info(block('the test is over', {name: value for name, value in rows.items() if value}))
 
