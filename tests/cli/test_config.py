@@ -5,8 +5,10 @@ import pytest
 import torch
 import torch.distributed
 from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
 
-from mmsec.cli.config import check_operators, load_config, revert_sync_bn
+from mmsec.cli.config import check_operators, load_config, revert_sync_bn, runner_class
 from mmsec.errors import InputError
 from tests.conftest import ROOT
 
@@ -96,3 +98,12 @@ def test_sync_bn_becomes_bn_where_it_cannot_run_and_says_so(monkeypatch, log):
     revert_sync_bn(cfg, 'none')
     assert cfg.model == dict(norm_cfg=dict(type='BN'), heads=[dict(norm_cfg=dict(type='BN'))])
     assert log == ['one process or no GPU: SyncBN in the config runs as BN']
+
+
+def test_a_runner_of_ones_own_is_taken(monkeypatch):
+    class Own(Runner):
+        """Somebody's."""
+
+    monkeypatch.setitem(RUNNERS.module_dict, 'Own', Own)
+    assert runner_class(Config(dict(runner_type='Own'))) is Own
+    assert issubclass(runner_class(Config(dict())), Runner)
