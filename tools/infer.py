@@ -23,7 +23,7 @@ from mmsec.cli.weights import load_state
 from mmsec.engine.files import to_json
 from mmsec.engine.processes import run
 from mmsec.errors import InputError
-from mmsec.models.checkpoints.reading import read_checkpoint
+from mmsec.models.checkpoints.reading import forget_checkpoints, read_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
@@ -51,13 +51,15 @@ def build_inferencer(cfg: Config, args: argparse.Namespace) -> BaseInferencer:
     """The host's inferencer with every weight of the checkpoint."""
     checkpoint = read_checkpoint(args.checkpoint)
     load_state(MODELS.build(cfg.model), checkpoint, args.checkpoint)  # strict; the inferencers are not
-    if 'classes' not in checkpoint.get('meta', {}).get('dataset_meta', {}):
+    if not isinstance((checkpoint.get('meta', {}).get('dataset_meta') or {}).get('classes'), list | tuple):
         raise InputError(f"checkpoint '{args.checkpoint}' has no class names (meta.dataset_meta.classes)")
     if cfg.default_scope == 'mmdet':
         from mmdet.apis import DetInferencer as Inferencer
     else:
         from mmseg.apis import MMSegInferencer as Inferencer
-    return Inferencer(cfg, args.checkpoint, device=args.device, scope=cfg.default_scope, show_progress=False)
+    inferencer = Inferencer(cfg, args.checkpoint, device=args.device, scope=cfg.default_scope, show_progress=False)
+    forget_checkpoints()
+    return inferencer
 
 
 def batches(images: dict[Path, Path], size: int, failed: list[Path]) -> Iterator[list[Path]]:

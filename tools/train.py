@@ -8,12 +8,12 @@ from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.logging import print_log
 
-from mmsec.cli.config import check_operators, load_config, revert_sync_bn, runner_class
+from mmsec.cli.config import check_operators, complete_hooks, load_config, revert_sync_bn, runner_class
 from mmsec.cli.data import check_data
 from mmsec.cli.heads import check_channels
 from mmsec.cli.processor import optimize_on_cpu
 from mmsec.cli.resume import check_same_run, go_on, newest_whole_checkpoint
-from mmsec.cli.weights import check_frozen, check_weights
+from mmsec.cli.weights import check_frozen, check_start, check_weights
 from mmsec.engine.hooks.no_detection import NoDetectionHook
 from mmsec.engine.hooks.rank_consistency import RankConsistencyHook
 from mmsec.engine.hooks.run_summary import RunSummaryHook
@@ -112,6 +112,8 @@ def main() -> None:
     runner.register_hook(RankConsistencyHook())
     runner.register_hook(NoDetectionHook())
     runner.register_hook(RunSummaryHook())
+    complete_hooks(runner)
+    check_start(runner)
     runner.train()
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import logging
 import re
 from collections.abc import Sequence
 from importlib.metadata import packages_distributions
@@ -17,6 +18,7 @@ from mmengine.utils import import_modules_from_strings
 
 from mmsec.cli.names import check_names, check_option
 from mmsec.cli.options import check_options, dicts_of
+from mmsec.engine.hooks.plain_checkpoint import PlainCheckpointHook
 from mmsec.engine.runner import Runner
 from mmsec.errors import InputError
 
@@ -24,6 +26,14 @@ HOSTS = ('mmdet', 'mmseg', 'mmpretrain')
 _SETTINGS = {  # what MMEngine reads of them; it passes over every other key
     'auto_scale_lr': ('enable', 'base_batch_size'),
     'env_cfg': ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'),
+}
+
+_PROMISES = {  # what a run does not do without a hook
+    'AtomicCheckpointHook': 'a run that dies while it saves may leave half a checkpoint',
+    'PreemptionHook': 'a run that is told to stop does not save and is not queued again',
+    'NaNGuardHook': 'a loss that is not finite does not stop the run',
+    'IterationSeedHook': 'processes draw the same random numbers, a resumed run those of its beginning',
+    'BrokenDataHook': 'images left out are not counted',
 }
 
 
@@ -102,6 +112,25 @@ def runner_class(cfg: Config) -> type[MMEngineRunner]:
             'DeepSpeed are not supported. Leave out runner_type and strategy'
         )
     return Runner if kind is MMEngineRunner else kind
+
+
+def complete_hooks(runner: Runner) -> None:
+    """Add the hook that every tool's reading of checkpoints rests on, last of all; say what a run lacks without others.
+
+    A list ``custom_hooks`` in a config replaces that of its base.
+    """
+    names = {type(hook).__name__ for hook in runner.hooks}
+    if 'PlainCheckpointHook' not in names:
+        runner.register_hook(PlainCheckpointHook())
+    runner.hooks.sort(key=lambda hook: isinstance(hook, PlainCheckpointHook))  # it must see what others put in
+    lacking = [f'{promise} (mmsec.{name})' for name, promise in _PROMISES.items() if name not in names]
+    if lacking:
+        print_log(
+            f'the config has not the hooks of configs/_base_/default_runtime.py: {"; ".join(lacking)}. A custom_hooks '
+            'list replaces that of the base; [*_base_.custom_hooks, ...] adds to it',
+            'current',
+            logging.WARNING,
+        )
 
 
 def revert_sync_bn(cfg: Config, launcher: str) -> None:

@@ -173,11 +173,12 @@ class Backbone(BaseModule):
         if len(pretrained) > 1:
             raise ValueError(f'{name} loads one checkpoint, got {len(pretrained)} in init_cfg')
         if pretrained:
-            unknown = set(pretrained[0]) - {'type', 'checkpoint'}
-            if unknown:
-                raise ValueError(f'{name} takes init_cfg keys type and checkpoint, got also {sorted(unknown)}')
+            if not {'type', 'checkpoint'} <= set(pretrained[0]) <= {'type', 'checkpoint', 'prefix', 'map_location'}:
+                raise ValueError(
+                    f'{name} takes init_cfg keys type, checkpoint, prefix and map_location, got {list(pretrained[0])}'
+                )
             initialize(self, [each for each in init_cfgs if not is_pretrained(each)])
-            load_pretrained(self, pretrained[0]['checkpoint'])
+            load_pretrained(self, pretrained[0]['checkpoint'], pretrained[0].get('prefix'))
             self._is_init = True
             return
         super().init_weights()

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from mmsec.models.checkpoints.reading import Weights
+
 PUBLISHED = 'https://github.com/YtongXie/ClusTR'
 _OF_STAGE = re.compile(r'^(patch_embed|block|norm)(\d+)\.')
 
@@ -20,7 +22,7 @@ def convert(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         the classifier.
     """
     dropped: list[str] = []
-    converted: dict[str, Tensor] = {}
+    converted = Weights()
     for key, value in state.items():
         if key.startswith('head.'):
             dropped.append(key)

@@ -12,9 +12,9 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmsec.errors import InputError
-from mmsec.models.checkpoints.reading import read_checkpoint
+from mmsec.models.checkpoints.reading import read_checkpoint, weights_of
 
-_LISTED = 20
+_LISTED = 3
 
 
 def read_pretrained(path: str | Path, published: str | None, norm_eval: bool = True) -> dict:
@@ -33,21 +33,71 @@ def read_pretrained(path: str | Path, published: str | None, norm_eval: bool = T
     return read_checkpoint(path)
 
 
-def backbone_weights(checkpoint: Mapping) -> tuple[dict[str, Tensor], list[str]]:
-    """Find a backbone's weights in a checkpoint: them, without a prefix, and the keys of all else.
+def backbone_weights(checkpoint: Mapping, prefix: str | None = None) -> tuple[dict[str, Tensor], list[str]]:
+    """Find a backbone's weights in a checkpoint, of any form that :func:`weights_of` takes.
 
-    It may be published (``model_ema`` preferred over ``model``), trained with OpenMMLab (``state_dict`` with the prefix
-    ``backbone.``), or a bare state dict.
+    Args:
+        checkpoint (Mapping): From :func:`read_checkpoint`.
+        prefix (str, optional): What the names of the backbone's weights begin with. Default: ``backbone.`` if any does.
+
+    Returns:
+        tuple[dict[str, Tensor], list[str]]: The weights, without the prefix, and the names of all others.
+
+    Raises:
+        InputError: If no name begins with ``prefix``.
     """
-    named = (checkpoint.get(key) for key in ('model_ema', 'model', 'state_dict'))  # model_ema may be there and empty
-    state = next((state for state in named if state), checkpoint)
-    prefix = 'backbone.' if any(key.startswith('backbone.') for key in state) else ''
-    found = {
-        key.removeprefix(prefix): value
-        for key, value in state.items()
-        if key.startswith(prefix) and isinstance(value, Tensor)
+    state = weights_of(checkpoint)
+    if prefix is None:
+        prefix = 'backbone.' if any(key.startswith('backbone.') for key in state) else ''
+    elif prefix:
+        prefix = f'{prefix.removesuffix(".")}.'
+    found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    if not found:
+        raise InputError(f"no weight of the checkpoint begins with prefix='{prefix}'; {counted({'has': list(state)})}")
+    return found, [key for key in state if not key.startswith(prefix)]
+
+
+def counted(kinds: Mapping[str, list[str]]) -> str:
+    """Lists of keys in one line: of each kind that there is the count, and at most three keys."""
+    return '; '.join(
+        f'{len(keys)} {kind}: {", ".join(keys[:_LISTED])}{", ..." * (len(keys) > _LISTED)}'
+        for kind, keys in kinds.items()
+        if keys
+    )
+
+
+def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """Weights that a file lacks, has in another shape, or has and a model does not."""
+    return {
+        'missing': [key for key in own if key not in state],
+        'of another shape': [
+            f'{key}: {tuple(state[key].shape)} in the file, {tuple(value.shape)} in the model'
+            for key, value in own.items()
+            if key in state and state[key].shape != value.shape
+        ],
+        'unknown': [key for key in state if key not in own],
     }
-    return found, [key for key in state if key.removeprefix(prefix) not in found or not key.startswith(prefix)]
+
+
+def check_values(own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Refuse weights that fit a model's state by name and shape, and whose values no training gives.
+
+    Raises:
+        InputError: If any is no floating-point number where the model has those, not finite, or a variance below zero.
+    """
+    bad: dict[str, list[str]] = {'no floating-point numbers': [], 'not finite': [], 'negative variances': []}
+    for key, value in own.items():
+        given = state.get(key)
+        if given is None or given.shape != value.shape or not value.is_floating_point():
+            continue
+        if not given.is_floating_point():
+            bad['no floating-point numbers'].append(f'{key} ({given.dtype})')
+        elif not given.to(value.dtype).isfinite().all() and value.isfinite().all():
+            bad['not finite'].append(key)
+        elif key.endswith('running_var') and (given < 0).any():
+            bad['negative variances'].append(key)
+    if any(bad.values()):
+        raise InputError(f"checkpoint '{path}' holds values that no training gives. Weights {counted(bad)}")
 
 
 def classifier_weights(model: nn.Module, checkpoint: Mapping) -> dict[str, Tensor]:
@@ -78,7 +128,7 @@ def classifier_weights(model: nn.Module, checkpoint: Mapping) -> dict[str, Tenso
     return found
 
 
-def load_pretrained(backbone: Any, path: str | Path) -> None:
+def load_pretrained(backbone: Any, path: str | Path, prefix: str | None = None) -> None:
     """Load a backbone's weights and leave none of them at random.
 
     What the file has and the backbone has no place for by design (classifier, neck, heads, stages and output norms it
@@ -88,13 +138,20 @@ def load_pretrained(backbone: Any, path: str | Path) -> None:
     Args:
         backbone (Backbone): Its ``published`` says where weights are, its ``convert`` renames them.
         path (str | Path): The checkpoint.
+        prefix (str, optional): As in :func:`backbone_weights`.
 
     Raises:
-        InputError: If the file cannot be read, or any weight is missing, misshapen or unknown; the keys are listed.
+        InputError: If the file cannot be read, or any weight is missing, misshapen or unknown, which are counted, or
+            has values that no training gives.
     """
     name = type(backbone).__name__
-    weights, dropped = backbone_weights(read_pretrained(path, backbone.published, backbone.norm_eval))
-    state, of_classifier = backbone.convert(weights)
+    checkpoint = read_pretrained(path, backbone.published, backbone.norm_eval)
+    try:
+        weights, dropped = backbone_weights(checkpoint, prefix)
+        state, of_classifier = backbone.convert(weights)
+    except (InputError, RuntimeError, TypeError, IndexError) as error:  # weights that are renamed are reshaped, too
+        reason = str(error).splitlines()[0]
+        raise InputError(f"checkpoint '{path}' does not fit this {name}: {reason}") from error
     dropped += of_classifier
     own = backbone.state_dict()
     for key in list(state):
@@ -102,25 +159,15 @@ def load_pretrained(backbone: Any, path: str | Path) -> None:
             dropped.append(key)
             del state[key]
     fresh_norms = [key for key in own if key.startswith('out_norms.') and key not in state]
-    missing = [key for key in own if key not in state and key not in fresh_norms]
-    unknown = [key for key in state if key not in own]
-    misshapen = [
-        f'{key}: {tuple(state[key].shape)} in the file, {tuple(own[key].shape)} in the backbone'
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    problems = [
-        f'{len(keys)} {kind}: ' + ', '.join(keys[:_LISTED]) + (', ...' if len(keys) > _LISTED else '')
-        for kind, keys in (('missing', missing), ('of another shape', misshapen), ('unknown', unknown))
-        if keys
-    ]
+    state |= {key: own[key] for key in fresh_norms}
+    problems = counted(misfits(own, state))
     if problems:
         raise InputError(
-            f"checkpoint '{path}' does not fit this {name} (another size, or not {name}?). Weights "
-            + '; '.join(problems)
+            f"checkpoint '{path}' does not fit this {name} (another size, or not {name}?). Weights {problems}"
         )
-    backbone.load_state_dict(state | {key: own[key] for key in fresh_norms})
-    print_log(f'{name}: loaded {len(state)} weights from {path}', logger='current')
+    check_values(own, state, path)
+    backbone.load_state_dict(state)
+    print_log(f'{name}: loaded {len(state) - len(fresh_norms)} weights from {path}', logger='current')
     if dropped:
         print_log(f'{name}: not used from the checkpoint: {", ".join(dropped)}', logger='current')
     if fresh_norms:

@@ -1,8 +1,9 @@
 """Checkpoint files, read without running code from them, by whoever reads one."""
 
-import argparse
 import os
 import re
+import stat
+import time
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,54 +12,160 @@ from typing import Any
 import torch
 from mmengine.model import PretrainedInit
 from mmengine.runner import CheckpointLoader
+from torch import Tensor
 
 from mmsec.errors import InputError
+from mmsec.models.checkpoints.plain import STAND_INS, as_data, plain
+
+_STATES = ('model_ema', 'model', 'state_dict')  # in published files, the average first; in OpenMMLab's
+_KINDS = {'meta': dict, 'meta.epoch': int, 'meta.iter': int, 'meta.cfg': str, 'meta.dataset_meta': dict}
+_KINDS |= {f'message_hub{name}': dict for name in ('', '.log_scalars', '.runtime_info', '.resumed_keys')}
+_read: dict[tuple, dict] = {}  # what this process has read, until forget_checkpoints
 
 
-def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict:
-    """Read a checkpoint file without running code from it.
+def read_checkpoint(path: str | Path) -> dict:
+    """Read a checkpoint file without running code from it, once for a process.
 
-    Tensors and plain values are allowed, and :class:`argparse.Namespace`, in which the published files keep their
-    training options.
+    What MMEngine, mmcv 1.x and published training code keep beside tensors (histories, NumPy's numbers, options) is
+    read as plain values.
 
     Args:
         path (str | Path): A file on this machine.
-        map_location (Any): Where its tensors go, as :func:`torch.load` takes it. Default: 'cpu'.
 
     Returns:
-        dict: What the file holds.
+        dict: What the file holds, a copy but for the tensors, which are on the CPU.
 
     Raises:
-        InputError: If the path is a URL, there is no such file, it is truncated, or holds anything else.
+        InputError: If the path is a URL, there is no such file, or it is damaged, inflates, or holds anything else than
+            weights by name and plain values.
     """
     if '://' in str(path):
         raise InputError(f"checkpoint '{path}': download it first; checkpoints are read from files on this machine")
-    if not Path(path).is_file():
-        raise InputError(f"checkpoint '{path}' not found")
     try:
-        _check_sums(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:  # torch.load has no common error: zip, pickle, end of file, runtime
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        blocked = re.search(r'GLOBAL ([\w.]+)', str(error))
-        if blocked:
-            reason = f'it holds a {blocked[1]}, and only tensors and plain values are loaded'
-        else:
-            reason = f'the file is damaged or no checkpoint ({reason})'
-        raise InputError(f"checkpoint '{path}' cannot be read: {reason}") from error
-    if not isinstance(checkpoint, dict):
-        raise InputError(f"checkpoint '{path}' holds a {type(checkpoint).__name__}, expected a dict")
-    return checkpoint
+        found = os.stat(os.path.expanduser(path))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"checkpoint '{path}' not found") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise InputError(f"checkpoint '{path}' is a {'folder' if stat.S_ISDIR(found.st_mode) else 'pipe or device'}")
+    version = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    content = _read.get(version)
+    if content is None:
+        try:
+            content = _load(os.path.expanduser(path), found.st_size)
+        except Exception as error:  # torch.load has no common error: zip, pickle, end of file, runtime
+            raise InputError(f"checkpoint '{path}' cannot be read: {_reason(error)}") from error
+        if time.time_ns() - found.st_mtime_ns > 10**8:  # else it may change once more within a tick of the clock
+            _read[version] = content
+    return plain(content, as_data)
 
 
-def _check_sums(path: str | Path) -> None:
+def forget_checkpoints() -> None:
+    """Free the memory of what was read."""
+    _read.clear()
+
+
+def _load(path: str, size: int) -> dict:
+    """Read a file of ``size`` bytes and check what it holds."""
+    if size == 0:
+        raise EOFError('it is empty')
+    _check_archive(path, size)
+    with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in STAND_INS.items()]):
+        content = torch.load(path, map_location='cpu', weights_only=True)
+    content = plain(content, as_data)
+    if not isinstance(content, dict):
+        raise InputError(f'it holds a {type(content).__name__}, expected a dict')
+    for place, kind in _KINDS.items():
+        *parents, name = place.split('.')
+        node = content
+        for parent in parents:
+            node = node.get(parent) or {}
+        if name in node and not isinstance(node[name], kind) and (node[name] is not None or not parents):
+            raise InputError(f'its {place} is a {type(node[name]).__name__}, expected a {kind.__name__}')
+    tensors = [*weights_of(content).values(), *_weights(content.get('ema_state_dict', {}), 'ema_state_dict').values()]
+    storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
+    if max(sum(storages.values()), *(each.numel() * each.element_size() for each in tensors)) > size:
+        raise InputError('its weights are more than the file holds')
+    return content
+
+
+def weights_of(checkpoint: Mapping) -> dict[str, Tensor]:
+    """The weights in a checkpoint by their names, without the ``module.`` of a distributed run.
+
+    Args:
+        checkpoint (Mapping): Published (``model_ema`` preferred over ``model``), trained with OpenMMLab
+            (``state_dict``), or a bare state dict, perhaps among other values.
+
+    Raises:
+        InputError: If there are none, one is no dense tensor with a name, or two are of one name.
+    """
+    name = next((name for name in _STATES if checkpoint.get(name, {}) not in ({}, None)), '')  # model_ema may be empty
+    weights = _weights(checkpoint[name] if name else checkpoint, name)
+    if not weights:
+        shown = ', '.join(map(str, list(checkpoint)[:3])) + ', ...' * (len(checkpoint) > 3)
+        raise InputError(
+            f'it holds no weights: expected {", ".join(_STATES)} or tensors by name, got {shown or "nothing"}'
+        )
+    return weights
+
+
+class Weights(dict[str, Tensor]):
+    """Weights that are given their names one by one, no two of them the same."""
+
+    _metadata: dict | None = None  # of a state dict: the versions of modules, by which some rename weights
+
+    def __setitem__(self, name: str, value: Tensor) -> None:
+        if name in self:
+            raise InputError(f'it has two keys for one weight, {name}')
+        super().__setitem__(name, value)
+
+
+def _weights(state: Any, name: str) -> dict[str, Tensor]:
+    """The tensors of a state dict; one without a name is a checkpoint of this form, with other values beside them."""
+    if not isinstance(state, Mapping):
+        raise InputError(f'its {name} is a {type(state).__name__}, expected a dict of tensors')
+    place = f'{name}.'.removeprefix('.')
+    weights = Weights()
+    for key, value in state.items():
+        if not isinstance(key, str):
+            raise InputError(f'{name or "it"} has the key {key!r}, expected names of weights')
+        if not isinstance(value, Tensor):
+            if not name or key.endswith('_extra_state'):
+                continue
+            raise InputError(f'its {place}{key} is a {type(value).__name__}, expected a tensor')
+        if value.layout != torch.strided or value.is_nested or value.is_quantized or value.is_meta:
+            raise InputError(f'its {place}{key} is sparse, nested, quantized or meta, expected a dense tensor')
+        weights[key.removeprefix('module.')] = Tensor.detach(value)  # without what a pickle may have set on it
+    weights._metadata = getattr(state, '_metadata', None)
+    return weights
+
+
+def _check_archive(path: str, size: int) -> None:
     """Compare the checksums that torch writes and does not read; files from before torch 1.6 have none."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged:
-            raise ValueError(f'checksum of {damaged} is wrong')
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        inflated = sum(each.file_size for each in archive.infolist())
+        if inflated > size:  # torch compresses nothing
+            raise InputError(f'its {size:,} bytes would become {inflated:,}')
+        damaged = archive.testzip()
+    if damaged:
+        raise InputError(f'the file is damaged or no checkpoint (checksum of {damaged} is wrong)')
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a file, in one line; torch's own advice, to load it all the same, is no part of it."""
+    blocked = re.search(r'GLOBAL ([\w.]+)', str(error))
+    if blocked:
+        return f'it holds a {blocked[1]}, and only tensors and plain values are loaded'
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if 'TorchScript' in str(error):
+        return 'it is a TorchScript archive, expected a state dict'
+    line = next(iter(str(error).splitlines()), '') or type(error).__name__
+    advice = re.search(r'weights.only|pickle_module|trust', line, re.IGNORECASE)
+    return 'the file is damaged or no checkpoint' + ('' if advice else f' ({line})')
 
 
 def read_all_safely() -> None:
@@ -77,13 +184,12 @@ def read_all_safely() -> None:
 
 def load_from_local(filename: str, map_location: Any = 'cpu') -> dict:
     """:func:`read_checkpoint` for MMEngine, without the text that it would execute and no longer writes."""
-    checkpoint = read_checkpoint(os.path.expanduser(filename), map_location)
-    if isinstance(checkpoint.get('meta'), dict):
-        checkpoint['meta'].pop('config', None)
+    checkpoint = read_checkpoint(filename)
+    checkpoint.get('meta', {}).pop('config', None)
     return checkpoint
 
 
 def is_pretrained(init_cfg: Mapping) -> bool:
     """Whether an initialiser of MMEngine, such as ``dict(type='Pretrained', checkpoint=PATH)``, reads a checkpoint."""
     kind = init_cfg.get('type')
-    return kind is PretrainedInit or (isinstance(kind, str) and kind.split('.')[-1] == 'Pretrained')
+    return kind is PretrainedInit or (isinstance(kind, str) and kind.split('.')[-1] in ('Pretrained', 'PretrainedInit'))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mmsec.errors import InputError
+from mmsec.models.checkpoints.reading import Weights
 
 PUBLISHED = 'https://github.com/qhfan/SecViT'
 _CLASSIFIER = re.compile(r'(proj|norm|head)\.')
@@ -33,7 +34,7 @@ def convert(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         InputError: If the rotary frequencies stored in it are not those of SecViT.
     """
     dropped: list[str] = []
-    converted: dict[str, Tensor] = {}
+    converted = Weights()
     for key, value in state.items():
         if _CLASSIFIER.match(key):
             dropped.append(key)

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from mmsec.models.checkpoints.reading import Weights
+
 PUBLISHED = 'https://github.com/microsoft/Swin-Transformer'
 _CLASSIFIER = re.compile(r'(head|norm)\.')
 _OF_WINDOWS = re.compile(r'\.(relative_position_bias_table|relative_position_index|attn_mask)$')
@@ -30,7 +32,7 @@ def convert(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """
     of_authors = any(key.startswith('layers.') for key in state)
     dropped: list[str] = []
-    converted: dict[str, Tensor] = {}
+    converted = Weights()
     for key, value in state.items():
         if _CLASSIFIER.match(key) or _OF_WINDOWS.search(key):
             dropped.append(key)
