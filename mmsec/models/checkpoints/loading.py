@@ -50,7 +50,7 @@ def backbone_weights(checkpoint: Mapping, prefix: str | None = None) -> tuple[di
     if prefix is None:
         prefix = 'backbone.' if any(key.startswith('backbone.') for key in state) else ''
     elif prefix:
-        prefix = f'{prefix.removesuffix(".")}.'
+        prefix = f'{prefix.removeprefix("module.").removesuffix(".")}.'
     found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     if not found:
         raise InputError(f"no weight of the checkpoint begins with prefix='{prefix}'; {counted({'has': list(state)})}")

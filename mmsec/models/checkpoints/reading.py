@@ -80,11 +80,11 @@ def _load(path: str, size: int) -> dict:
         for parent in parents:
             node = node.get(parent) or {}
         if name in node and not isinstance(node[name], kind) and (node[name] is not None or not parents):
-            raise InputError(f'its {place} is a {type(node[name]).__name__}, expected a {kind.__name__}')
+            raise InputError(f'its {place} is of type {type(node[name]).__name__}, expected {kind.__name__}')
     tensors = [*weights_of(content).values(), *_weights(content.get('ema_state_dict', {}), 'ema_state_dict').values()]
     storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
     if max(sum(storages.values()), *(each.numel() * each.element_size() for each in tensors)) > size:
-        raise InputError('its weights are more than the file holds')
+        raise InputError('its weights are more numbers than the file holds')
     return content
 
 
@@ -163,7 +163,7 @@ def _reason(error: Exception) -> str:
         return error.strerror
     if 'TorchScript' in str(error):
         return 'it is a TorchScript archive, expected a state dict'
-    line = next(iter(str(error).splitlines()), '') or type(error).__name__
+    line = str(error).split('\n')[0].split('. ')[0] or type(error).__name__
     advice = re.search(r'weights.only|pickle_module|trust', line, re.IGNORECASE)
     return 'the file is damaged or no checkpoint' + ('' if advice else f' ({line})')
 

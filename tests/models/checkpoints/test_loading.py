@@ -103,3 +103,74 @@ def test_random_weights_that_stay_as_they_are_are_named(log, options, named, ini
     log.clear()
     small(init_cfg=dict(type='Pretrained', checkpoint=str(OFFICIAL)), **options).init_weights()
     assert 'random weights' not in '\n'.join(log)
+
+
+@pytest.mark.parametrize(
+    ('prefix', 'inside'),
+    [('backbone.', 'backbone.'), ('backbone', 'backbone.'), ('module.a.b.', 'module.a.b.'), (None, 'module.backbone.')],
+)
+def test_the_weights_behind_a_prefix_load(published, tmp_path, prefix, inside):
+    state = {f'{inside}{key}': value for key, value in published['model'].items()} | {'neck.weight': torch.zeros(1)}
+    path = str(saved({'state_dict': state}, tmp_path))
+    backbone = small(init_cfg=dict(type='Pretrained', checkpoint=path, prefix=prefix, map_location='cpu'))
+    backbone.init_weights()
+    assert torch.equal(backbone.patch_embed.proj[0].weight, published['model']['patch_embed.proj.0.weight'])
+    with pytest.raises(InputError, match=r"no weight .* prefix='encoder\.'; \d+ has: \S+, \S+, \S+, \.\.\.$"):
+        load_pretrained(backbone, path, prefix='encoder.')
+
+
+PROJECTION = 'patch_embed.proj.0.weight'
+VARIANCE = 'patch_embed.proj.1.running_var'
+
+
+@pytest.mark.parametrize(
+    ('key', 'change', 'reason'),
+    [
+        (PROJECTION, lambda x: x.mul(99).to(torch.int64), r'no floating-point numbers: \S+ \(torch\.int64\)'),
+        (PROJECTION, lambda x: x > 0, r'no floating-point numbers: \S+ \(torch\.bool\)'),
+        (PROJECTION, lambda x: x + 1j, 'no floating-point numbers'),
+        (PROJECTION, lambda x: x / 0, 'not finite: patch_embed'),
+        (PROJECTION, lambda x: x.double() * 1e300, 'not finite'),  # in the backbone's type
+        (VARIANCE, lambda x: x * float('nan'), 'not finite'),
+        (VARIANCE, lambda x: -x, 'negative variances: patch_embed'),
+    ],
+)
+def test_values_that_no_training_gives_are_refused(published, tmp_path, key, change, reason):
+    state = published['model']
+    state[key] = change(state[key])
+    with pytest.raises(InputError, match=rf"c\S+' holds values that no training gives\. Weights 1 {reason}"):
+        load_pretrained(small(), saved({'model': state}, tmp_path))
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+def test_any_floating_point_numbers_load(published, tmp_path, dtype):
+    state = {key: value.to(dtype) for key, value in published['model'].items() if 'RoPE' not in key}
+    load_pretrained(small(), saved(state, tmp_path))
+
+
+def test_two_keys_for_one_weight_are_refused(published, tmp_path):
+    state = published['model']
+    theirs = 'layers.1.blocks.0.ffn.fc1.bias'
+    for twice in (f'module.{theirs}', 'stages.1.blocks.0.ffn.fc1.bias'):
+        with pytest.raises(InputError, match=r'two keys for one weight, (layers|stages)\.1\.blocks\.0\.ffn\.fc1\.bias'):
+            load_pretrained(small(), saved({'model': state | {twice: state[theirs]}}, tmp_path))
+
+
+def test_a_mismatch_is_counted_and_shows_three_keys_of_a_kind(published, tmp_path):
+    state = {key: value for key, value in published['model'].items() if not key.startswith('layers.3')}
+    state |= {f'extra.{i}': torch.zeros(1) for i in range(9)}
+    state |= {
+        key: value[:1] for key, value in state.items() if 'layers.1.' in key and key.endswith('norm1.norm.weight')
+    }
+    with pytest.raises(InputError) as error:
+        load_pretrained(small(), saved(state, tmp_path))
+    kinds = re.findall(r'(\d+) (missing|of another shape|unknown): ([^;]*)', str(error.value))
+    assert [kind for _, kind, _ in kinds] == ['missing', 'of another shape', 'unknown']
+    assert kinds[2] == ('9', 'unknown', 'extra.0, extra.1, extra.2, ...')
+    assert len(kinds[0][2].split(', ')) == 4
+
+
+def test_a_weight_that_cannot_be_reshaped_is_refused(published, tmp_path):
+    state = published['model'] | {'layers.0.RoPE.angle': torch.tensor(1.0)}
+    with pytest.raises(InputError, match=r"checkpoint '.*' does not fit this SecViT: "):
+        load_pretrained(small(), saved(state, tmp_path))
