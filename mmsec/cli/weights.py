@@ -74,8 +74,12 @@ def check_start(runner: Runner) -> None:
             continue  # its own way may rename weights
         for _, each in dicts_of(module.init_cfg):
             if is_pretrained(each):
-                state, _ = backbone_weights(read_checkpoint(each['checkpoint']), each.get('prefix') or '')
-                _check_fit(module, state, each['checkpoint'], '', f'{name}.init_cfg'.removeprefix('.'))
+                place = f'{name}.init_cfg'.removeprefix('.')
+                try:
+                    state, _ = backbone_weights(read_checkpoint(each['checkpoint']), each.get('prefix') or '')
+                except InputError as error:
+                    raise InputError(f'{place}: {error}') from error
+                _check_fit(module, state, each['checkpoint'], '', place)
 
 
 def _check_fit(module: nn.Module, state: dict[str, Tensor], path: str, needed: str, place: str) -> None:
