@@ -162,9 +162,7 @@ def test_a_run_goes_on_from_a_whole_state_only(trained):
     for others in ({}, dict(meta=dict(epoch=0), message_hub={}), dict(meta=whole['meta'])):
         with pytest.raises(InputError, match=r'no run can go on from .*, which has no .* load_from='):
             start(Model(), trained(**others), resume=True)
-    with pytest.raises(
-        InputError, match=r'config: weights 2 of another shape: head\.fc\.weight: \(5, 96\) in'
-    ):
+    with pytest.raises(InputError, match=r'config: weights 2 of another shape: head\.fc\.weight: \(5, 96\) in'):
         start(Model(7), trained(**whole), resume=True)
     path = trained(lambda state: state.update({f'x.{i}': torch.zeros(1) for i in range(5)}), **whole)
     with pytest.raises(InputError, match=r'weights 5 unknown: x\.0, x\.1, x\.2, \.\.\.$'):

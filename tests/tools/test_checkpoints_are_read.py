@@ -119,6 +119,6 @@ def test_a_config_in_pure_python_loads_weights(shapes, tmp_path):
     config.write_text(PURE.format(arch=SMALL_ARCH, checkpoint=OFFICIAL, root=shapes / 'ade'))
     printed = run_here('train.py', config, '--work-dir', tmp_path / 'work').stdout
     assert re.search(rf'SecViT: loaded \d+ weights from {OFFICIAL}', printed)
-    assert re.search(r'Iter\(train\) \[1/1\].* loss: [\d.]+', printed)
+    assert re.search(r'Saving checkpoint at', printed)
     config.write_text(PURE.format(arch=SMALL_ARCH, checkpoint=tmp_path / 'absent.pth', root=shapes / 'ade'))
     assert 'https://github.com/qhfan/SecViT' in error_here('train.py', config, '--work-dir', tmp_path / 'work')

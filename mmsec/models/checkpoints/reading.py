@@ -81,9 +81,11 @@ def _load(path: str, size: int) -> dict:
             node = node.get(parent) or {}
         if name in node and not isinstance(node[name], kind) and (node[name] is not None or not parents):
             raise InputError(f'its {place} is of type {type(node[name]).__name__}, expected {kind.__name__}')
-    tensors = [*weights_of(content).values(), *_weights(content.get('ema_state_dict', {}), 'ema_state_dict').values()]
+    tensors = list(_weights(content.get('ema_state_dict', {}), 'ema_state_dict').values())
+    if content.get('state_dict') != {}:  # a run's state without weights is read; who wants weights refuses it
+        tensors += weights_of(content).values()
     storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
-    if max(sum(storages.values()), *(each.numel() * each.element_size() for each in tensors)) > size:
+    if max([sum(storages.values()), *(each.numel() * each.element_size() for each in tensors)]) > size:
         raise InputError('its weights are more numbers than the file holds')
     return content
 

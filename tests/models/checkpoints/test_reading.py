@@ -132,7 +132,7 @@ REFUSED = {  # what a file holds -> the reason
     'tensor': (torch.zeros(1), 'holds a Tensor, expected a dict'),
     'nothing': ({}, 'no weights: .* got nothing'),
     'no state dict': ({'meta': {}, 'optimizer': {}}, 'no weights: expected .*state_dict.* got meta, optimizer'),
-    'empty': ({'state_dict': {}, 'model': None}, 'no weights'),
+    'empty': ({'model': {}, 'model_ema': None}, 'no weights'),
     'nested': ({'state_dict': {'state_dict': WEIGHTS}}, r'state_dict\.state_dict is a dict, expected a tensor'),
     'nested under a name of its own': ({'network': WEIGHTS}, 'no weights: .* got network'),
     'state dict a list': ({'state_dict': [WEIGHTS]}, 'state_dict is a list'),
@@ -172,6 +172,13 @@ def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(tmp_path, name):
     with pytest.raises(InputError, match=rf"c\.pth' cannot be read: .*{reason}") as error:
         read_checkpoint(saved(content, tmp_path))
     assert '\n' not in str(error.value)
+
+
+def test_a_state_without_weights_is_read_and_gives_none(tmp_path):
+    checkpoint = read_checkpoint(saved({'state_dict': {}, 'meta': {'epoch': 1}}, tmp_path))
+    assert checkpoint['meta'] == {'epoch': 1}
+    with pytest.raises(InputError, match='no weights: .* got state_dict, meta'):
+        weights_of(checkpoint)
 
 
 def zipped(compression=zipfile.ZIP_STORED, **files):
