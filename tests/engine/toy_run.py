@@ -6,6 +6,7 @@ It goes on as ``tools/train.py --resume auto`` does and prints what a test wants
     val                 evaluate after each epoch (40 iterations where iterations are counted)
     interval=N          save each N epochs or iterations (1)
     save_minutes=M      of PreemptionHook
+    workers=N           that load samples, persistent (2 by_epoch, otherwise none)
     val_samples=N       samples of the evaluation (40), not rounded up to the same number a process
     nan                 the loss of the 27th iteration is NaN
     stale=PATH          the second process goes on from this file, as if it still saw it under the other's name
@@ -17,11 +18,13 @@ It goes on as ``tools/train.py --resume auto`` does and prints what a test wants
 
 import atexit
 import os
+import random
 import signal
 import sys
 import time
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
@@ -60,7 +63,7 @@ class ToyModel(BaseModel):
 
 @DATASETS.register_module()
 class ToyData(Dataset):
-    """Fixed samples."""
+    """Fixed samples, augmented at random."""
 
     metainfo: dict = {}
 
@@ -69,7 +72,8 @@ class ToyData(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         generator = torch.Generator().manual_seed(index)
-        return {'inputs': torch.rand(4, generator=generator), 'data_samples': index}
+        augmented = torch.rand(4, generator=generator) + torch.rand(4) + np.random.rand() + random.random()
+        return {'inputs': augmented, 'data_samples': index}
 
     def __len__(self) -> int:
         return self.samples
@@ -109,7 +113,8 @@ class Report(Hook):
         print('resumed', runner.iter, *(name for name, both in states.items() if same(*both)), flush=True)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        print('iteration', runner.iter + 1, 'samples', *data_batch['data_samples'], flush=True)
+        sums = [int(1e6 * each.sum()) for each in data_batch['inputs']]  # by which a test knows the augmentation
+        print('iteration', runner.iter + 1, 'samples', *data_batch['data_samples'], *sums, flush=True)
         if f'stops_at={runner.iter + 1}' in sys.argv:
             os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.02)
@@ -121,6 +126,7 @@ def config(work_dir: str, max_iters: int, **options: str) -> Config:
     loop = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=40)
     if by_epoch:
         loop = dict(type='EpochBasedTrainLoop', max_epochs=max_iters // 20)
+    workers = int(options.get('workers', 2 if by_epoch else 0))
     evaluation = dict(
         val_cfg=dict(type='ValLoop'),
         val_dataloader=dict(
@@ -141,8 +147,8 @@ def config(work_dir: str, max_iters: int, **options: str) -> Config:
             work_dir=work_dir,
             train_dataloader=dict(
                 batch_size=2,
-                num_workers=2 if by_epoch else 0,
-                persistent_workers=by_epoch,
+                num_workers=workers,
+                persistent_workers=workers > 0,
                 sampler=dict(type='DefaultSampler' if by_epoch else 'InfiniteSampler', shuffle=True),
                 dataset=dict(type='ToyData'),
             ),
@@ -155,6 +161,7 @@ def config(work_dir: str, max_iters: int, **options: str) -> Config:
                 dict(type='mmsec.PlainCheckpointHook'),
                 dict(type='mmsec.PreemptionHook', save_minutes=float(options.get('save_minutes', 1000))),
                 dict(type='mmsec.NaNGuardHook'),
+                dict(type='mmsec.IterationSeedHook'),
             ],
         )
     )

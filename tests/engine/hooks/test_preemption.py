@@ -109,6 +109,17 @@ def test_a_run_that_saves_by_time_loses_little_when_it_is_killed(tmp_path, by_ep
     assert {n: samples for n, samples in whole.items() if n > saved} == iterations(resumed)
 
 
+@pytest.mark.parametrize('by_epoch', [['by_epoch'], []])
+def test_samples_draw_by_their_place_whoever_loads_them_and_from_whatever_iteration(tmp_path, by_epoch):
+    whole = iterations(whole_run(tmp_path / 'whole', 60, *by_epoch, 'workers=0', '7'))
+    first = iterations(whole_run(tmp_path / 'work', 60, *by_epoch, 'workers=2', 'stops_at=33', '7'))
+    resumed = iterations(whole_run(tmp_path / 'work', 60, *by_epoch, 'workers=1'))
+    assert {**first, **resumed} == whole
+    assert (max(first), min(resumed)) == (33, 34)
+    augmentations = [number for samples in whole.values() for number in samples.split()[2:]]
+    assert len({*augmentations}) == len(augmentations) == 120  # two samples an iteration
+
+
 def test_the_checkpoint_of_a_complete_epoch_does_not_hold_the_middle_of_one(tmp_path):
     output = whole_run(tmp_path, 20, 'by_epoch', 'save_minutes=0.001')
     assert re.search(r'saved iteration \d+, 0.001 minutes after the last checkpoint', output)
