@@ -2,7 +2,11 @@
 
 import argparse
 import os
+import signal
 from pathlib import Path
+
+if __name__ == '__main__':  # what tells a run to stop waits from here on until the run listens
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1))
 
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
@@ -12,13 +16,15 @@ from mmsec.cli.config import check_operators, complete_hooks, load_config, rever
 from mmsec.cli.data import check_data
 from mmsec.cli.heads import check_channels
 from mmsec.cli.processor import optimize_on_cpu
-from mmsec.cli.resume import check_same_run, go_on, newest_whole_checkpoint
+from mmsec.cli.resume import check_same_run, go_on, newest_whole_checkpoint, options_of
 from mmsec.cli.weights import check_frozen, check_start, check_weights
 from mmsec.engine.hooks.no_detection import NoDetectionHook
+from mmsec.engine.hooks.preemption import TOLD_BY, PreemptionHook
 from mmsec.engine.hooks.rank_consistency import RankConsistencyHook
 from mmsec.engine.hooks.run_summary import RunSummaryHook
 from mmsec.engine.precision import set_tf32
-from mmsec.engine.processes import from_first, join_processes, run
+from mmsec.engine.processes import check_same, from_first, join_processes, run
+from mmsec.engine.work_dir import hold, survive_full_output
 from mmsec.errors import InputError
 from mmsec.models.checkpoints.reading import read_checkpoint
 
@@ -26,6 +32,9 @@ AMP = {
     'fp16': dict(type='AmpOptimWrapper', loss_scale='dynamic', dtype='float16'),
     'bf16': dict(type='mmsec.BFloat16OptimWrapper'),
 }
+PATIENCE = (
+    120  # seconds: an NFS server keeps the lock of a machine that died so long, and a run that ends takes a while
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -77,6 +86,8 @@ def configure(args: argparse.Namespace) -> Config:
     check_channels(cfg)
     check_data(cfg, 'train', 'val')
     join_processes(cfg)
+    check_same(options_of(cfg), 'They need one config')
+    from_first(lambda: hold(cfg.work_dir, patience=PATIENCE if args.restarted else 0))
     found = from_first(lambda: find_checkpoint(args, cfg.work_dir))
     if found:
         go_on(cfg, *found)
@@ -104,6 +115,7 @@ def find_checkpoint(args: argparse.Namespace, work_dir: str) -> tuple[str, dict]
 def main() -> None:
     """Train."""
     args = parse_args()
+    survive_full_output()
     check_operators(get_device())
     cfg = configure(args)
     runner = runner_class(cfg).from_cfg(cfg)
@@ -114,6 +126,8 @@ def main() -> None:
     runner.register_hook(RunSummaryHook())
     complete_hooks(runner)
     check_start(runner)
+    if not any(isinstance(hook, PreemptionHook) for hook in runner.hooks):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, TOLD_BY)
     runner.train()
 
 

@@ -1,17 +1,25 @@
 """How the processes of a run start, decide together, and end."""
 
 import atexit
+import hashlib
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed
 from mmengine.config import Config
-from mmengine.dist import broadcast_object_list, get_world_size, init_dist, is_main_process
+from mmengine.dist import (
+    all_gather,
+    all_gather_object,
+    broadcast_object_list,
+    get_world_size,
+    init_dist,
+    is_main_process,
+)
 from mmengine.utils.dl_utils import set_multi_processing
 
 from mmsec.errors import InputError
@@ -21,6 +29,7 @@ T = TypeVar('T')
 # Functions in which an error is one of the options they are given, beside those that build something.
 _OF_CONFIGS = {'_maybe_compile', 'before_train', 'configure', 'from_cfg', 'load_config', 'set_randomness'}
 _LONGEST = 400
+_SHOWN = 4
 
 
 def run(main: Callable[[], None]) -> None:
@@ -114,6 +123,38 @@ def from_first(decide: Callable[[], T]) -> T:
     if isinstance(outcome[0], InputError):
         stop_together(outcome[0])
     return outcome[0]
+
+
+def check_same(facts: Mapping[str, object], advice: str = '') -> None:
+    """Stop all processes together where one of them does not start as the first does, and say which and how.
+
+    Args:
+        facts (Mapping[str, object]): What is to be the same, by name.
+        advice (str): Ends the message.
+
+    Raises:
+        InputError: On all of them, by :func:`stop_together`.
+    """
+    own = {name: str(value) for name, value in facts.items()}
+    digest = hashlib.sha256(repr(sorted(own.items())).encode()).digest()
+    digests = all_gather(torch.tensor([*digest], dtype=torch.uint8))
+    if all(torch.equal(digests[0], other) for other in digests):
+        return
+    first, *others = all_gather_object(own)
+    different = []
+    for rank, other in enumerate(others, start=1):
+        names = [name for name in {**first, **other} if first.get(name) != other.get(name)]
+        if names:
+            shown = ', '.join(
+                f'{name} is {other.get(name, "absent")}, of the first {first.get(name, "absent")}'
+                for name in names[:_SHOWN]
+            )
+            different.append(f'process {rank}: {shown}' + (f' and {len(names) - _SHOWN} more' * (len(names) > _SHOWN)))
+    shown = '; '.join(different[: 2 * _SHOWN])
+    advice = f'. {advice}'.removesuffix('. ')
+    stop_together(
+        InputError(f'{len(different)} of {len(others) + 1} processes do not start as the first does ({shown}){advice}')
+    )
 
 
 def stop_together(error: InputError) -> NoReturn:

@@ -6,6 +6,10 @@ import subprocess
 import sys
 import time
 
+import pytest
+import torch
+from mmengine.config import Config
+
 from tests.conftest import DETECTOR, ROOT, SEGMENTER, run_here, small_run
 
 
@@ -43,3 +47,28 @@ def test_resume_auto_says_that_it_starts_from_scratch_and_refuses_another_config
     assert re.search(r"(?s)iter_2\.pth' was made by another config.*-.*'lr': 0\.0008.*\+.*'lr': 0\.5", other.stdout)
     all_the_same = ['--resume', tmp_path / 'work/iter_2.pth', *options, 'train_cfg.max_iters=3']
     assert 'iter: 2' in run_here('train.py', config, '--work-dir', tmp_path / 'work', *all_the_same).stdout
+
+
+@pytest.mark.parametrize(
+    ('name', 'crop', 'whole', 'half', 'last'),
+    [
+        (DETECTOR, (96, 96), {'train_cfg.max_epochs': 2}, {'train_cfg.max_epochs': 1}, 'epoch_2.pth'),
+        (SEGMENTER, (48, 48), {'train_cfg.max_iters': 4}, {'train_cfg.max_iters': 2}, 'iter_4.pth'),
+    ],
+)
+def test_a_resumed_run_augments_as_the_uninterrupted_one(shapes, tmp_path, name, crop, whole, half, last):
+    weights = []
+    runs = [('whole', whole, 2), ('resumed', half, 2), ('resumed', whole, 0)]
+    for work, length, workers in runs:
+        options = {'num_workers': workers, 'persistent_workers': workers > 0}
+        options = {f'train_dataloader.{key}': value for key, value in options.items()}
+        config = small_run(name, shapes, tmp_path, **length, **options, **{'train_cfg.val_interval': 9})
+        cfg = Config.fromfile(config)
+        pipeline = cfg.train_dataloader.dataset.pipeline
+        pipeline[-1:-1] = [dict(type='RandomCrop', crop_size=crop), dict(type='PhotoMetricDistortion')]
+        cfg.dump(config)
+        run_here('train.py', config, '--work-dir', tmp_path / work, '--resume')
+        if (tmp_path / work / last).exists():
+            weights.append(torch.load(tmp_path / work / last, weights_only=True)['state_dict'])
+    one, other = weights
+    assert all(torch.equal(value, other[key]) for key, value in one.items())

@@ -17,13 +17,14 @@ from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmsec.engine.files import write_whole
-from mmsec.engine.hooks.atomic_checkpoint import AtomicCheckpointHook, checkpoint_hook
+from mmsec.engine.hooks.atomic_checkpoint import SAVE_FAILED, AtomicCheckpointHook, checkpoint_hook
 from mmsec.engine.processes import end_group, from_first
+from mmsec.engine.work_dir import remove
 from mmsec.registry import HOOKS
 
 RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h: a temporary failure, try again
-SAVE_FAILED = 74  # EX_IOERR of sysexits.h
 MARKER = 'resume_me'
+TOLD_BY = (signal.SIGTERM, signal.SIGUSR1)  # tools/train.py holds them back until a run listens
 
 
 @HOOKS.register_module()
@@ -71,15 +72,18 @@ class PreemptionHook(Hook):
         if checkpoints is None:
             raise ValueError("mmsec.PreemptionHook needs default_hooks.checkpoint.type='mmsec.AtomicCheckpointHook'")
         self._checkpoints = checkpoints
+        self._handlers = {each: signal.signal(each, self._receive) for each in self.signals}
+        atexit.register(_kill_workers)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*TOLD_BY, *self.signals))
+        if self._agree(False)[0]:
+            self._exit(runner, True, 'training had not begun')
         due = Path(runner.work_dir, 'evaluation_due')
         if runner.val_loop is not None and from_first(lambda: due.is_file() and due.read_text() == str(runner.iter)):
             runner.logger.info('evaluation that a signal ended')
             runner.val_loop.run()
         if is_main_process():
-            due.unlink(missing_ok=True)
-            Path(runner.work_dir, MARKER).unlink(missing_ok=True)
-        self._handlers = {each: signal.signal(each, self._receive) for each in self.signals}
-        atexit.register(_kill_workers)
+            remove(due)
+            remove(Path(runner.work_dir, MARKER))
         self._block(True)
 
     def after_train(self, runner: Runner) -> None:

@@ -1,41 +1,52 @@
 """All processes of a run start from one state."""
 
+import hashlib
+from collections.abc import Sized
+
 import torch
-from mmengine.dist import all_gather
+from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch import Tensor, nn
 
-from mmsec.engine.processes import stop_together
-from mmsec.errors import InputError
+from mmsec.engine.processes import check_same
 from mmsec.registry import HOOKS
-
-_SHOWN_PROCESSES = 8
 
 
 @HOOKS.register_module()
 class RankConsistencyHook(Hook):
     """Stop a run whose processes start from different states.
 
-    Each process reads the checkpoint itself, and one whose machine still sees an older file by that name would train
-    other weights without a word.
+    Each process reads checkpoint and data itself, and one whose machine still sees an older file by that name would
+    train other weights without a word, or wait without end for batches that others do not have.
     """
 
     priority = 'HIGHEST'
 
     def before_train(self, runner: Runner) -> None:
-        """Compare epoch, iteration and the sum of the bytes of all weights with the first process's."""
-        weights = [value.flatten().view(torch.uint8).sum() for value in runner.model.state_dict().values()]
-        own = torch.tensor([runner.epoch, runner.iter, int(torch.stack(weights).sum())])
-        first, *others = torch.stack(all_gather(own)).tolist()
-        different = [(rank, other) for rank, other in enumerate(others, start=1) if other != first]
-        if different:
-            shown = '; '.join(
-                f'process {rank}: epoch {epoch}, iteration {iteration}, sum of weights {total}'
-                for rank, (epoch, iteration, total) in [(0, first), *different[:_SHOWN_PROCESSES]]
-            )
-            error = InputError(
-                f'{len(different)} of {len(others) + 1} processes do not start from the state of the first ({shown}). '
-                f"Do all machines see the same file as '{runner._load_from}'? Some network mounts show an older one "
-                'for a while'
-            )
-            stop_together(error)
+        """Compare epoch, iteration, seed, lengths of the data and a hash of the weights with the first process's."""
+        loaders = {'training': runner.train_dataloader}
+        if runner.val_loop is not None:
+            loaders['validation'] = runner.val_dataloader
+        lengths = {
+            f'number of {name} samples': len(loader.dataset)
+            for name, loader in loaders.items()
+            if isinstance(loader.dataset, Sized)
+        }
+        own_seed = get_rank() if runner._randomness_cfg.get('diff_rank_seed') else 0
+        facts = {'epoch': runner.epoch, 'iteration': runner.iter, **lengths, 'seed': runner.seed - own_seed}
+        check_same(
+            facts | {'hash of weights': weights_hash(runner.model)},
+            f"Do all machines see the same data and the same file as '{runner._load_from}'? Some network mounts show "
+            'an older one for a while',
+        )
+
+
+def weights_hash(model: nn.Module) -> str:
+    """The beginning of the SHA-256 of all weights and buffers, and of their names."""
+    sha = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        sha.update(name.encode())
+        if isinstance(value, Tensor):
+            sha.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()[:16]
