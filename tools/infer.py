@@ -16,7 +16,7 @@ from mmengine.registry import MODELS
 from mmengine.utils import ProgressBar
 
 from mmsec.cli.config import check_operators, load_config
-from mmsec.cli.heads import check_channels
+from mmsec.cli.heads import check_channels, check_classes
 from mmsec.cli.images import check_outputs, find_images, read_image
 from mmsec.cli.processor import optimize_on_cpu
 from mmsec.cli.weights import load_state
@@ -53,6 +53,7 @@ def build_inferencer(cfg: Config, args: argparse.Namespace) -> BaseInferencer:
     load_state(MODELS.build(cfg.model), checkpoint, args.checkpoint)  # strict; the inferencers are not
     if not isinstance((checkpoint.get('meta', {}).get('dataset_meta') or {}).get('classes'), list | tuple):
         raise InputError(f"checkpoint '{args.checkpoint}' has no class names (meta.dataset_meta.classes)")
+    check_classes(cfg, checkpoint['meta']['dataset_meta'], f"checkpoint '{args.checkpoint}'")
     if cfg.default_scope == 'mmdet':
         from mmdet.apis import DetInferencer as Inferencer
     else:

@@ -10,7 +10,7 @@ from mmengine.device import get_device
 from mmengine.registry import METRICS
 
 from mmsec.cli.config import check_operators, dicts_of, load_config, revert_sync_bn, runner_class
-from mmsec.cli.data import check_data
+from mmsec.cli.data import check_data, check_paths
 from mmsec.cli.heads import check_channels
 from mmsec.cli.processor import optimize_on_cpu
 from mmsec.cli.weights import load_trained
@@ -20,7 +20,7 @@ from mmsec.engine.hooks.no_detection import NoDetectionHook
 from mmsec.engine.hooks.prediction_visualization import PredictionVisualizationHook
 from mmsec.engine.hooks.run_summary import block
 from mmsec.engine.precision import set_tf32
-from mmsec.engine.processes import join_processes, run
+from mmsec.engine.processes import from_first, join_processes, run
 from mmsec.errors import InputError
 from mmsec.evaluation.dump import DumpLabels
 from mmsec.models.checkpoints.reading import read_checkpoint
@@ -68,7 +68,7 @@ def configure(args: argparse.Namespace) -> Config:
     if args.show_dir and cfg.default_scope == 'mmpretrain':
         raise InputError('--show-dir draws what detectors and segmenters predict; a classifier predicts no picture')
     check_channels(cfg)
-    check_data(cfg, 'test')
+    check_paths(cfg, 'test')
     revert_sync_bn(cfg, args.launcher)
     return cfg
 
@@ -98,6 +98,7 @@ def main() -> None:
     cfg = configure(args)
     checkpoint = read_checkpoint(args.checkpoint)
     join_processes(cfg)
+    from_first(lambda: check_data(cfg, 'test'))
     runner = runner_class(cfg).from_cfg(cfg)
     set_tf32(args.tf32)  # here, where the run has its log
     optimize_on_cpu(runner.model)

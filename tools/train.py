@@ -13,7 +13,7 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 
 from mmsec.cli.config import check_operators, complete_hooks, load_config, revert_sync_bn, runner_class
-from mmsec.cli.data import check_data
+from mmsec.cli.data import check_data, check_paths
 from mmsec.cli.heads import check_channels
 from mmsec.cli.processor import optimize_on_cpu
 from mmsec.cli.resume import check_same_run, go_on, newest_whole_checkpoint, options_of
@@ -84,10 +84,11 @@ def configure(args: argparse.Namespace) -> Config:
             raise InputError(f"--auto-scale-lr: config '{args.config}' has no auto_scale_lr.base_batch_size")
         cfg.auto_scale_lr.enable = True
     check_channels(cfg)
-    check_data(cfg, 'train', 'val')
+    check_paths(cfg, 'train', 'val')
     join_processes(cfg)
     check_same(options_of(cfg), 'They need one config')
     from_first(lambda: hold(cfg.work_dir, patience=PATIENCE if args.restarted else 0))
+    from_first(lambda: check_data(cfg, 'train', 'val'))
     found = from_first(lambda: find_checkpoint(args, cfg.work_dir))
     if found:
         go_on(cfg, *found)

@@ -1,73 +1,66 @@
-"""Whether the data sets of a config are there and can be read."""
+"""One look at the data of a config, before time is spent on it."""
 
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 
+from mmsec.cli.data_sets import Look, length_of, metrics_of
+from mmsec.cli.schedule import check_warm_up
+from mmsec.datasets.findings import Findings, table
 from mmsec.datasets.wrappers import inner_datasets
 from mmsec.errors import InputError
 
 
-def check_data(cfg: Config, *splits: str) -> None:
-    """Refuse data of 'train', 'val' or 'test' that is missing or cut off, or whose classes are not the classifier's."""
+def check_paths(cfg: Config, *splits: str) -> None:
+    """Refuse data of 'train', 'val' or 'test' of which a file or folder is missing."""
     page = 'docs/pretraining.md' if cfg.default_scope == 'mmpretrain' else 'README, "Training on COCO and ADE20K"'
     for split in splits:
+        paths = [Path(each['ann_file']) for each in metrics_of(cfg, split) if each.get('ann_file')]
         for dataset in inner_datasets((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
             root = Path(dataset.get('data_root') or '')
             prefixes = dataset.get('data_prefix') or {}
             names = [prefixes] if isinstance(prefixes, str) else prefixes.values()
-            for wanted in (root, *(root / name for name in (dataset.get('ann_file'), *names) if name)):
-                if not wanted.exists():
-                    raise InputError(
-                        f"{split} data: '{wanted}' not found. Put the data set there, link it, or change "
-                        f'data_root in the config ({page})'
-                    )
-                if wanted.suffix == '.json' and not _is_closed(wanted):
-                    raise InputError(f"{split} data: annotation file '{wanted}' is cut off or not JSON")
-    if cfg.default_scope == 'mmpretrain':
-        _check_classes(cfg, *splits)
+            paths += [root, *(root / name for name in (dataset.get('ann_file'), *names) if name)]
+        for path in paths:
+            if '://' not in str(path) and ':/' not in str(path) and not path.exists():
+                raise InputError(
+                    f"{split} data: '{path}' not found. Put the data set there, link it, or change "
+                    f'data_root in the config ({page})'
+                )
 
 
-def _is_closed(path: Path) -> bool:
-    """Whether a file begins and ends as a JSON object or list does; what is between is not read."""
-    with path.open('rb') as file:
-        begin = file.read(64).strip()[:1]
-        file.seek(-min(64, path.stat().st_size), 2)
-        return begin + file.read().strip()[-1:] in (b'{}', b'[]')
+def check_data(cfg: Config, *splits: str) -> None:
+    """Look at the data of 'train', 'val' or 'test', log what is in them, and refuse what no run can use.
 
-
-def _check_classes(cfg: Config, *splits: str) -> None:
-    """Check that the folders of classes are those of the classifier, and in each split the same.
-
-    mmpretrain numbers the folders of each split by itself: one that is missing shifts the labels of all that follow.
+    Annotation files are read once; of images and label maps a sample. See :func:`look_at_data`.
     """
-    num_classes = (cfg.model.get('head') or {}).get('num_classes')
-    if num_classes is None:
-        return
-    mixed = (cfg.model.get('data_preprocessor') or {}).get('num_classes')
-    if mixed not in (None, num_classes):
-        raise InputError(
-            f'model.data_preprocessor.num_classes is {mixed} and model.head.num_classes is {num_classes}: set both to '
-            'the number of classes'
-        )
-    first: tuple[Path, list[str]] | None = None
+    found = look_at_data(cfg, *splits)
+    print_log(f'data:\n{table(found)}', 'current')
+    refused = [reason for each in found for reason in each.refused]
+    if refused:
+        more = f' (and {len(refused) - 1} more: tools/check_data.py lists them)' if refused[1:] else ''
+        raise InputError(refused[0] + more)
+
+
+def look_at_data(cfg: Config, *splits: str, whole: bool = False) -> list[Findings]:
+    """Look at the data sets of a config and at the annotation files of its evaluators.
+
+    Args:
+        cfg (Config): A config of any host, whose scope is in force.
+        splits (str): 'train', 'val' or 'test'.
+        whole (bool): Whether all images and label maps are read, not a sample of each data set.
+
+    Returns:
+        list[Findings]: One for each data set and annotation file of an evaluator.
+
+    Raises:
+        InputError: If a file or folder is missing, or the warm-up is longer than the training.
+    """
+    check_paths(cfg, *splits)
+    look = Look(cfg, whole)
     for split in splits:
-        for dataset in inner_datasets((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
-            in_folders = dataset.get('type') in ('CustomDataset', 'ImageNet')
-            if not in_folders or dataset.get('ann_file') or dataset.get('split'):
-                continue
-            folder = Path(dataset.get('data_root') or '') / (dataset.get('data_prefix') or '')
-            classes = sorted(each.name for each in folder.iterdir() if each.is_dir())
-            if len(classes) != num_classes:
-                raise InputError(
-                    f"{split} data: '{folder}' holds {len(classes)} folders, each of which is a class, and "
-                    f'model.head.num_classes is {num_classes}. Set it, and model.data_preprocessor.num_classes, to the '
-                    'number of classes'
-                )
-            if first and classes != first[1]:
-                odd = sorted(set(classes) ^ set(first[1]))
-                raise InputError(
-                    f"{split} data: '{folder}' and '{first[0]}' hold other classes ({', '.join(odd)} in one of them); "
-                    'each split needs a folder for each class'
-                )
-            first = first or (folder, classes)
+        found = look.at_split(split)
+        if split == 'train' and not any(each.refused for each in found):
+            check_warm_up(cfg, length_of(cfg.train_dataloader.dataset, iter([each.left for each in found])))
+    return look.found

@@ -1,9 +1,13 @@
-"""Whether neck and heads of a config fit its backbone."""
+"""Whether neck and heads of a config fit its backbone, and its heads the classes of the data."""
 
 import inspect
+from collections.abc import Mapping
+from typing import Any
 
+import mmengine.registry
 from mmengine.config import Config
 
+from mmsec.cli.options import dicts_of
 from mmsec.errors import InputError
 from mmsec.models.backbones.base import Backbone
 from mmsec.registry import MODELS
@@ -71,3 +75,83 @@ def _check(place: str, part: dict, channels: list[int], backbone: str) -> None:
             f'{place}.in_channels={given} does not fit the {of} of {backbone}. Set it to what they have: '
             f'--cfg-options {place}.in_channels={fit}'
         )
+
+
+# Heads whose classes are not those of the data: of boundaries, of depth, and of label maps that mmdet.CocoDataset adds.
+_OTHER_CLASSES = ('STDCHead', 'VPDDepthHead', 'FusedSemanticHead', 'SCNetSemanticHead')
+
+
+def check_classes(cfg: Config, metainfo: Mapping, data: str) -> None:
+    """Check that every head of a model has as many classes as the data, auxiliary and cascaded ones too.
+
+    A head with more classes trains as if nothing were wrong, and one with fewer ends a run at the first label beyond.
+
+    Args:
+        cfg (Config): With a ``model``.
+        metainfo (Mapping): Of a data set or a checkpoint, with ``classes``; panoptic data also have ``thing_classes``
+            and ``stuff_classes``.
+        data (str): What the message calls it.
+
+    Raises:
+        InputError: Names all heads that do not fit, and how to set them.
+    """
+    classes = metainfo['classes']
+    if isinstance(classes, str) or not classes:
+        raise InputError(
+            f'{data}: classes is {classes!r}, expected a tuple of names. One class is written '
+            "classes=('name',), with a comma"
+        )
+    wrong: dict[str, tuple[int, int]] = {}
+    for place, part in dicts_of(cfg.model.get('module', cfg.model), 'model'):
+        names = [name for name in place.split('.') if not name.isdigit()]
+        if not names[-1].endswith('head') or {'rpn_head', 'backbone'} & {*names}:
+            continue
+        sizes = _sizes(part, metainfo)
+        wrong |= {f'{place}.{size}': each for size, each in sizes.items() if each[0] != each[1]}
+        weights = [each['class_weight'] for _, each in dicts_of(part) if each.get('class_weight')]
+        total = sum(wanted for _, wanted in sizes.values())
+        if total and weights and not isinstance(weights[0], str) and len(weights[0]) not in (total, total + 1):
+            raise InputError(
+                f'{place}: class_weight of its loss has {len(weights[0])} numbers, {data} has {total} classes. It '
+                'needs one for each, and one more where the loss has a class for no object'
+            )
+    if wrong:
+        given = ', '.join(f'{place} is {each[0]}' for place, each in wrong.items())
+        right = ' '.join(f'{place}={each[1]}' for place, each in wrong.items())
+        raise InputError(f'{given}, and {data} has {len(classes)} classes. Set them: --cfg-options {right}')
+
+
+def _sizes(part: dict, metainfo: Mapping) -> dict[str, tuple[int, int]]:
+    """To each option of a head that counts classes, what it is and what it must be."""
+    name, defaults = _head(part)
+    if name in _OTHER_CLASSES or part.get('class_agnostic'):
+        return {}
+    options = {'num_classes', 'num_things_classes', 'num_stuff_classes'}
+    given = {each: value for each, value in (defaults | part).items() if each in options and isinstance(value, int)}
+    things, stuff = len(metainfo.get('thing_classes', metainfo['classes'])), len(metainfo.get('stuff_classes', ()))
+    if 'num_things_classes' in given:
+        given.pop('num_classes', None)
+        if 'thing_classes' not in metainfo and sum(given.values()) == things:
+            return {}
+    elif part.get('out_channels') == 1 and given.get('num_classes') == 1 and things == 2:
+        return {}  # one map of the second of two classes
+    return {each: (value, stuff if each == 'num_stuff_classes' else things) for each, value in given.items()}
+
+
+def _head(part: dict) -> tuple[str, dict[str, Any]]:
+    """The name of a head's class, and its default options."""
+    kind = part.get('type')
+    if isinstance(kind, str):
+        with mmengine.registry.MODELS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(kind)
+    if not inspect.isclass(kind):
+        return str(kind), {}
+    calls = [
+        vars(each)['__init__'] for each in reversed(kind.__mro__) if '__init__' in vars(each) and each is not object
+    ]
+    return kind.__name__, {
+        each.name: each.default
+        for call in calls
+        for each in inspect.signature(call).parameters.values()
+        if isinstance(each.default, int)
+    }

@@ -1,7 +1,12 @@
 """A config's training -> the same training in another number of iterations."""
 
+import math
+
 from mmengine.config import Config
+from mmengine.dist import get_world_size
 from mmengine.registry import DATASETS
+
+from mmsec.errors import InputError
 
 _TIMES = ('begin', 'end', 'T_max', 'step_size')
 
@@ -35,3 +40,36 @@ def train_in(cfg: Config, iterations: int) -> None:
     cfg.default_hooks.checkpoint.update(by_epoch=False, interval=-(-iterations // 4), max_keep_ckpts=1, save_best=None)
     cfg.default_hooks.logger.interval = min(cfg.default_hooks.logger.get('interval', 10), -(-iterations // 10))
     cfg.log_processor = dict(cfg.get('log_processor') or {}, by_epoch=False)
+
+
+def check_warm_up(cfg: Config, images: int | None) -> None:
+    """Refuse a warm-up that is longer than the run, which would never reach its learning rate.
+
+    Args:
+        cfg (Config): With a schedule.
+        images (int, optional): In an epoch of all processes; None where that is not known.
+    """
+    schedulers = cfg.get('param_scheduler') or []
+    in_list = isinstance(schedulers, list | tuple)
+    batch_size = cfg.train_dataloader.get('batch_size')
+    epoch = -(-images // (batch_size * get_world_size())) if images and batch_size else None
+    total = cfg.train_cfg.get('max_iters')
+    if total is None and epoch:
+        total = epoch * cfg.train_cfg.max_epochs
+    for i, each in enumerate(schedulers if in_list else [schedulers]):
+        kind = str(each.get('type', ''))
+        rises = each.get('start_factor', 1 / 3) < each.get('end_factor', 1.0) if 'Linear' in kind else False
+        rises |= 'Constant' in kind and each.get('factor', 1 / 3) < 1
+        if each.get('begin', 0) or not (rises or 'Warmup' in kind):
+            continue
+        end, unit, whole = each.get('end', math.inf), 'iterations', total
+        if each.get('by_epoch', True):
+            unit, whole = 'epochs', cfg.train_cfg.get('max_epochs')
+            if whole is None and epoch:
+                whole = cfg.train_cfg.max_iters / epoch
+        if whole is not None and end > whole:
+            place = f'param_scheduler.{i}' if in_list else 'param_scheduler'
+            raise InputError(
+                f'{place}: the warm-up takes {end:g} {unit}, the run has {whole:g}, and never reaches its learning '
+                f'rate. Set {place}.end to a part of the run, or train longer'
+            )

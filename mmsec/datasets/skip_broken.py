@@ -44,13 +44,9 @@ class SkipBroken(BaseTransform):
         Returns:
             dict, optional: With what the transforms loaded; None where the sample is left out.
         """
-        path, size = results.get('img_path', ''), (results.get('height'), results.get('width'))
+        path = results.get('img_path', '')
         try:
-            _check_end(path)
-            loaded = self.transforms(results)
-            if loaded is not None:
-                _check_sizes(loaded, size)
-            return loaded
+            return self.load(results)
         except Exception as error:  # whatever a decoder throws, the run does not depend on one sample
             with self.count.get_lock():
                 self.count.value += 1
@@ -58,6 +54,15 @@ class SkipBroken(BaseTransform):
             reason = f'{type(error).__name__}: {error}'.splitlines()[0]
             print_log(f"sample left out, '{path}'{label} is broken: {reason}", 'current', logging.ERROR)
             return None
+
+    def load(self, results: dict) -> dict | None:
+        """Load one sample as :meth:`transform` does, and raise whatever is wrong with it."""
+        size = results.get('height'), results.get('width')
+        _check_end(results.get('img_path', ''))
+        loaded = self.transforms(results)
+        if loaded is not None:
+            _check_sizes(loaded, size)
+        return loaded
 
 
 def _check_end(path: str) -> None:
