@@ -64,5 +64,5 @@ class Merge(NamedTuple):
 
     def apply(self, features: Tensor, tokens: TokenList) -> TokenList:
         """The tokens, merged by features (B, P + T, d)."""
-        merging = self.find(features, tokens)
+        merging = self.find(features.detach(), tokens)  # a trace does not keep no_grad
         return tokens if merging is None else tokens.merge(merging, self.method.merged_grid(tokens.map_size))

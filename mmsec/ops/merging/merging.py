@@ -63,8 +63,11 @@ class Links:
 
 
 def _run(function: type[torch.autograd.Function], x: Tensor, *args: Any) -> Tensor:
-    """Run one of the functions below; its forward alone where no gradient is asked for, which torch.jit.trace takes."""
-    return (function.apply if torch.is_grad_enabled() and x.requires_grad else function.forward)(x, *args)
+    """Run one of the functions below; its forward alone where no gradient is asked for, and for ``torch.jit.trace``,
+    which has no functions of Python: a trace has the gradients of the operators in it.
+    """
+    own_backward = torch.is_grad_enabled() and x.requires_grad and not torch.jit.is_tracing()
+    return (function.apply if own_backward else function.forward)(x, *args)
 
 
 class _SumOverTokens(torch.autograd.Function):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mmsec.ops.merging import MERGINGS
-from tests.models.backbones.small import SMALL, Small, build
+from tests.models.backbones.small import SMALL, Small, build, outputs_and_gradients
 
 
 def merging_by(**merging) -> Small:
@@ -61,6 +61,17 @@ def test_a_trace_at_the_size_of_the_learned_positions_serves_other_sizes():
     for size in ((1, 48, 48), (2, 37, 53)):
         x = images(*size)
         assert all(torch.equal(ours, wanted) for ours, wanted in zip(traced(x), backbone(x), strict=True))
+
+
+# mmdeploy and users' own scripts trace without no_grad.
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning', 'ignore:`torch.jit:DeprecationWarning')
+def test_a_trace_that_was_made_with_gradients_has_the_maps_and_gradients_of_the_backbone(name):
+    backbone = build(VARIANTS[name]).eval()
+    traced = torch.jit.trace(backbone, images(*TRACED))
+    x = images(*TRACED)
+    results = outputs_and_gradients(traced, x)
+    for ours, wanted in zip(results, outputs_and_gradients(backbone, x), strict=True):
+        assert (ours - wanted).norm() <= 1e-5 * wanted.norm() + 1e-5
 
 
 def test_gradients_of_torch_func_are_those_of_autograd(name):
