@@ -97,7 +97,8 @@ def proportional_attention(q: Tensor, k: Tensor, v: Tensor, sizes: Tensor) -> Te
         q (Tensor): (B, T, h, d) queries.
         k (Tensor): (B, T, h, d) keys.
         v (Tensor): (B, T, h, d) values.
-        sizes (Tensor): (B, T), above 0; how many tokens each was merged of. Its logarithm is added to the logits.
+        sizes (Tensor): (B, T); how many tokens each was merged of, above 0 for one of each image. Its logarithm is
+            added to the logits, so that nothing attends to a key of 0.
 
     Returns:
         Tensor: (B, T, h, d).

@@ -19,7 +19,8 @@ class TokenList(NamedTuple):
         map_size (tuple[int, int]): Rows H' and columns W' of the map of all tokens, before any merging.
         grid (tuple[int, int], optional): Rows and columns of the T tokens, in raster order; None where merging left
             no grid.
-        sizes (Tensor, optional): (B, P + T); how many tokens each was merged of; None if each is one.
+        sizes (Tensor, optional): (B, P + T); how many tokens each was merged of, 0 where it only fills up an image of
+            a batch; None if each is one.
         merging (Merging, optional): All mergings so far as one, of P + H' * W' tokens; None if nothing merged.
     """
 
@@ -59,7 +60,12 @@ class Merge(NamedTuple):
     def find(self, features: Tensor, tokens: TokenList) -> Merging | None:
         """What merges of the tokens, by features (B, P + T, d)."""
         return self.method(
-            features, layer=self.layer, depth=self.depth, grid=tokens.map_size, protected=tokens.protected
+            features,
+            layer=self.layer,
+            depth=self.depth,
+            grid=tokens.map_size,
+            protected=tokens.protected,
+            sizes=tokens.sizes,
         )
 
     def apply(self, features: Tensor, tokens: TokenList) -> TokenList:

@@ -200,10 +200,13 @@ class Block(nn.Module):
 
     def forward(self, tokens: TokenList) -> TokenList:
         """Tokens -> tokens, as many or fewer."""
+        if self.merge and self.place == 'before_block':
+            tokens = self.merge.apply(tokens.x, tokens)
         attended, keys = self.attend(tokens)
         tokens = tokens._replace(x=tokens.x + self.drop_path(self.scale1(attended)))
         if self.merge and self.place == 'after_attention':
-            tokens = self.merge.apply(keys.mean(dim=2), tokens)
+            compared = keys.mean(dim=2) if self.merge.method.compares == 'keys' else tokens.x
+            tokens = self.merge.apply(compared, tokens)
         tokens = tokens._replace(x=tokens.x + self.drop_path(self.scale2(self.mlp(self.norm2(tokens.x)))))
         return self.merge.apply(tokens.x, tokens) if self.merge and self.place == 'after_block' else tokens
 
@@ -222,7 +225,9 @@ class Block(nn.Module):
 
     def key_counts(self, sizes: Tensor | None) -> Tensor | None:
         """How often a token counts as a key, if it is not once each."""
-        return sizes if self.merge and self.merge.method.proportional_attention else None
+        if self.merge is None or sizes is None or self.merge.method.proportional_attention:
+            return sizes
+        return sizes.clamp_max(1) if self.merge.method.fills_up else None
 
     @property
     def num_heads(self) -> int:

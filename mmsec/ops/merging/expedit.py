@@ -167,7 +167,14 @@ class Expedit(MergingMethod):
             )
 
     def __call__(
-        self, features: Tensor, *, layer: int, depth: int, grid: tuple[int, int], protected: int = 0
+        self,
+        features: Tensor,
+        *,
+        layer: int,
+        depth: int,
+        grid: tuple[int, int],
+        protected: int = 0,
+        sizes: Tensor | None = None,
     ) -> Merging | None:
         """See :class:`MergingMethod`; by :func:`expedit`."""
         self.check_blocks(depth, depth)

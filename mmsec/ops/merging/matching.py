@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmsec.ops.merging.merging import Merging
+from mmsec.ops.merging.sizes import largest
 
 BLOCK = 2**22  # similarities held at a time, of all images together: 16 MiB in float32
 
@@ -48,6 +49,25 @@ def merge_pairs(kept: Tensor, merged: Tensor, into: Tensor) -> Merging:
     both = torch.cat([kept, merged], dim=1)
     assignment = torch.empty_like(both).scatter_(1, both, torch.cat([positions, into], dim=1))
     return Merging.from_assignment(assignment, kept.shape[1])
+
+
+def merge_as_many_as(into: Tensor, rank: Tensor, sizes: Tensor | None = None) -> Merging:
+    """Merge as many tokens as each image has; images that keep fewer than another are filled up with empty tokens.
+
+    Args:
+        into (Tensor): (B, T) int64; the token that each becomes part of, itself if it stays.
+        rank (Tensor): (B, T) int64 below 2 T; tokens that stay come out in ascending order of it.
+        sizes (Tensor, optional): (B, T); tokens of size 0 go, whatever ``into`` says. None if there are none.
+
+    Returns:
+        Merging: Into as many tokens as stay in the image that keeps most. What has size 0 is in one of them.
+    """
+    stays = into == positions(into.shape[0], 0, into.shape[1], into.device)
+    if sizes is not None:
+        stays = stays & (sizes > 0)
+    order = torch.where(stays, rank, 2 * into.shape[1]).argsort(dim=1, stable=True)
+    num_merged = largest(stays.sum(dim=1))
+    return Merging.from_assignment(order.argsort(dim=1).gather(1, into).clamp(max=num_merged - 1), num_merged)
 
 
 def positions(batch: int, begin: int, end: int, device: torch.device) -> Tensor:

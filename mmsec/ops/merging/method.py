@@ -1,7 +1,9 @@
 """The interface of a merging method, and the registry that finds one by its name."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -22,18 +24,32 @@ class MergingMethod(ABC):
             - 'after_attention': between attention and MLP, by the keys of the attention, averaged over heads. Later
               blocks keep the merged tokens.
             - 'after_block': behind a block, by the tokens. Later blocks keep the merged tokens.
+            - 'before_block': in front of a block, by the tokens. It and later blocks keep the merged tokens; a map of
+              the block before it is still whole.
             - 'around_attention': around the attention, by the tokens that come into the block. The output of the
               attention is unmerged at once, so every block sees all tokens.
 
+        compares (str): What 'after_attention' compares: 'keys', or 'tokens', those behind the attention's residual.
         proportional_attention (bool): Whether attention adds log(size) of the key's token to the logits.
+        fills_up (bool): Whether how many tokens merge depends on the image. In a batch, an image with fewer merged
+            tokens than another is filled up with empty ones of size 0, which no token attends to.
     """
 
-    place: ClassVar[Literal['after_attention', 'after_block', 'around_attention']]
+    place: ClassVar[Literal['after_attention', 'after_block', 'before_block', 'around_attention']]
+    compares: ClassVar[Literal['keys', 'tokens']] = 'keys'
     proportional_attention: bool = False
+    fills_up: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(
-        self, features: Tensor, *, layer: int, depth: int, grid: tuple[int, int], protected: int = 0
+        self,
+        features: Tensor,
+        *,
+        layer: int,
+        depth: int,
+        grid: tuple[int, int],
+        protected: int = 0,
+        sizes: Tensor | None = None,
     ) -> Merging | None:
         """Find what merges in one block.
 
@@ -44,6 +60,8 @@ class MergingMethod(ABC):
             grid (tuple[int, int]): Rows and columns of the map of all tokens, before any merging.
             protected (int): Tokens at the front that never merge, such as class and register tokens. They stay at the
                 front.
+            sizes (Tensor, optional): (B, T); how many tokens each is made of, 0 for what only fills up the image.
+                None if each is one. Only methods that :attr:`fills_up` meet a 0.
 
         Returns:
             Merging, optional: From T tokens to fewer; None where this block merges nothing. A graph of
@@ -72,3 +90,17 @@ class MergingMethod(ABC):
             grid.
         """
         return None
+
+
+def check_layers(method: Any, built: int | None = None) -> None:
+    """Refuse ``layers`` of a method that are no ascending indices of blocks, below the number that is built if given.
+
+    Raises:
+        ValueError: Names the method and the number.
+    """
+    name, layers = type(method).__name__, method.layers
+    ascending = isinstance(layers, Sequence) and len(layers) > 0 and all(isinstance(each, int) for each in layers)
+    if not ascending or layers[0] < 0 or any(a >= b for a, b in pairwise(layers)):
+        raise ValueError(f'layers of {name} must be indices of blocks from 0 in ascending order, got {layers!r}')
+    if built is not None and layers[-1] >= built:
+        raise ValueError(f'layers of {name} must be below the number of blocks, {built}, got {tuple(layers)}')

@@ -97,7 +97,14 @@ class PiToMe(MergingMethod):
             raise ValueError(f'margin of PiToMe must be a number, got {self.margin!r}')
 
     def __call__(
-        self, features: Tensor, *, layer: int, depth: int, grid: tuple[int, int], protected: int = 0
+        self,
+        features: Tensor,
+        *,
+        layer: int,
+        depth: int,
+        grid: tuple[int, int],
+        protected: int = 0,
+        sizes: Tensor | None = None,
     ) -> Merging | None:
         """See :class:`MergingMethod`; by :func:`pitome`."""
         first_half = layer < depth // 2

@@ -6,6 +6,7 @@
 import math
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 
@@ -29,3 +30,9 @@ def rounded(number: float, rounding: Callable[[float], int] = math.floor) -> int
     if isinstance(number, Tensor):
         return (number.round() if rounding is round else number).long()
     return rounding(number)
+
+
+def largest(counts: Tensor) -> int:
+    """The largest of some counts, as a size."""
+    most = counts.max()
+    return most if torch.jit.is_tracing() else int(most)  # type: ignore[return-value]  # as above

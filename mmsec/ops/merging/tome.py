@@ -72,7 +72,14 @@ class ToMe(MergingMethod):
             raise ValueError(f'r of ToMe must have one number for each of {depth} blocks, got {len(self.r)}: {self.r}')
 
     def __call__(
-        self, features: Tensor, *, layer: int, depth: int, grid: tuple[int, int], protected: int = 0
+        self,
+        features: Tensor,
+        *,
+        layer: int,
+        depth: int,
+        grid: tuple[int, int],
+        protected: int = 0,
+        sizes: Tensor | None = None,
     ) -> Merging | None:
         """See :class:`MergingMethod`; by :func:`tome`."""
         self.check_blocks(depth, depth)

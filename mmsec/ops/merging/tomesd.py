@@ -85,7 +85,14 @@ class ToMeSD(MergingMethod):
             )
 
     def __call__(
-        self, features: Tensor, *, layer: int, depth: int, grid: tuple[int, int], protected: int = 0
+        self,
+        features: Tensor,
+        *,
+        layer: int,
+        depth: int,
+        grid: tuple[int, int],
+        protected: int = 0,
+        sizes: Tensor | None = None,
     ) -> Merging | None:
         """See :class:`MergingMethod`; by :func:`tomesd`."""
         merging = tomesd(features, grid, self.ratio, self.stride, protected)
