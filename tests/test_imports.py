@@ -20,6 +20,7 @@ ROOMS = {
     'export': {'ops', 'models'},
     'cli': {'ops', 'models', 'datasets', 'visualization', 'evaluation', 'engine', 'export'},
 }
+OF_INNER_ROOMS = {'kernels': 'triton', 'merging': 'scipy'}  # of ops, beside torch
 OF_DEVICES = re.compile(r'is_compiling|onednn|mkldnn|cuda|device\.type|ops\.kernels|hooked|overwrit', re.IGNORECASE)
 
 
@@ -46,7 +47,7 @@ def wrong_imports(package: Path) -> list[str]:
             if first == package.name and rest:
                 right = rest[0] in allowed
             elif room == 'ops':
-                ours = (package.name, 'torch', *(['triton'] if 'kernels' in path.parts else []))
+                ours = (package.name, 'torch', *(of for inner, of in OF_INNER_ROOMS.items() if inner in path.parts))
                 right = first in sys.stdlib_module_names or first in ours
             else:
                 right = first not in ('', 'tools', 'tests')  # the first for relative imports

@@ -8,9 +8,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from mmsec.ops.grouping import kmeans  # noqa: F401
-from mmsec.ops.merging import density_peaks  # noqa: F401
+from mmsec.ops.merging import atc, density_peaks  # noqa: F401
 
-CLUSTERING = {torch.ops.mmsec.density_peaks, torch.ops.mmsec.kmeans_order}
+CLUSTERING = {torch.ops.mmsec.agglomerative, torch.ops.mmsec.density_peaks, torch.ops.mmsec.kmeans_order}
 ATTENTION = {  # products of queries, keys and values; projections are matrix products as all others
     torch.ops.aten._scaled_dot_product_efficient_attention,
     torch.ops.aten._scaled_dot_product_flash_attention,

@@ -20,6 +20,11 @@ VARIANTS = SMALL | {
     'ViT with ToMeSD': merging_by(type='ToMeSD', ratio=0.5),
     'ViT with Expedit': merging_by(type='Expedit', after_block=1, size=(2, 3)),
     'ViT with Expedit to a share of the map': merging_by(type='Expedit', after_block=1, size=0.5),
+    'ViT with ALGM': merging_by(type='ALGM', layers=(0, 1), threshold=0.3),
+    'ViT with MPM': merging_by(type='MPM', layers=(0, 1)),
+    'ViT with CubistMerge': merging_by(type='CubistMerge', after_block=1, r=0.25),
+    'ViT with AiluRus': merging_by(type='AiluRus', after_block=1),
+    'ViT with ATC': merging_by(type='ATC', layers=(0, 1)),
 }
 TRACED = (2, 64, 96)  # images, their height and their width
 
