@@ -18,7 +18,7 @@ from mmsec.ops.layers import (
     residual_norm,
 )
 from mmsec.ops.positions import resize_positions
-from mmsec.ops.rotary import apply_rotary, rotary_table
+from mmsec.ops.rotary import apply_rotary, coordinate_table, rotary_periods, rotary_table, token_centers
 
 __all__ = [
     'GROUPINGS',
@@ -32,6 +32,7 @@ __all__ = [
     'cluster_sizes',
     'conv_residual',
     'conv_residual_norm',
+    'coordinate_table',
     'explain',
     'gelu_conv_residual',
     'lepe_attention',
@@ -41,6 +42,8 @@ __all__ = [
     'residual',
     'residual_norm',
     'resize_positions',
+    'rotary_periods',
     'rotary_table',
+    'token_centers',
     'use_kernels',
 ]

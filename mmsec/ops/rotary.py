@@ -1,4 +1,6 @@
-"""Two-dimensional rotary position embedding."""
+"""Two-dimensional rotary position embedding: SecViT's by rows and columns, DINOv3's by coordinates."""
+
+import math
 
 import torch
 from torch import Tensor
@@ -44,17 +46,54 @@ def _turns(size: int, frequencies: Tensor) -> Tensor:
     return torch.stack([angles.cos(), angles.sin()], dim=-1)
 
 
+def token_centers(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(H*W, 2): row and column of each token's centre; each side of the map goes from -1 to 1, whatever its length."""
+    rows, columns = (2 * ((torch.arange(n, dtype=dtype, device=device) + 0.5) / n) - 1 for n in (height, width))
+    token = torch.arange(height * width, device=device)
+    return torch.stack([rows[token // width], columns[token % width]], dim=-1)
+
+
+def rotary_periods(head_dim: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(d/4,): the lengths after which an angle of :func:`coordinate_table` comes again; from 1 to almost 100.
+
+    ``dtype`` is that of the tokens to be rotated; the periods are float64 for float64, else float32.
+
+    Source: DINOv3 (arXiv 2508.10104), public code (facebookresearch/dinov3), class RopePositionEmbedding.
+    """
+    dtype = torch.promote_types(dtype, torch.float32)
+    return 100.0 ** (2 * torch.arange(head_dim // 4, dtype=dtype, device=device) / (head_dim // 2))
+
+
+def coordinate_table(coordinates: Tensor, periods: Tensor) -> Tensor:
+    """Cosines and sines of the rotation angles of tokens that may be anywhere.
+
+    The first half of the channel pairs turns with the row, the second half with the column.
+
+    Args:
+        coordinates (Tensor): (..., N, 2), as of :func:`token_centers`.
+        periods (Tensor): (d/4,) from :func:`rotary_periods`.
+
+    Returns:
+        Tensor: (..., N, d/2, 2); cosine and sine of one angle per channel pair.
+
+    Source: As :func:`rotary_periods`. There a channel pairs with the one half a head away, and here with the next one.
+    """
+    angles = (2 * math.pi * coordinates[..., None] / periods).flatten(-2)  # (..., N, d/2)
+    return torch.stack([angles.cos(), angles.sin()], dim=-1)
+
+
 @fused_op(backwards.ROTATION_AS_COMPLEX)
 def apply_rotary(x: Tensor, table: Tensor) -> Tensor:
     """Rotate interleaved channel pairs: (x0, x1) -> (x0 cos - x1 sin, x1 cos + x0 sin).
 
     Args:
         x (Tensor): (B, N, h, d) queries or keys.
-        table (Tensor): (N, d/2, 2) from :func:`rotary_table`. Half precision is rotated in float32 and rounded once.
+        table (Tensor): (N, d/2, 2) from :func:`rotary_table`, or of each image, (B, N, d/2, 2), from
+            :func:`coordinate_table`. Half precision is rotated in float32 and rounded once.
 
     Returns:
         Tensor: (B, N, h, d), contiguous, same dtype as ``x``.
     """
     pairs = x.to(table.dtype).unflatten(-1, (-1, 2))  # (B, N, h, d/2, 2)
-    (x0, x1), (cos, sin) = pairs.unbind(-1), table[:, None].unbind(-1)
+    (x0, x1), (cos, sin) = pairs.unbind(-1), table.unsqueeze(-3).unbind(-1)
     return torch.stack([x0 * cos - x1 * sin, x1 * cos + x0 * sin], dim=-1).flatten(-2).to(x.dtype)

@@ -3,7 +3,7 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from mmengine.logging import print_log
 from mmengine.model import BaseModule, initialize
@@ -68,12 +68,13 @@ class Backbone(BaseModule):
         self.out_norms = nn.ModuleDict()
 
     @classmethod
-    def settings(cls, arch: str | dict, per_stage: Sequence[str]) -> dict:
+    def settings(cls, arch: str | dict, per_stage: Sequence[str], optional: Mapping[str, Any] | None = None) -> dict:
         """Look up the sizes of ``arch``.
 
         Args:
             arch (str | dict): A name in ``arch_zoo``, or a dict with the keys of its entries.
             per_stage (Sequence[str]): Keys whose values are lists with an entry for each stage.
+            optional (Mapping, optional): What keys are that may be left out, if they are. Default: None, no such keys.
 
         Returns:
             dict: The sizes.
@@ -84,14 +85,15 @@ class Backbone(BaseModule):
         if isinstance(arch, str):
             if arch not in cls.arch_zoo:
                 raise ValueError(f'arch must be one of {sorted(cls.arch_zoo)} or a dict, got {arch!r}')
-            return cls.arch_zoo[arch]
-        expected = set(next(iter(cls.arch_zoo.values())))
-        if set(arch) != expected:
-            raise ValueError(f'an arch dict must have the keys {sorted(expected)}, got {sorted(arch)}')
+            return {**(optional or {}), **cls.arch_zoo[arch]}
+        expected, more = set(next(iter(cls.arch_zoo.values()))), set(optional or {})
+        if not expected <= set(arch) <= expected | more:
+            may = f' and may have {sorted(more)}' if more else ''
+            raise ValueError(f'an arch dict must have the keys {sorted(expected)}{may}, got {sorted(arch)}')
         lengths = {key: len(arch[key]) for key in per_stage}
         if len(set(lengths.values())) > 1:
             raise ValueError(f'the lists of an arch dict must have one length, got {lengths}')
-        return arch
+        return {**(optional or {}), **arch}
 
     @staticmethod
     def drop_path_rates(last: float, depths: Sequence[int]) -> list[list[float]]:
@@ -128,15 +130,17 @@ class Backbone(BaseModule):
         """Published weights -> a state dict of this backbone, and the keys that belong to a classifier."""
         return dict(state), []
 
-    def finish(self, embed_dims: Sequence[int], out_norm: bool) -> None:
+    def finish(self, embed_dims: Sequence[int], out_norm: bool, norm_eps: float = 1e-6) -> None:
         """Add the output norms and freeze what is frozen.
 
         Args:
             embed_dims (Sequence[int]): Channels of each stage's map.
             out_norm (bool): Whether each returned map passes a LayerNorm of its own.
+            norm_eps (float): What that adds to the variance. Default: 1e-6.
         """
         if out_norm:
-            self.out_norms.update({str(i): nn.LayerNorm(embed_dims[i], eps=1e-6) for i in sorted(self.out_indices)})
+            norms = {str(i): nn.LayerNorm(embed_dims[i], eps=norm_eps) for i in sorted(self.out_indices)}
+            self.out_norms.update(norms)
         for module in self._frozen_modules():
             module.requires_grad_(False)
 

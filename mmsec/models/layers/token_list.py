@@ -5,9 +5,36 @@ First come protected tokens, which never merge (class and register tokens), then
 
 from typing import NamedTuple
 
+import torch.nn.functional as F
 from torch import Tensor
 
+from mmsec.ops import coordinate_table, token_centers
 from mmsec.ops.merging import Merging, MergingMethod
+
+
+class Places(NamedTuple):
+    """Where tokens are, for rotary positions.
+
+    Attributes:
+        coordinates (Tensor): ([B,] P + T, 2); 0 of protected tokens, which are not rotated.
+        periods (Tensor): (d/4,) of the angles.
+        table (Tensor): ([B,] P + T, d/2, 2) of the angles at the coordinates.
+    """
+
+    coordinates: Tensor
+    periods: Tensor
+    table: Tensor
+
+    @classmethod
+    def of_grid(cls, grid: tuple[int, int], protected: int, periods: Tensor) -> 'Places':
+        """Of protected tokens and those of a grid, the same in all images."""
+        coordinates = F.pad(token_centers(*grid, periods.dtype, periods.device), (0, 0, protected, 0))
+        return cls(coordinates, periods, coordinate_table(coordinates, periods))
+
+    def merge(self, merging: Merging, sizes: Tensor | None) -> 'Places':
+        """Of merged tokens: the mean of their sources', each weighted by how many tokens it stands for."""
+        coordinates = merging.merge(self.coordinates.expand(merging.shares.index.shape[0], -1, -1), sizes)
+        return Places(coordinates, self.periods, coordinate_table(coordinates, self.periods))
 
 
 class TokenList(NamedTuple):
@@ -22,6 +49,7 @@ class TokenList(NamedTuple):
         sizes (Tensor, optional): (B, P + T); how many tokens each was merged of, 0 where it only fills up an image of
             a batch; None if each is one.
         merging (Merging, optional): All mergings so far as one, of P + H' * W' tokens; None if nothing merged.
+        places (Places, optional): Where tokens are; None if positions are not rotary.
     """
 
     x: Tensor
@@ -30,13 +58,23 @@ class TokenList(NamedTuple):
     grid: tuple[int, int] | None
     sizes: Tensor | None = None
     merging: Merging | None = None
+    places: Places | None = None
+
+    @property
+    def rotary(self) -> Tensor | None:
+        """([B,] P + T, d/2, 2) by which queries and keys are rotated, if they are."""
+        return self.places.table if self.places else None
 
     def merge(self, merging: Merging, grid: tuple[int, int] | None) -> 'TokenList':
         """Merge these tokens, each weighted by how many it stands for, and leave a grid of that size, if any."""
         sizes = merging.sizes if self.sizes is None else merging.sum(self.sizes[..., None])[..., 0]
         total = merging if self.merging is None else self.merging.then(merging)
-        x = merging.merge(self.x, self.sizes)
-        return self._replace(x=x, grid=grid, sizes=sizes, merging=total)
+        x, places = merging.merge(self.x, self.sizes), self.places
+        if places and grid:
+            places = Places.of_grid(grid, self.protected, places.periods)
+        elif places:
+            places = places.merge(merging, self.sizes)
+        return self._replace(x=x, grid=grid, sizes=sizes, merging=total, places=places)
 
     def map(self) -> Tensor:
         """(B, C, H', W'); the map of all tokens, rebuilt from the merged ones."""

@@ -64,6 +64,10 @@ _VIT = dict(
     out_indices=(0, 1),
     drop_path_rate=0.3,
 )
+_DINOV3 = _VIT | dict(
+    arch=_VIT['arch'] | dict(rotary=True, swiglu=True, norm_eps=1e-5, num_registers=2, layer_scale=0.5),
+    rotary_rescale=2.0,
+)
 _SWIN = dict(
     type='mmdet.SwinTransformer',
     embed_dims=16,
@@ -100,6 +104,10 @@ SMALL = {
     'ViT in windows': Small('ViT', _VIT | dict(window_size=3, global_blocks=(1,)), channels=(16, 16), one_graph=False),
     'ViT in clusters': Small(
         'ViT', _VIT | dict(grouping=dict(type='SemanticGrouping'), num_clusters=3), channels=(16, 16), one_graph=False
+    ),
+    'DINOv3': Small('ViT', _DINOV3, channels=(16, 16)),
+    'DINOv3 in windows': Small(
+        'ViT', _DINOV3 | dict(window_size=3, global_blocks=(1,)), channels=(16, 16), one_graph=False
     ),
     'ViT with ToMe': Small('ViT', _VIT | dict(merging=dict(type='ToMe', r=4)), channels=(16, 16)),
     'ViT with PiToMe': Small(
