@@ -31,6 +31,7 @@ ONE_STAGE = dict(
     out_indices=(0,),
 )
 VIT = dict(type='ViT', arch=dict(embed_dims=16, depth=1, num_heads=2, mlp_ratio=2), patch_size=8, img_size=64)
+DINOV3 = dict(VIT, arch=VIT['arch'] | dict(rotary=True, swiglu=True))
 TWO_WINDOWED_BLOCKS = dict(
     ONE_STAGE, arch=ONE_STAGE['arch'] | dict(depths=(2,)), grouping=dict(type='WindowGrouping', shift=True)
 )
@@ -91,7 +92,9 @@ def test_remainders_and_quotients_of_negative_numbers_are_those_of_torch():
 
 
 @pytest.mark.parametrize(
-    'options', [ONE_STAGE, TWO_WINDOWED_BLOCKS, VIT], ids=['clusters', 'shifted windows', 'positions']
+    'options',
+    [ONE_STAGE, TWO_WINDOWED_BLOCKS, VIT, DINOV3],
+    ids=['clusters', 'shifted windows', 'positions', 'rotary positions'],
 )
 def test_a_dynamic_file_takes_any_number_of_images_of_any_size(options):
     backbone = build(**options)

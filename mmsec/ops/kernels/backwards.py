@@ -126,7 +126,8 @@ def _against_complex(x: Tensor, table: Tensor) -> str | None:
 
 def _rotation_as_complex(x: Tensor, table: Tensor) -> Tensor:
     # One pass over memory: multiplication by a complex number of length one.
-    pairs = x.to(table.dtype).unflatten(-1, (-1, 2))  # (B, N, h, d/2, 2)
+    wide = x if x.dtype == table.dtype else x.to(table.dtype, memory_format=torch.contiguous_format)
+    pairs = wide.unflatten(-1, (-1, 2))  # (B, N, h, d/2, 2)
     turned = torch.view_as_complex(pairs) * torch.view_as_complex(table).unsqueeze(-2)
     return torch.view_as_real(turned).flatten(-2).to(x.dtype)
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from mmsec.models import ViT
 from mmsec.models.inspection import token_clusters
 from mmsec.models.layers.vit import Attention, WindowAttention
+from mmsec.ops import apply_rotary, coordinate_table, token_centers
 from tests.conftest import DATA
 from tests.models.backbones.small import assert_close, outputs_and_gradients, with_large_weights
 from tools.analysis_tools import reference
@@ -13,6 +14,7 @@ from tools.analysis_tools import reference
 ARCH = dict(embed_dims=48, depth=4, num_heads=3, mlp_ratio=4)
 MEASURED = dict(arch=ARCH, patch_size=8, img_size=64)
 TINY = dict(arch=dict(embed_dims=16, depth=4, num_heads=2, mlp_ratio=2), patch_size=4, img_size=24)
+DINOV3 = dict(TINY, arch=TINY['arch'] | dict(rotary=True, num_registers=2, swiglu=True))
 CLUSTERS = dict(grouping=dict(type='SemanticGrouping'), num_clusters=3)
 
 
@@ -112,6 +114,36 @@ def test_tomesd_merges_for_the_attention_alone():
     torch.testing.assert_close(seen[0], merging.merge(block.norm1(tokens.x)))
 
 
+@pytest.mark.parametrize(
+    'merging', [dict(type='ToMe', r=5), dict(type='PiToMe', ratio=0.75), dict(type='Expedit', after_block=2, size=0.5)]
+)
+@torch.no_grad()
+def test_merged_tokens_lie_where_their_sources_do_on_average(merging):
+    backbone, x = tiny(**DINOV3, merging=merging), torch.randn(2, 3, 24, 32, dtype=torch.float64)
+    where = F.pad(token_centers(6, 8, x.dtype, x.device), (0, 0, 3, 0)).expand(2, -1, -1)  # three protected tokens
+    for tokens in backbone.tokens(x):
+        if tokens.grid:  # in raster order, whatever became one
+            wanted = F.pad(token_centers(*tokens.grid, x.dtype, x.device), (0, 0, 3, 0))
+        else:
+            of = F.one_hot(tokens.merging.assignment, tokens.x.shape[1]).double().mT  # (B, T', T)
+            wanted = of @ where / of.sum(-1, keepdim=True)
+        torch.testing.assert_close(tokens.places.coordinates, wanted)
+        torch.testing.assert_close(tokens.rotary, coordinate_table(wanted, tokens.places.periods))
+
+
+@torch.no_grad()
+def test_rotary_positions_are_rescaled_by_one_factor_in_training_alone():
+    backbone, x = tiny(**DINOV3, rotary_rescale=2.0), torch.randn(2, 3, 24, 32, dtype=torch.float64)
+    plain = backbone.patch_embed(x).places
+    backbone.train()
+    factors = torch.stack([(plain.periods / backbone.patch_embed(x).places.periods) for _ in range(40)])
+    torch.testing.assert_close(factors, factors[:, :1].expand_as(factors))
+    assert 0.5 <= factors.min() < 0.8 < 1.25 < factors.max() <= 2
+    assert torch.equal(tiny(**DINOV3).train().patch_embed(x).places.periods, plain.periods)
+    frozen = tiny(**DINOV3, rotary_rescale=2.0, frozen_stages=0).train()
+    assert torch.equal(frozen.patch_embed(x).places.periods, plain.periods)
+
+
 def test_mergings_say_what_became_one_behind_each_block():
     backbone, x = tiny(merging=dict(type='PiToMe', ratio=0.75)), torch.randn(1, 3, 24, 32, dtype=torch.float64)
     assert [each.num_merged for each in backbone.mergings(x)] == [37, 28, 22, 17]
@@ -140,17 +172,25 @@ def test_class_and_register_tokens_are_kept_or_dropped():
         assert backbone(x)[0].shape == (1, 16, 6, 6)
 
 
+@pytest.mark.parametrize('rotary', [False, True])
 @pytest.mark.parametrize('protected', [0, 2])
 @pytest.mark.parametrize('grid', [(6, 8), (5, 7), (2, 1)])
 @torch.no_grad()
-def test_windows_equal_their_definition(grid, protected):
+def test_windows_equal_their_definition(grid, protected, rotary):
     attention = WindowAttention(16, 2, window_size=4).double()
     x = torch.randn(2, protected + grid[0] * grid[1], 16, dtype=torch.float64)
-    out, keys = attention(x, protected, grid)
+    angles = torch.rand(x.shape[1], 4, dtype=torch.float64)
+    table = torch.stack([angles.cos(), angles.sin()], -1) if rotary else None
+    out, keys = attention(x, protected, grid, rotary=table)
     padded = F.pad(x[:, protected:].unflatten(1, grid), (0, 0, 0, -grid[1] % 4, 0, -grid[0] % 4))  # (B, H, W, C)
     front, (q, k, v) = x[:, :protected], attention.project(padded.flatten(1, 2)).unbind(2)
     _, front_k, front_v = attention.project(front).unbind(2)
     q, k, v = (each.unflatten(1, padded.shape[1:3]) for each in (q, k, v))
+    if rotary:  # what fills up is not rotated
+        front_k = apply_rotary(front_k, table[:protected])
+        for each in (q, k):
+            inside = each[:, : grid[0], : grid[1]]
+            inside.copy_(apply_rotary(inside.flatten(1, 2), table[protected:]).unflatten(1, grid))
     wanted = torch.zeros_like(q)
     for top in range(0, padded.shape[1], 4):
         for left in range(0, padded.shape[2], 4):
@@ -163,12 +203,13 @@ def test_windows_equal_their_definition(grid, protected):
     torch.testing.assert_close(keys, attention.project(x)[:, :, 1])
 
 
+@pytest.mark.parametrize('kind', [TINY, DINOV3])
 @torch.no_grad()
-def test_one_window_or_one_cluster_for_all_is_attention_of_all():
+def test_one_window_or_one_cluster_for_all_is_attention_of_all(kind):
     x = torch.randn(2, 3, 24, 24, dtype=torch.float64)
-    plain = tiny()
+    plain = tiny(**kind)
     for options in (dict(window_size=6, global_blocks=()), CLUSTERS | dict(num_clusters=1)):
-        other = tiny(**options)
+        other = tiny(**kind | options)
         other.load_state_dict(plain.state_dict())
         torch.testing.assert_close(other(x)[0], plain(x)[0])
 
@@ -231,6 +272,11 @@ def test_one_can_look_at_windows_clusters_and_merged_tokens():
     [
         (dict(arch=TINY['arch'] | dict(num_heads=3)), 'embed_dims must be a multiple of num_heads'),
         (dict(patch_size=0), 'patch_size must be at least 1, got 0'),
+        (dict(arch=DINOV3['arch'] | dict(embed_dims=12)), 'rotary positions need heads of a multiple of 4 .* 12 / 2'),
+        (dict(arch=DINOV3['arch'] | dict(gated=True)), "must have the keys .* and may have .*'rotary'.* got .*'gated'"),
+        (dict(arch='dinov3'), "arch must be one of .*'dinov3-base'.* got 'dinov3'"),
+        (dict(rotary_rescale=2.0), 'rotary_rescale=2.0 needs rotary positions, as an arch of DINOv3 has'),
+        (DINOV3 | dict(rotary_rescale=0.5), 'rotary_rescale must be at least 1, got 0.5'),
         (dict(num_registers=-1), 'num_registers must be at least 0, got -1'),
         (dict(window_size=3, global_blocks=(4,)), r'global_blocks must be in \[0, 3\], got \(4,\)'),
         (dict(global_blocks=(1,)), 'global_blocks need window_size or grouping'),
