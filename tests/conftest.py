@@ -25,6 +25,7 @@ from mmengine.utils import ManagerMixin
 from mmsec import registry
 from mmsec.cli.config import dicts_of
 from mmsec.engine.processes import run
+from mmsec.models import ViT
 from mmsec.ops import Grouping, Tokens
 from mmsec.ops.grouping import GROUPINGS, GroupingMethod
 
@@ -155,6 +156,8 @@ def shrink_model(cfg: Config) -> None:
         backbone.backbone.update(arch)
     else:
         arch = {'mmsec.SecViT': SMALL_ARCH, 'mmsec.ClusTR': SMALL_CLUSTR, 'mmsec.ViT': SMALL_VIT}[backbone.type]
+        if backbone.type == 'mmsec.ViT' and isinstance(backbone.arch, str):  # what an arch says beside its sizes
+            arch = ViT.arch_zoo[backbone.arch] | SMALL_VIT
         backbone.arch = arch
     if isinstance(backbone.get('num_clusters'), list | tuple):  # one that is a list has one for each block
         counts = zip(backbone.num_clusters, arch['depths'], strict=True)

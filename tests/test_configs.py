@@ -139,7 +139,8 @@ def test_trains_a_step_and_predicts(name):
     loss.backward()
     assert loss.isfinite()
     assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
-    assert any(p.grad.any() for module in model.backbone.parts()[0] for p in module.parameters())
+    learns = any(p.requires_grad and p.grad.any() for each in model.backbone.parts()[0] for p in each.parameters())
+    assert learns == (cfg.model.backbone.get('frozen_stages', -1) < 0)
     model.eval()
     with torch.no_grad():
         predictions = model.test_step(copy.deepcopy(data))
