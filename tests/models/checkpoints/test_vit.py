@@ -1,5 +1,7 @@
 """Files of timm, DeiT, MAE and DINOv2, written here with their keys, load strictly."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -37,6 +39,29 @@ def published(num_positions=1 + GRID**2, layer_scale=False, **more):
         if layer_scale:
             shapes |= {f'blocks.{i}.ls{j}.gamma': (DIMS,) for j in (1, 2)}
     return {name: torch.randn(shape) for name, shape in shapes.items()}
+
+
+def in_transformers_names(state):
+    """A file's weights as transformers names those of DINOv2."""
+    found = {}
+    for key, value in state.items():
+        layer = re.fullmatch(r'(blocks\.\d+\.)attn\.qkv\.(\w+)', key)
+        if layer:
+            names = [f'{layer[1]}attention.attention.{part}.{layer[2]}' for part in ('query', 'key', 'value')]
+            found |= dict(zip(names, value.chunk(3), strict=True))
+        elif not key.startswith('head'):
+            found[key] = value
+    for pattern, name in (
+        (r'^(cls_token|mask_token|register_tokens)$', r'embeddings.\1'),
+        (r'^pos_embed$', 'embeddings.position_embeddings'),
+        (r'^patch_embed\.proj', 'embeddings.patch_embeddings.projection'),
+        (r'^norm\.', 'layernorm.'),
+        (r'^blocks\.', 'encoder.layer.'),
+        (r'attn\.proj', 'attention.output.dense'),
+        (r'ls(\d)\.gamma', r'layer_scale\1.lambda1'),
+    ):
+        found = {re.sub(pattern, name, key): value for key, value in found.items()}
+    return found
 
 
 def tokens_by_hand(state, image, front, num_front_positions):
@@ -94,16 +119,16 @@ def load(state, tmp_path, **options):
     return backbone.eval()
 
 
-@pytest.mark.parametrize('family', FILES)
+@pytest.mark.parametrize(('family', 'rename'), [*((each, dict) for each in FILES), ('DINOv2', in_transformers_names)])
 @torch.no_grad()
-def test_a_file_is_recognised_and_gives_its_tokens(family, tmp_path, log):
+def test_a_file_is_recognised_and_gives_its_tokens(family, rename, tmp_path, log):
     state, options, front, count = FILES[family]
-    backbone = load(state, tmp_path, **options)
+    backbone = load(rename(state), tmp_path, **options)
     assert f'ViT: the checkpoint is one of {family}' in log
     image = torch.randn(2, 3, 24, 24)
     wanted = tokens_by_hand(state, image, front, count)[:, -(GRID**2) :].mT.unflatten(2, (GRID, GRID))
     torch.testing.assert_close(backbone(image)[0], wanted, atol=1e-5, rtol=1e-4)
-    unused = [key for key in state if key.startswith(('head', 'decoder')) or key == 'mask_token']
+    unused = [key for key in rename(state) if key.startswith(('head', 'decoder')) or key == 'mask_token']
     assert any(line.startswith('ViT: not used') and all(key in line for key in unused) for line in log)
 
 
