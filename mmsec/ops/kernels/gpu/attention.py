@@ -315,7 +315,5 @@ def variants() -> list[launch.Variant]:
         ]
         for case in cases:
             case |= {'delta': None} if name[:5] == 'whole' else {}
-            constants = {each: case[each] for each in kernel.arg_names if each in case}
-            types = {each: known.get(each, case['maps']) for each in kernel.arg_names if each not in constants}
-            found.append(launch.Variant(kernel, types, constants, case['warps']))
+            found.append(launch.variant(kernel, case, known, case['maps']))
     return found

@@ -326,9 +326,4 @@ def variants() -> list[launch.Variant]:
         ahead = block | dict(TURNED=False, pre=None)
         back = block | dict(TURNED=True, GELU=False, bias=None) | ({} if gelu else {'pre': None})
         cases += [(_convolve, types, each | tile) for each in (ahead, back) for tile in tiles['depthwise']]
-    found = []
-    for kernel, types, constants in cases:
-        known = {name: constants[name] for name in kernel.arg_names if name in constants}
-        others = {name: types.get(name, 'i32') for name in kernel.arg_names if name not in constants}
-        found.append(launch.Variant(kernel, others, known, constants['warps']))
-    return found
+    return [launch.variant(kernel, constants, types) for kernel, types, constants in cases]

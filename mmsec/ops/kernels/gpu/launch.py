@@ -36,6 +36,13 @@ class Variant(NamedTuple):
     stages: int = 2
 
 
+def variant(kernel: Any, constants: dict[str, Any], types: dict[str, str], others: str = 'i32') -> Variant:
+    """A variant with those of ``constants``, 'warps' among them, that the kernel takes; the rest has a type."""
+    own = {name: constants[name] for name in kernel.arg_names if name in constants}
+    typed = {name: types.get(name, others) for name in kernel.arg_names if name not in constants}
+    return Variant(kernel, typed, own, constants['warps'])
+
+
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, warps: int = 4, stages: int = 2) -> None:
     """Start a kernel; every launch of this package passes here, so that tests can count them.
 

@@ -26,8 +26,6 @@ _WIDEST = 1024
 _TYPES = (torch.float32, torch.float16, torch.bfloat16)
 Maybe = Tensor | None
 
-Types = tuple[torch.dtype, torch.dtype]
-
 
 @triton.jit
 def _factor(drawn, token, tokens, per_image, keep):
@@ -135,15 +133,10 @@ def _reduce(part, weight, bias, scale, count, C: tl.constexpr, BP: tl.constexpr,
         each = start + tl.arange(0, BP)[:, None]
         sums += _read(part, (each * 3 + row) * C + channel[None, :], (each < count) & (channel < C)[None, :])
     result = tl.sum(sums, 0)
-    if row == 0:
-        if weight is not None:
-            tl.store(weight + channel, result.to(weight.dtype.element_ty), mask=channel < C)
-    elif row == 1:
-        if bias is not None:
-            tl.store(bias + channel, result.to(bias.dtype.element_ty), mask=channel < C)
-    else:
-        if scale is not None:
-            tl.store(scale + channel, result.to(scale.dtype.element_ty), mask=channel < C)
+    for i in tl.static_range(3):
+        target = (weight, bias, scale)[i]
+        if target is not None:
+            tl.store(target + channel, result.to(target.dtype.element_ty), mask=(channel < C) & (row == i))
 
 
 def _layout(kernel: str, channels: int) -> tuple[int, int, int]:
@@ -204,7 +197,7 @@ def _sum_type(x: Tensor, branch: Tensor, scale: Maybe) -> torch.dtype:
 
 
 def backward(
-    grad_total: Maybe, grad_normed: Maybe, kept: Sequence[Any], keep: float, needs: Sequence[bool], types: Types
+    grad_total: Maybe, grad_normed: Maybe, kept: Sequence, keep: float, needs: Sequence[bool], types: Sequence
 ) -> list[Maybe]:
     """Gradients of x, branch, scale, weight and bias, in one launch and a second one for the last three.
 
@@ -228,10 +221,9 @@ def backward(
     same = scale is None and drawn is None and types == (like.dtype, like.dtype)
     if grad_normed is None:
         grad_x = None if grad_total is None else grad_total.to(types[0])
-        small = [None, None, scale if needs[2] else None]
+        weight = bias = None
     else:
         grad_x = new_x = torch.empty_like(like, dtype=types[0]) if needs[0] or (needs[1] and same) else None
-        small = [t if need else None for t, need in ((weight, needs[3]), (bias, needs[4]), (scale, needs[2]))]
     grad_branch = grad_x if needs[1] else None
     if needs[1] and not same:
         grad_branch = new_branch = torch.empty_like(like, dtype=types[1])
@@ -239,7 +231,8 @@ def backward(
     height, width, warps = _layout('norm_backward', channels)
     runs = max(_RUNS, triton.cdiv(tokens, height * _PROGRAMS))
     count = triton.cdiv(tokens, height * runs)
-    small = [None if t is None else torch.empty_like(t) for t in small]
+    learnt = zip((weight, bias, scale), (needs[3], needs[4], needs[2]), strict=True)
+    small = [torch.empty_like(t) if t is not None and need else None for t, need in learnt]
     if any(t is not None for t in small):
         part = torch.empty(count, 3, channels, dtype=torch.float32, device=like.device)
     if any(t is not None for t in (part, new_x, new_branch)):
@@ -256,22 +249,12 @@ def backward(
 
 
 class ResidualNorm(torch.autograd.Function):
-    """:func:`forward` with gradients. Keeps the sum for the norm, and the branch for the gradient of ``scale``."""
+    """:func:`forward` with gradients, of its arguments. Keeps the sum for the norm, the branch for ``scale``."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        branch: Maybe,
-        scale: Maybe,
-        drawn: Maybe,
-        keep: float,
-        weight: Maybe,
-        bias: Maybe,
-        eps: float,
-        into: torch.dtype | None,
-    ) -> tuple[Tensor, Maybe]:
-        total, normed, mean, rstd = forward(x, branch, scale, drawn, keep, weight, bias, eps, into)
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Maybe]:
+        x, branch, scale, drawn, keep, weight, bias, _, _ = args
+        total, normed, mean, rstd = forward(*args)
         normed_from, scaled = total if weight is not None else None, branch if ctx.needs_input_grad[2] else None
         ctx.save_for_backward(normed_from, scaled, scale, drawn, weight, bias, mean, rstd)
         ctx.keep, ctx.types = keep, (x.dtype, x.dtype if branch is None else branch.dtype)
@@ -330,19 +313,16 @@ def serves(x: Tensor, branch: Maybe, scale: Maybe, drawn: Maybe, weight: Maybe, 
 
 def variants() -> list[launch.Variant]:
     """What a check compiles: all tiles in bfloat16, the first in float32; with all, without a branch, the sum alone."""
-    small = dict.fromkeys(('scale', 'drawn', 'weight', 'bias', 'mean', 'rstd', 'part'), '*fp32')
-    small |= dict.fromkeys(('tokens', 'per_image', 'runs', 'count'), 'i32') | dict(keep='fp32', eps='fp32')
+    types = dict.fromkeys(('scale', 'drawn', 'weight', 'bias', 'mean', 'rstd', 'part'), '*fp32')
+    types |= dict.fromkeys(('tokens', 'per_image', 'runs', 'count'), 'i32') | dict(keep='fp32', eps='fp32')
     no_branch = ('branch', 'scale', 'drawn', 'grad_branch')
     no_norm = ('weight', 'bias', 'normed', 'grad_normed', 'mean', 'rstd', 'grad_x')
-    kernels = ((_forward, 'norm_forward'), (_backward, 'norm_backward'))
-    found = []
+    sums = dict(C=640, BP=_SUMMED[0], BC=_SUMMED[1], warps=4)
+    found = [launch.variant(_reduce, each, types) for each in (sums, sums | dict(weight=None, scale=None))]
     for maps, channels, absent in itertools.product(('*bf16', '*fp32'), (64, 640), ((), no_branch, no_norm)):
         width = triton.next_power_of_2(channels)
-        tiles = slice(1 if maps == '*fp32' else None)
-        for kernel, tile in ((kernel, tile) for kernel, name in kernels for tile in TILES[name][tiles]):
-            constants: dict[str, Any] = {name: None for name in absent if name in kernel.arg_names}
-            constants |= dict(C=channels, BT=max(1, tile['SIZE'] // width), BC=width)
-            types = {name: small.get(name, maps) for name in kernel.arg_names if name not in constants}
-            found.append(launch.Variant(kernel, types, constants, tile['warps']))
-    sums = dict(part='*fp32', weight='*fp32', bias='*fp32', scale='*fp32', count='i32')
-    return [*found, launch.Variant(_reduce, sums, dict(C=channels, BP=_SUMMED[0], BC=_SUMMED[1]), 4)]
+        for kernel, name in ((_forward, 'norm_forward'), (_backward, 'norm_backward')):
+            for tile in TILES[name][: 1 if maps == '*fp32' else None]:
+                sizes = dict(C=channels, BT=max(1, tile['SIZE'] // width), BC=width, warps=tile['warps'])
+                found.append(launch.variant(kernel, dict.fromkeys(absent) | sizes, types, maps))
+    return found

@@ -119,8 +119,6 @@ def variants() -> list[launch.Variant]:
         cases += [dict(tiles[0], D=128, maps='*fp32', METRIC='euclidean')]
         for case in cases:
             case = {'PARTS': 64, 'MAGNITUDE': case['METRIC'] == 'dot'} | case
-            constants = {each: case[each] for each in kernel.arg_names if each in case}
             types = {'key': case['maps'], 'table': '*fp32', 'sums': '*fp32', 'scores': '*fp32'}
-            types = {each: types.get(each, 'i32') for each in kernel.arg_names if each not in constants}
-            found.append(launch.Variant(kernel, types, constants, case['warps']))
+            found.append(launch.variant(kernel, case, types))
     return found
