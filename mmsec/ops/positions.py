@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmsec import compat
+
 
 def resize_positions(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize a map bicubically, as two products, whose gradient is deterministic on every device.
@@ -15,7 +17,7 @@ def resize_positions(x: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         Tensor: (..., H', W') in the type of ``x``; ``x`` itself if it has that size.
     """
-    if torch.compiler.is_exporting():  # one operator of ONNX; a graph for any size cannot look whether it is needed
+    if compat.is_exporting():  # one operator of ONNX; a graph for any size cannot look whether it is needed
         return F.interpolate(x, size=size, mode='bicubic', align_corners=False)
     if tuple(x.shape[-2:]) == tuple(size) and not torch.jit.is_tracing():  # a trace serves other sizes, too
         return x

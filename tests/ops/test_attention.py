@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mmsec import compat
 from mmsec.ops import cluster_attention, cluster_ids, explain, proportional_attention
 from mmsec.ops.attention import row_indices, take_rows
 from tests.conftest import semantic
@@ -88,7 +89,7 @@ def test_rows_of_a_grouping_are_its_clusters_one_after_the_other(num_tokens, num
     k = torch.randn(2, num_tokens, 3, 8)
     grouping = semantic(k, num_clusters)
     with monkeypatch.context() as patch:  # torch.compile takes another way to the same rows
-        patch.setattr(torch.compiler, 'is_compiling', lambda: compiling)
+        patch.setattr(compat, 'is_compiling', lambda: compiling)
         index, inverse = row_indices(grouping)
     ids = torch.arange(2 * num_tokens * 3).view(2, num_tokens, 3)
     long = num_tokens % num_clusters

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmsec import ops
+from mmsec import compat, ops
 from mmsec.ops.attention import take_rows
 from mmsec.ops.kernels import Kernel, KernelError, backwards, conditions, dispatch, fused_op
 from mmsec.ops.kernels import sdpa as kernels_sdpa
@@ -62,7 +62,7 @@ def test_only_kernels_that_say_so_serve_under_a_trace_and_in_torch_func_and_none
     with torch.autograd.forward_ad.dual_level():
         twice(torch.autograd.forward_ad.make_dual(x, x))
     assert seen == ['eager', 'plain', 'plain', 'plain']
-    monkeypatch.setattr(torch.compiler, 'is_exporting', lambda: True)
+    monkeypatch.setattr(compat, 'is_exporting', lambda: True)
     twice(x)
     assert seen[4:] == ['plain']
 

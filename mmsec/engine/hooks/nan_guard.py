@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmsec import compat
 from mmsec.engine.hooks.atomic_checkpoint import checkpoint_hook
 from mmsec.engine.unwrap import unwrapped
 from mmsec.errors import InputError
@@ -83,7 +84,7 @@ class NaNGuardHook(Hook):
         device = next((tensor.device for tensor in [*gradients, *values]), torch.device('cpu'))
         zero = torch.zeros(1, device=device)  # stands for what is not there
         together = torch.cat([zero, *(value.to(device, non_blocking=True) for value in values)])
-        norm = torch.nn.utils.get_total_norm(gradients) if gradients else zero
+        norm = compat.total_norm(gradients) if gradients else zero
         here = torch.stack([together.isfinite().all(), norm.isfinite().all()]).logical_not().int()  # losses, gradients
         anywhere = here.clone()
         all_reduce(anywhere, 'max')

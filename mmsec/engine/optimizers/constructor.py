@@ -2,11 +2,13 @@
 
 from typing import ClassVar
 
-from mmengine.optim import DefaultOptimWrapperConstructor
+import torch
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from mmsec import compat
 from mmsec.errors import InputError
 from mmsec.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
@@ -27,6 +29,7 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         options (tuple[str, ...]): Those of ``paramwise_cfg``.
     """
 
+    optimizer_cfg: dict
     options: ClassVar[tuple[str, ...]] = (
         'bias_decay_mult',
         'bias_lr_mult',
@@ -37,6 +40,12 @@ class MergedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         'flat_decay_mult',
         'norm_decay_mult',
     )
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        """Build the optimizer and its wrapper; ``fused=True`` is left out where this torch has it on GPUs alone."""
+        if not (compat.FUSED_ON_CPU or torch.cuda.is_available()):
+            self.optimizer_cfg = {name: value for name, value in self.optimizer_cfg.items() if name != 'fused'}
+        return super().__call__(model)
 
     def _validate_cfg(self) -> None:
         """Refuse options that are unknown."""

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
+from mmsec import compat
 from mmsec.ops.grouping.grouping import Grouping, part_of, part_start
 from mmsec.ops.grouping.method import GROUPINGS, GroupingMethod, Tokens
 from mmsec.ops.grouping.similarity import in_float
@@ -87,7 +87,7 @@ def balanced_order(x: Tensor, capacity: Tensor, num_iters: int) -> Tensor:
 
 
 # One operator for the compiler: it has a hundred steps, and shapes that depend on the size of the map in many ways.
-@torch.library.custom_op('mmsec::kmeans_order', mutates_args=())
+@compat.custom_op('mmsec::kmeans_order')
 def kmeans_order(key: Tensor, num_clusters: int, num_iters: int) -> Tensor:
     """Cluster keys (B, N, h, d), scaled to length one, by balanced k-means: (B, h, N) int64, cluster after cluster.
 
@@ -130,7 +130,7 @@ def _(key: Tensor, num_clusters: int, num_iters: int) -> Tensor:
     return key.new_empty(batch, heads, num_tokens, dtype=torch.int64)
 
 
-@register_flop_formula(torch.ops.mmsec.kmeans_order)
+@compat.flop_formula('kmeans_order')
 def _flops(key_shape: Sequence[int], num_clusters: int, num_iters: int, *, out_shape: Sequence[int]) -> int:
     """Floating point operations of the products in :func:`kmeans_order`, two for each multiply-add.
 

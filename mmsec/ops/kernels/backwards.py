@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmsec import compat
 from mmsec.ops.kernels import conditions
 from mmsec.ops.kernels.dispatch import Kernel
 
@@ -33,7 +34,7 @@ def _take(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
 def _against_inverse(index: Tensor, inverse: Tensor, *tensors: Tensor) -> str | None:
     if not conditions.wants_gradient(*tensors):
         return 'no gradient is wanted'
-    return None if torch.compiler.is_compiling() else conditions.why_plain()  # Dynamo knows the function
+    return None if compat.is_compiling() else conditions.why_plain()  # Dynamo knows the function
 
 
 def _rows_by_inverse(index: Tensor, inverse: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -69,7 +70,7 @@ class _GeluDepthwise(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight, bias)
         device = x.device.type
-        ctx.type = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        ctx.type = compat.autocast_dtype(device) or weight.dtype
         return _gelu_depthwise(x, weight, bias)
 
     @staticmethod
@@ -118,7 +119,7 @@ GELU_RECOMPUTED = Kernel(
 
 
 def _against_complex(x: Tensor, table: Tensor) -> str | None:
-    if torch.compiler.is_compiling():
+    if compat.is_compiling():
         return 'not under torch.compile, which fuses the formula and not complex numbers'
     pairs = x.stride(-1) == 1 and not any(stride % 2 for stride in (*x.stride()[:-1], x.storage_offset()))
     return None if pairs or x.dtype != table.dtype else 'pairs of channels do not lie side by side in memory'

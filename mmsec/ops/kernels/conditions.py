@@ -4,17 +4,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
+from mmsec import compat
+
 _HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
 
 
 def makes_graph() -> bool:
     """Whether operations are recorded into a graph that is to serve any image size."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return compat.is_compiling() or torch.jit.is_tracing()
 
 
 def why_plain() -> str | None:
     """Why only plain torch serves now, or None: something else than autograd records or transforms what is computed."""
-    if torch.compiler.is_compiling():
+    if compat.is_compiling():
         return 'not under torch.compile'
     if torch.jit.is_tracing():
         return 'not under torch.jit.trace'

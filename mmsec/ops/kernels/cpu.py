@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmsec import compat
 from mmsec.ops.kernels import conditions, processor
 from mmsec.ops.kernels.dispatch import Kernel
 
@@ -42,12 +43,12 @@ _OPTIMIZED: set[int] = set()  # a number for each backbone that is
 
 
 def _enter(module: nn.Module, inputs: Any) -> None:
-    if not torch.compiler.is_compiling():  # where plain torch runs anyway
+    if not compat.is_compiling():  # where plain torch runs anyway
         _STATE.running += (module,)
 
 
 def _leave(module: nn.Module, inputs: Any, output: Any) -> None:
-    if torch.compiler.is_compiling():
+    if compat.is_compiling():
         return
     if _STATE.running and _STATE.running[-1] is module:  # not if a hook before _enter raised
         _STATE.running = _STATE.running[:-1]

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import torch
-
+from mmsec import compat
 from mmsec.ops.kernels import conditions, table
 
 _PLAIN = 'plain torch'
@@ -62,7 +61,7 @@ def fused_op(*kernels: Kernel, details: Callable[..., dict[str, str]] | None = N
         def op(*args: Any) -> Any:
             if _State.calls is not None:
                 _State.calls.append((plain.__name__, _reasons(kernels, details, args)))
-            if not (table.mode() == 'off' or torch.compiler.is_exporting()):
+            if not (table.mode() == 'off' or compat.is_exporting()):
                 for kernel in kernels:
                     if _why_not(kernel, args) is None:
                         try:

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import register_flop_formula
 
+from mmsec import compat
 from mmsec.ops.kernels import conditions
 from mmsec.ops.kernels.dispatch import Kernel
 
 
-@torch.library.custom_op('mmsec::conv2d_nhwc', mutates_args=())
+@compat.custom_op('mmsec::conv2d_nhwc')
 def _conv2d_nhwc(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, groups: int) -> Tensor:
     return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, padding, 1, groups).permute(0, 2, 3, 1).contiguous()
 
@@ -25,13 +25,13 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, groups
     return x.new_empty(x.shape[0], height, width, weight.shape[0])
 
 
-@register_flop_formula(torch.ops.mmsec.conv2d_nhwc)
+@compat.flop_formula('conv2d_nhwc')
 def _flops(x_shape: Sequence[int], weight_shape: Sequence[int], *_: object, out_shape: Sequence[int]) -> int:
     """Floating point operations of the forward pass, two for each multiply-add."""
     return 2 * math.prod(out_shape) * math.prod(weight_shape[1:])
 
 
-@torch.library.custom_op('mmsec::conv2d_nhwc_backward', mutates_args=())
+@compat.custom_op('mmsec::conv2d_nhwc_backward')
 def _conv2d_nhwc_backward(
     grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, groups: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -69,15 +69,15 @@ _conv2d_nhwc.register_autograd(_backward, setup_context=_save)
 
 
 def _compiling() -> str | None:
-    return None if torch.compiler.is_compiling() else 'not under torch.compile'
+    return None if compat.is_compiling() else 'not under torch.compile'
 
 
 def _conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """(B, H, W, C) -> (B, H', W', C')."""
     weight, bias = conv.weight, conv.bias
     assert bias is not None  # asked before
-    if torch.is_autocast_enabled(x.device.type):  # which does not look into the operator either
-        x, weight, bias = (t.to(torch.get_autocast_dtype(x.device.type)) for t in (x, weight, bias))
+    if dtype := compat.autocast_dtype(x.device.type):  # which does not look into the operator either
+        x, weight, bias = (t.to(dtype) for t in (x, weight, bias))
     return _conv2d_nhwc(x, weight, bias, conv.stride[0], conv.padding[0], conv.groups)
 
 

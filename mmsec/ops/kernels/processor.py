@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from mmsec import compat
+
 
 def _vendor() -> str:
     """The maker of the processor as Linux names it; its architecture elsewhere."""
@@ -16,4 +18,4 @@ def _vendor() -> str:
 # Constants, because torch.compile traces the kernels' conditions and takes no call into the system.
 VENDOR = _vendor()  # such as 'AuthenticAMD'
 BFLOAT16_PRODUCTS = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-AMX = torch.cpu._is_amx_tile_supported()
+AMX = compat.has_amx()

@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from mmsec import compat
 from mmsec.ops.kernels.dispatch import Kernel
 
 
@@ -25,13 +25,16 @@ def explain_choice(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) 
         dict[str, str]: 'chosen' or the reason against it, for 'flash_attention', 'efficient_attention',
         'cudnn_attention' and 'math'.
     """
-    chosen = SDPBackend(torch._fused_sdp_choice(q, k, v, bias)).name.lower()
+    chosen = compat.torch_attention.SDPBackend(torch._fused_sdp_choice(q, k, v, bias)).name.lower()
     reasons = {'math': 'the slowest; taken only where no other kernel can run'}
     for name in ('flash_attention', 'efficient_attention', 'cudnn_attention'):
         if not q.is_cuda:
             reasons[name] = f'cannot run on {q.device.type} tensors of {q.dtype}'
             continue
-        can_use = getattr(torch.backends.cuda, f'can_use_{name}')
+        can_use = getattr(torch.backends.cuda, f'can_use_{name}', None)
+        if can_use is None:
+            reasons[name] = f'torch {torch.__version__} does not say'
+            continue
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter('always')
             usable = can_use(torch.backends.cuda.SDPAParams(q, k, v, bias, 0.0, False, False), debug=True)
@@ -41,6 +44,8 @@ def explain_choice(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) 
 
 
 def _against_leaving_out(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> str | None:
+    if not compat.CUDNN_ATTENTION:
+        return 'this torch has no attention of cuDNN'
     return None if q.is_cuda else f'not on {q.device.type}'
 
 
@@ -48,8 +53,11 @@ def _against_leaving_out(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = 
 # milliseconds on an H200, where flash attention is as fast (docs/performance.md). Training at several scales has
 # hundreds of shapes.
 def _no_cudnn() -> AbstractContextManager[None]:
-    if torch.compiler.is_compiling():  # which knows this way alone
-        return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
+    if compat.is_compiling():  # which knows this way alone
+        backends = compat.torch_attention.SDPBackend
+        return compat.torch_attention.sdpa_kernel(
+            [backends.FLASH_ATTENTION, backends.EFFICIENT_ATTENTION, backends.MATH]
+        )
     return _switched_off()
 
 

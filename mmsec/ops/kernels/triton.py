@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmsec import compat
 from mmsec.ops.kernels import conditions, table
 from mmsec.ops.kernels.dispatch import Kernel
 
@@ -21,6 +22,8 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 @functools.cache
 def _missing() -> str | None:
     """Why there is no Triton, or None; a warning says so once."""
+    if why := compat.why_not('GPU kernels'):
+        return why
     try:
         import triton  # noqa: F401
     except ImportError as error:
@@ -74,8 +77,7 @@ def _against_norm(x: Tensor, norm: Any) -> str | None:
 
 def _into(x: Tensor) -> torch.dtype | None:
     """The type that the linear layer behind a norm wants; None for that of the map."""
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    return compat.autocast_dtype(x.device.type)
 
 
 def _against_residual(x: Tensor, branch: Tensor, scale: Any, drop_path: Any, norm: Any = None) -> str | None:
@@ -224,7 +226,7 @@ def _against_cast(block: nn.Module, *inputs: Any) -> str | None:
     x = _first(inputs)
     if why := _why_not('cast', x):
         return why
-    if not torch.is_autocast_enabled(x.device.type):
+    if compat.autocast_dtype(x.device.type) is None:
         return 'there is no autocast'
     if any(each._forward_pre_hooks or 'forward' in vars(each) for each in block.modules()):
         return 'a hook may change weights before they are read, as sharding does'
@@ -237,7 +239,8 @@ def _call_with_cast_weights(block: nn.Module, *inputs: Any) -> Any:
     from mmsec.ops.kernels.gpu.cast import CastTogether, cast_together
 
     weights = _linear_weights(block)
-    dtype = torch.get_autocast_dtype(_first(inputs).device.type)
+    dtype = compat.autocast_dtype(_first(inputs).device.type)
+    assert dtype is not None  # asked before
     learnt = {name: weight for name, weight in weights.items() if conditions.wants_gradient(weight)}
     frozen = {name: weight for name, weight in weights.items() if name not in learnt}
     copies: dict[str, Tensor] = {}

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
+from mmsec import compat
 from mmsec.ops.merging.merging import Merging
 from mmsec.ops.merging.nearest import Candidates, squared_distances, take_tokens
 
@@ -110,7 +110,7 @@ def deal_centers(num_clusters: int, sizes: Sequence[int]) -> list[int]:
 
 
 # One operator for the compiler: the loops inside depend on the size of the map, and their lengths on the tokens.
-@torch.library.custom_op('mmsec::density_peaks', mutates_args=())
+@compat.custom_op('mmsec::density_peaks')
 def _density_peaks(x: Tensor, clusters: Tensor, region_size: int | None) -> Tensor:
     """(B, H, W, C) -> (B, number of scales, H*W) int64, the cluster of each token.
 
@@ -141,7 +141,7 @@ def _(x: Tensor, clusters: Tensor, region_size: int | None) -> Tensor:
     return x.new_empty(x.shape[0], clusters.dim() - 1, x.shape[1] * x.shape[2], dtype=torch.int64)
 
 
-@register_flop_formula(torch.ops.mmsec.density_peaks)
+@compat.flop_formula('density_peaks')
 def _flops(
     x_shape: Sequence[int], clusters_shape: Sequence[int], region_size: int | None, *, out_shape: Sequence[int]
 ) -> int:
@@ -173,8 +173,7 @@ def _float32_products(device: str) -> Iterator[None]:
     Those are too coarse for the difference between two distances to be seen.
     """
     matmul = torch.backends.cuda.matmul
-    # The newer of PyTorch's two switches may be used after either; the older one raises an error after the newer.
-    switch, full = ('fp32_precision', 'ieee') if hasattr(matmul, 'fp32_precision') else ('allow_tf32', False)
+    switch, full = compat.float32_switch()
     before = getattr(matmul, switch)
     setattr(matmul, switch, full)
     try:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmsec import compat
 from mmsec.ops.merging.merging import Merging
 from mmsec.ops.merging.sizes import largest
 
@@ -20,7 +21,7 @@ def unit(metric: Tensor) -> Tensor:
 
 def products(a: Tensor, b: Tensor) -> Iterator[Tensor]:
     """Dot products of (B, n, d) and (B, m, d), whatever autocast says: (B, rows, m) of a block of rows at a time."""
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # blocks would make a graph for one size
+    if compat.is_exporting() or torch.jit.is_tracing():  # blocks would make a graph for one size
         blocks: tuple[Tensor, ...] = (a,)
     else:
         blocks = a.split(max(1, BLOCK // max(1, b.shape[0] * b.shape[1])), dim=1)

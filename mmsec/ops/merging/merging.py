@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmsec import compat
+
 
 @dataclass(frozen=True, eq=False)
 class Links:
@@ -75,7 +77,7 @@ class _SumOverTokens(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, ends: Tensor, weights: Tensor | None, num_rows: int) -> Tensor:
-        if torch.compiler.is_exporting():  # ONNX has no sum over bags; its scatter adds in the order of tokens, too
+        if compat.is_exporting():  # ONNX has no sum over bags; its scatter adds in the order of tokens, too
             rows = x[:, None] if weights is None else x[:, None] * weights.reshape(*ends.shape, 1).to(x.dtype)
             rows = rows.expand(-1, ends.shape[1], -1).flatten(0, 1)
             return x.new_zeros(num_rows, x.shape[1]).index_add(0, ends.flatten(), rows)
@@ -104,7 +106,7 @@ class _GatherMerged(torch.autograd.Function):
         if weights is None and ends.shape[1] == 1:
             return y.index_select(0, ends[:, 0])
         weights = None if weights is None else weights.reshape(ends.shape).to(y.dtype)
-        if torch.compiler.is_exporting():
+        if compat.is_exporting():
             return (y[ends] if weights is None else y[ends] * weights[..., None]).sum(dim=1)
         return F.embedding_bag(ends, y, mode='sum', per_sample_weights=weights)
 
