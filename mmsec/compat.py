@@ -11,6 +11,8 @@ from torch import Tensor
 Function = TypeVar('Function', bound=Callable[..., Any])
 
 TORCH = tuple(int(part) for part in torch.__version__.split('+')[0].split('.')[:2])
+if TORCH < (2, 1):
+    raise ImportError(f'mmsec needs torch 2.1 or newer; this is torch {torch.__version__}')
 # What a feature needs, as far as it was run.
 NEEDED = {'torch.compile': (2, 7), 'ONNX export': (2, 7), 'GPU kernels': (2, 7), 'FLOPs of k-means and ClusTR': (2, 4)}
 OPERATORS = TORCH >= (2, 4)  # torch.library.custom_op; without them the functions are plain Python

@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from importlib.metadata import packages_distributions
 from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 from mmengine.config import Config
@@ -16,6 +15,8 @@ from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner as MMEngineRunner
 from mmengine.utils import import_modules_from_strings
 
+from mmsec import compat
+from mmsec.cli.installation import check_installation, find_config
 from mmsec.cli.names import check_names, check_option
 from mmsec.cli.options import check_options, dicts_of
 from mmsec.engine.hooks.plain_checkpoint import PlainCheckpointHook
@@ -38,14 +39,14 @@ _PROMISES = {  # what a run does not do without a hook
 
 
 def load_config(path: str, options: dict | None = None, hosts: Sequence[str] = HOSTS) -> Config:
-    """Read a config of one of ``hosts``, merge ``--cfg-options`` into it, and put its default scope in force.
+    """Read a config of one of ``hosts``, by path or name, merge ``--cfg-options``, and put its default scope in force.
 
     Raises:
         InputError: If the file is missing or cannot be read, an option names nothing in it or nothing that is read, its
             host is another or is not installed, or a part of it has a type or an option that does not exist.
     """
-    if not Path(path).is_file():
-        raise InputError(f"config '{path}' not found")
+    check_installation()
+    path = find_config(path)
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # of any kind: the file is run
@@ -76,6 +77,8 @@ def load_config(path: str, options: dict | None = None, hosts: Sequence[str] = H
         raise InputError(f"config '{path}': model must be a dict, got {cfg.model!r}")
     _check_torchvision(host)
     init_default_scope(host)
+    if cfg.get('compile') and (why := compat.why_not('torch.compile')):
+        raise InputError(f"config '{path}': compile=True, but {why}")
     check_options(cfg)
     return cfg
 

@@ -1,0 +1,97 @@
+"""A wheel trains from any folder: it has configs, tools and the model index, and finds configs by name."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from mmsec.__main__ import COMMANDS
+from mmsec.cli import installation
+from mmsec.errors import InputError
+from tests.conftest import ROOT, SMALL_ARCH
+
+CONTENT = (
+    'mmsec',
+    'configs',
+    'tools',
+    'pyproject.toml',
+    'setup.py',
+    'MANIFEST.in',
+    'README.md',
+    'LICENSE',
+    'model-index.yml',
+)
+SMALL = """_base_ = './mine.py'
+model = dict(backbone=dict(arch={arch}), decode_head=dict(in_channels=[16, 32, 64, 96], channels=16),
+             auxiliary_head=dict(in_channels=64, channels=16))
+train_cfg = dict(max_iters=1, val_interval=1)
+"""
+
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory):
+    """A folder with the unpacked wheel."""
+    source, site = tmp_path_factory.mktemp('source'), tmp_path_factory.mktemp('site')
+    for name in CONTENT:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, source / name)
+    command = [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '.', '-w', site]
+    subprocess.run(command, cwd=source, check=True)
+    (wheel,) = site.glob('*.whl')
+    zipfile.ZipFile(wheel).extractall(site)
+    return site
+
+
+def call(site, folder, *arguments):
+    environment = os.environ | {'PYTHONPATH': str(site)}
+    command = [sys.executable, '-m', 'mmsec', *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_a_config_of_the_wheel_is_trained_and_tested_in_another_folder(site, shapes, tmp_path):
+    arch = dict(SMALL_ARCH, _delete_=True)
+    (tmp_path / 'small.py').write_text(SMALL.format(arch=arch))
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data/shapes').symlink_to(shapes)
+    assert call(site, tmp_path, 'copy', 'secvit_t_upernet_shapes', 'mine.py').returncode == 0
+    assert "'mine.py' is there already" in call(site, tmp_path, 'copy', 'secvit_t_upernet_shapes', 'mine.py').stderr
+    trained = call(site, tmp_path, 'train', 'small.py')
+    assert trained.returncode == 0, trained.stderr
+    tested = call(site, tmp_path, 'test', 'small.py', 'work_dirs/small/iter_1.pth')
+    assert tested.returncode == 0, tested.stderr
+    assert 'mIoU' in tested.stdout
+
+
+def test_every_command_has_its_tool_and_a_name_that_is_none_is_one_line(site, tmp_path):
+    assert [tool for tool in COMMANDS.values() if not (site / 'mmsec/.mim/tools' / tool).is_file()] == []
+    assert call(site, tmp_path, 'test', '--help').stdout.startswith('usage: test.py')
+    wrong = call(site, tmp_path, 'train', 'secvit_t_nothing')
+    assert (wrong.returncode, wrong.stderr) == (1, "error: config 'secvit_t_nothing' not found\n")
+    assert call(site, tmp_path, 'fly').returncode == 2
+
+
+def test_a_config_is_found_by_name_in_the_folder_of_its_family():
+    found = installation.find_config('secvit_b_maskrcnn')
+    assert found == str(ROOT / 'configs/mmdet/secvit/secvit_b_maskrcnn.py')
+    assert installation.find_config('secvit_b_maskrcnn.py') == found
+    assert installation.find_config(found) == found
+    with pytest.raises(InputError, match="config 'schedule_1x' not found"):
+        installation.find_config('schedule_1x')  # a part of configs
+
+
+def test_two_openmmlabs_and_a_checkout_of_another_mmsec_are_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(installation, 'packages_distributions', lambda: {'mmcv': ['onedl-mmcv', 'mmcv', 'mmcv']})
+    with pytest.raises(
+        InputError, match=r'mmcv is installed twice, by mmcv and onedl-mmcv.* pip uninstall mmcv onedl-mmcv'
+    ):
+        installation.check_installation()
+    monkeypatch.setattr(installation, 'packages_distributions', dict)
+    installation.check_installation()
+    (tmp_path / 'mmsec').mkdir()
+    (tmp_path / 'mmsec/version.py').touch()
+    monkeypatch.setattr(sys.modules['__main__'], '__file__', str(tmp_path / 'tools/train.py'))
+    with pytest.raises(InputError, match=f"is of the checkout '{tmp_path}', and python imports mmsec from"):
+        installation.check_installation()
