@@ -18,6 +18,7 @@ ROOMS = {
     'visualization': {'ops', 'models', 'datasets', 'evaluation'},
     'engine': {'ops', 'models', 'datasets', 'visualization', 'evaluation'},
     'export': {'ops', 'models'},
+    '__main__.py': {'engine', 'cli'},
     'cli': {'ops', 'models', 'datasets', 'visualization', 'evaluation', 'engine', 'export'},
 }
 OF_INNER_ROOMS = {'kernels': 'triton', 'merging': 'scipy'}  # of ops, beside torch

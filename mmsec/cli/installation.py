@@ -43,10 +43,10 @@ def check_installation() -> None:
                 f'{package} is installed twice, by {" and ".join(distributions)}, whose files overwrite each other. '
                 f'Uninstall both, then install one set (README, "Install"): pip uninstall {" ".join(distributions)}'
             )
-    script = getattr(sys.modules['__main__'], '__file__', None)
-    for parent in Path(script or '/').resolve().parents:
-        if (parent / 'mmsec/version.py').is_file() and parent / 'mmsec' != _PACKAGE:
+    script = Path(getattr(sys.modules['__main__'], '__file__', None) or '/').resolve()
+    for checkout in (folder.parent for folder in script.parents if folder.name == 'tools'):
+        if (checkout / 'mmsec/version.py').is_file() and checkout / 'mmsec' != _PACKAGE:
             raise InputError(
-                f"{script} is of the checkout '{parent}', and python imports mmsec from '{_PACKAGE}'. Install the "
-                f"checkout (pip install --no-deps -e '{parent}'), or call python -m mmsec"
+                f"{script} is of the checkout '{checkout}', and python imports mmsec from '{_PACKAGE}'. Install the "
+                f"checkout (pip install --no-deps -e '{checkout}'), or call python -m mmsec"
             )
