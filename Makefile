@@ -14,13 +14,14 @@ demo_ready := $(ready)
 docs_ready := $(VENV)/.docs
 endif
 
-.PHONY: help demo lint test test-slurm test-gpu bench bench-gpu tune-gpu evidence docs tables setup check check-hosts check-docs
+.PHONY: help demo lint test test-slurm test-stock test-gpu bench bench-gpu tune-gpu evidence docs tables setup check check-hosts check-docs
 
 help:
 	@echo 'make demo   train and evaluate SecViT on generated data, on the CPU'
 	@echo 'make test   make lint, then the tests'
 	@echo 'make lint   style and types: ruff and mypy'
 	@echo 'make test-slurm  the launchers on a Slurm of one node, which is installed (as root), started and stopped'
+	@echo 'make test-stock  the same rooms and both hosts on stock OpenMMLab and torch 2.1, in an environment of its own (2 GB)'
 	@echo 'make test-gpu  what needs a GPU, skipped with one line where there is none; and every Triton kernel and tile compiled'
 	@echo 'make bench  measure docs/performance.md again (about 15 minutes)'
 	@echo 'make bench-gpu  measure on a GPU what tune-gpu does not: detectors, the optimizer, other precisions (goes on where it stopped)'
@@ -46,6 +47,10 @@ test: lint
 
 test-slurm: $(ready)
 	$(python) -m pytest -rs tests/slurm --override-ini=norecursedirs=
+
+# What needs a newer torch is skipped there and says so.
+test-stock: $(VENV)-stock/.ready
+	$(VENV)-stock/bin/python -m pytest -rs tests/stock tests/ops tests/models tests/engine tests/test_configs.py --override-ini=norecursedirs=
 
 # pytest's code 5 means that nothing ran: there is neither a GPU nor Triton, and it has said so.
 test-gpu: $(ready)
@@ -88,6 +93,10 @@ check-docs: check
 
 $(VENV)/.ready: tools/setup_env.sh requirements/constraints.txt pyproject.toml setup.py
 	tools/setup_env.sh $(VENV)
+	@touch $@
+
+$(VENV)-stock/.ready: tools/setup_env.sh requirements/stock.txt pyproject.toml setup.py
+	STACK=stock tools/setup_env.sh $(VENV)-stock
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.ready

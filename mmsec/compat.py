@@ -1,8 +1,13 @@
 """What differs between versions of torch, from 2.1 on, and nowhere else. It needs torch alone."""
 
 import importlib
-from collections.abc import Callable
+import os
+import pickle
+import tarfile
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import torch
@@ -14,7 +19,7 @@ TORCH = tuple(int(part) for part in torch.__version__.split('+')[0].split('.')[:
 if TORCH < (2, 1):
     raise ImportError(f'mmsec needs torch 2.1 or newer; this is torch {torch.__version__}')
 # What a feature needs, as far as it was run.
-NEEDED = {'torch.compile': (2, 7), 'ONNX export': (2, 7), 'GPU kernels': (2, 7), 'FLOPs of k-means and ClusTR': (2, 4)}
+NEEDED = {'torch.compile': (2, 7), 'ONNX export': (2, 7), 'GPU kernels': (2, 7), 'counting FLOPs': (2, 4)}
 OPERATORS = TORCH >= (2, 4)  # torch.library.custom_op; without them the functions are plain Python
 FUSED_ON_CPU = TORCH >= (2, 4)  # optimizers' option ``fused``
 CUDNN_ATTENTION = hasattr(torch.backends.cuda, 'enable_cudnn_sdp')  # from 2.5 on
@@ -80,6 +85,42 @@ def has_amx() -> bool:
         return torch.cpu._is_amx_tile_supported()
     info = Path('/proc/cpuinfo')
     return info.is_file() and ' amx_tile' in info.read_text()
+
+
+def load_data(path: str | Path, stand_ins: Mapping[str, Callable]) -> Any:
+    """``torch.load`` of tensors, plain values, and what has a stand-in by its dotted name: no code of the file runs.
+
+    Below torch 2.6 its option ``weights_only`` can be evaded (CVE-2025-32434). There pickle itself reads, and finds
+    nothing but what newer versions allow.
+
+    Raises:
+        Exception: As ``torch.load`` does, of many kinds; ``pickle.UnpicklingError`` with 'GLOBAL NAME' for a class.
+    """
+    if TORCH >= (2, 6):
+        with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in stand_ins.items()]):
+            return torch.load(path, map_location='cpu', weights_only=True)
+    if tarfile.is_tarfile(path):
+        raise ValueError('files of torch 0.1 are not read on this torch')
+    if zipfile.is_zipfile(path) and 'constants.pkl' in {Path(name).name for name in zipfile.ZipFile(path).namelist()}:
+        raise ValueError('it is a TorchScript archive')
+    known = torch._weights_only_unpickler._get_allowed_globals() | stand_ins
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            if f'{module}.{name}' not in known:
+                raise pickle.UnpicklingError(f'Unsupported global: GLOBAL {module}.{name}')
+            return known[f'{module}.{name}']
+
+    def load(file: Any, **options: Any) -> Any:
+        return Unpickler(file, **options).load()
+
+    reader = SimpleNamespace(__name__='pickle', Unpickler=Unpickler, load=load)
+    forced = os.environ.pop('TORCH_FORCE_WEIGHTS_ONLY_LOAD', None)  # which takes no other reader
+    try:
+        return torch.load(path, map_location='cpu', pickle_module=reader)
+    finally:
+        if forced is not None:
+            os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = forced
 
 
 def total_norm(tensors: list[Tensor]) -> Tensor:

@@ -22,13 +22,15 @@ from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from mmengine.runner import CheckpointLoader
 from mmengine.utils import ManagerMixin
 
-from mmsec import registry
+from mmsec import compat, registry
 from mmsec.cli.config import dicts_of
 from mmsec.engine.processes import run
 from mmsec.models import ViT
 from mmsec.ops import Grouping, Tokens
 from mmsec.ops.grouping import GROUPINGS, GroupingMethod
 
+if why := compat.why_not('torch.compile'):
+    torch.compile = torch.compiler.set_stance = lambda *_, **__: pytest.skip(why)
 if 'PYTEST_XDIST_WORKER' in os.environ:  # one of several processes that share the cores
     torch.set_num_threads(1)
     os.environ['OMP_NUM_THREADS'] = '1'  # of what the tests start
@@ -70,6 +72,8 @@ OFFICIAL = DATA / 'secvit_official_tiny.pth'
 DETECTOR = 'mmdet/secvit_t_maskrcnn_shapes.py'
 SEGMENTER = 'mmseg/secvit_t_upernet_shapes.py'
 
+needs_operators = pytest.mark.skipif(not compat.OPERATORS, reason=f'torch {torch.__version__} has no custom operators')
+
 # Every way of grouping by being registered, and options that take another way through the code.
 each_grouping = pytest.mark.parametrize(
     'grouping',
@@ -99,6 +103,17 @@ def tokens_of(key: torch.Tensor, size: tuple[int, int] | None = None) -> Tokens:
 def semantic(key: torch.Tensor, num_clusters: int) -> Grouping:
     """The published grouping of keys (B, N, h, d)."""
     return GROUPINGS.build(dict(type='SemanticGrouping'))(tokens_of(key), num_clusters)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call():
+    """Skip what computes in float16 on a CPU, where an old torch cannot."""
+    try:
+        return (yield)
+    except RuntimeError as error:
+        if compat.TORCH < (2, 4) and "not implemented for 'Half'" in str(error):
+            pytest.skip(f'torch {torch.__version__}: {error}')
+        raise
 
 
 @pytest.fixture(autouse=True)

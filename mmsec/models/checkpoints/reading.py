@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.model import PretrainedInit
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
+from mmsec import compat
 from mmsec.errors import InputError
 from mmsec.models.checkpoints.plain import STAND_INS, as_data, plain
 
@@ -69,9 +69,7 @@ def _load(path: str, size: int) -> dict:
     if size == 0:
         raise EOFError('it is empty')
     _check_archive(path, size)
-    with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in STAND_INS.items()]):
-        content = torch.load(path, map_location='cpu', weights_only=True)
-    content = plain(content, as_data)
+    content = plain(compat.load_data(path, STAND_INS), as_data)
     if not isinstance(content, dict):
         raise InputError(f'it holds a {type(content).__name__}, expected a dict')
     for place, kind in _KINDS.items():

@@ -5,7 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmsec.ops import cluster_ids, cluster_sizes
 from mmsec.ops.grouping import kmeans
-from tests.conftest import build_grouping, tokens_of
+from tests.conftest import build_grouping, needs_operators, tokens_of
 
 
 def plain_balanced(x, capacity, num_iters):
@@ -118,6 +118,7 @@ def test_how_unequal_plain_kmeans_is():
     torch.testing.assert_close(kmeans.largest_over_mean(torch.eye(4)[None, :, None], 4), torch.tensor([[1.0]]))
 
 
+@needs_operators
 @pytest.mark.parametrize(('num_tokens', 'num_clusters', 'num_iters'), [(90, 4, 1), (200, 33, 3), (131, 65, 2)])
 def test_multiply_adds_are_those_of_its_products(num_tokens, num_clusters, num_iters):
     key = torch.randn(2, num_tokens, 3, 4)

@@ -2,7 +2,7 @@
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 
 class Largest(TorchDispatchMode):
@@ -12,5 +12,5 @@ class Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        self.entries = max([self.entries, *(x.numel() for x in tree_leaves(out) if isinstance(x, torch.Tensor))])
+        self.entries = max([self.entries, *(x.numel() for x in tree_flatten(out)[0] if isinstance(x, torch.Tensor))])
         return out

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmsec import compat
 from mmsec.ops.merging.density_peaks import deal_centers, density_peak_merging, region_grid
+from tests.conftest import needs_operators
 from tests.ops.merging.largest import Largest
 
 module = import_module('mmsec.ops.merging.density_peaks')
@@ -234,10 +236,11 @@ def test_products_are_not_tf32_and_the_switch_is_put_back(monkeypatch):
     # A CPU has no TF32: this looks at the switch, and at nothing that it changes.
     matmul, seen = torch.backends.cuda.matmul, []
     monkeypatch.setattr(matmul, 'allow_tf32', True)
+    switch, full = compat.float32_switch()
     cluster = module._cluster
-    monkeypatch.setattr(module, '_cluster', lambda *args: seen.append(matmul.fp32_precision) or cluster(*args))
+    monkeypatch.setattr(module, '_cluster', lambda *args: seen.append(getattr(matmul, switch)) or cluster(*args))
     density_peak_merging(tokens(1, 4, 5, 3), [2])
-    assert seen == ['ieee']
+    assert seen == [full]
     assert matmul.allow_tf32
     assert torch.get_float32_matmul_precision() == 'high'
 
@@ -271,6 +274,7 @@ def test_the_matrix_of_distances_never_exists():
     assert largest.entries <= 2**20 < num_tokens**2 / 32
 
 
+@needs_operators
 def test_the_operator_is_one_node_for_the_compiler():
     x = tokens(2, 9, 10, 4)
     torch.library.opcheck(module._density_peaks, (x, x.new_empty(0, 3, 12), 50))
@@ -285,6 +289,7 @@ def test_the_operator_is_one_node_for_the_compiler():
             assert_equal(compiled(tokens(2, *size, 4)), function(tokens(2, *size, 4)))
 
 
+@needs_operators
 @pytest.mark.parametrize(('region_size', 'regions'), [(None, [1024]), (300, [256] * 4)])
 def test_the_counter_of_operations_sees_all_products_but_those_of_peaks(region_size, regions):
     x, num_clusters = torch.randn(2, 32, 32, 16), [256, 512]  # runs of 64 centres, which are not filled up

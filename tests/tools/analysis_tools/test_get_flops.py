@@ -6,7 +6,9 @@ import torch
 from mmsec.cli import torchvision_apart  # noqa: F401
 from mmsec.cli.flops import count_kinds
 from mmsec.models import SecViT
-from tests.conftest import ROOT, run_here
+from tests.conftest import ROOT, needs_operators, run_here
+
+pytestmark = needs_operators
 
 
 def formula(arch: str, height: int, width: int, num_clusters=(32, 8, 2, 1)) -> float:
