@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.model import PretrainedInit
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
 from mmsec import compat
 from mmsec.errors import InputError
+from mmsec.models.checkpoints.downloading import fetch
 from mmsec.models.checkpoints.plain import STAND_INS, as_data, plain
 
 _STATES = ('model_ema', 'model', 'state_dict')  # in published files, the average first; in OpenMMLab's
@@ -30,17 +32,17 @@ def read_checkpoint(path: str | Path) -> dict:
     read as plain values.
 
     Args:
-        path (str | Path): A file on this machine.
+        path (str | Path): A file on this machine, or an address, as :func:`fetch` takes it.
 
     Returns:
         dict: What the file holds, a copy but for the tensors, which are on the CPU.
 
     Raises:
-        InputError: If the path is a URL, there is no such file, or it is damaged, inflates, or holds anything else than
+        InputError: If there is no such file, or it is damaged, inflates, or holds anything else than
             weights by name and plain values.
     """
     if '://' in str(path):
-        raise InputError(f"checkpoint '{path}': download it first; checkpoints are read from files on this machine")
+        path = fetch(str(path))
     try:
         found = os.stat(os.path.expanduser(path))
     except (OSError, ValueError, TypeError) as error:
@@ -68,8 +70,11 @@ def _load(path: str, size: int) -> dict:
     """Read a file of ``size`` bytes and check what it holds."""
     if size == 0:
         raise EOFError('it is empty')
-    _check_archive(path, size)
-    content = plain(compat.load_data(path, STAND_INS), as_data)
+    if path.endswith('.safetensors'):
+        content = _load_safetensors(path)
+    else:
+        _check_archive(path, size)
+        content = plain(compat.load_data(path, STAND_INS), as_data)
     if not isinstance(content, dict):
         raise InputError(f'it holds a {type(content).__name__}, expected a dict')
     for place, kind in _KINDS.items():
@@ -86,6 +91,15 @@ def _load(path: str, size: int) -> dict:
     if max([sum(storages.values()), *(each.numel() * each.element_size() for each in tensors)]) > size:
         raise InputError('its weights are more numbers than the file holds')
     return content
+
+
+def _load_safetensors(path: str) -> dict[str, Tensor]:
+    """The tensors of a file that holds nothing else."""
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise InputError('it needs a package: pip install safetensors') from error
+    return load_file(path)
 
 
 def weights_of(checkpoint: Mapping) -> dict[str, Tensor]:
