@@ -23,7 +23,7 @@ from mmsec.engine.hooks.plain_checkpoint import PlainCheckpointHook
 from mmsec.engine.runner import Runner
 from mmsec.errors import InputError
 
-HOSTS = ('mmdet', 'mmseg', 'mmpretrain')
+HOSTS = ('mmdet', 'mmseg', 'mmpretrain', 'mmrotate', 'mmpose')
 _SETTINGS = {  # what MMEngine reads of them; it passes over every other key
     'auto_scale_lr': ('enable', 'base_batch_size'),
     'env_cfg': ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'),

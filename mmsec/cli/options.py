@@ -98,7 +98,7 @@ def _named(name: Any, scope: str) -> list[Callable]:
     found = []
     for registry in _REGISTRIES:
         own = registry if (prefix or scope) == 'mmengine' else registry.children.get(prefix or scope)
-        for each in [own] if prefix else [own, registry]:
+        for each in [own, registry]:
             if each is None:
                 continue
             each.import_from_location()
