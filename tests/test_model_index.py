@@ -12,7 +12,8 @@ from mmsec.errors import InputError
 from tests.conftest import ROOT
 
 FOLDER = ROOT / 'configs'
-CONFIGS = sorted(str(path.relative_to(ROOT)) for path in FOLDER.glob('[!_]*/[!_]*/*.py'))
+HOSTS = ('mmdet', 'mmpretrain', 'mmseg')
+CONFIGS = sorted(str(path.relative_to(ROOT)) for host in HOSTS for path in FOLDER.glob(f'{host}/[!_]*/*.py'))
 FILES = sorted(str(path.relative_to(ROOT)) for path in FOLDER.rglob('metafile.yml'))
 METAFILES = {name: yaml.safe_load((ROOT / name).read_text()) for name in FILES}
 MODELS_OF = {each['Name']: each for content in METAFILES.values() for each in content['Models']}

@@ -6,8 +6,8 @@ import torch
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
 
+from mmsec.cli import torchvision_apart  # noqa: F401
 from mmsec.cli.config import load_config
-from tests import torchvision_apart  # noqa: F401
 from tests.conftest import ROOT
 
 

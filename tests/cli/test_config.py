@@ -45,7 +45,7 @@ def test_an_option_that_nothing_would_read_is_named(option, message):
         ('model = dict(', r'config\.py. cannot be read'),
         ("_base_ = './absent.py'", r'config\.py. cannot be read'),
         ("custom_imports = dict(imports=['no_such_module'])", 'cannot be read: Failed to import .*no_such_module'),
-        ("default_scope = 'mmpose'", "default_scope must be one of .*, got 'mmpose'"),
+        ("default_scope = 'mmaction'", "default_scope must be one of .*, got 'mmaction'"),
     ],
 )
 def test_a_config_that_cannot_be_used_is_one_line(tmp_path, text, message):
