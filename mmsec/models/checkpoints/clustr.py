@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from mmsec.models.checkpoints.reading import Weights
+from mmsec.models.checkpoints.reading import add_weight
 
 PUBLISHED = 'https://github.com/YtongXie/ClusTR'
 _OF_STAGE = re.compile(r'^(patch_embed|block|norm)(\d+)\.')
@@ -22,13 +22,13 @@ def convert(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         the classifier.
     """
     dropped: list[str] = []
-    converted = Weights()
+    converted: dict[str, Tensor] = {}
     for key, value in state.items():
         if key.startswith('head.'):
             dropped.append(key)
         else:
             name = _OF_STAGE.sub(_in_stage, key).replace('.mlp.dwconv.dwconv.', '.mlp.dwconv.')
-            converted[name] = value
+            add_weight(converted, name, value)
     return converted, dropped
 
 

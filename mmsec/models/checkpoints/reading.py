@@ -5,6 +5,7 @@ import re
 import stat
 import time
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -122,15 +123,11 @@ def weights_of(checkpoint: Mapping) -> dict[str, Tensor]:
     return weights
 
 
-class Weights(dict[str, Tensor]):
-    """Weights that are given their names one by one, no two of them the same."""
-
-    _metadata: dict | None = None  # of a state dict: the versions of modules, by which some rename weights
-
-    def __setitem__(self, name: str, value: Tensor) -> None:
-        if name in self:
-            raise InputError(f'it has two keys for one weight, {name}')
-        super().__setitem__(name, value)
+def add_weight(weights: dict[str, Tensor], name: str, value: Tensor) -> None:
+    """Add a weight to a state dict, which must not have one of the name."""
+    if name in weights:
+        raise InputError(f'it has two keys for one weight, {name}')
+    weights[name] = value
 
 
 def _weights(state: Any, name: str) -> dict[str, Tensor]:
@@ -138,7 +135,7 @@ def _weights(state: Any, name: str) -> dict[str, Tensor]:
     if not isinstance(state, Mapping):
         raise InputError(f'its {name} is a {type(state).__name__}, expected a dict of tensors')
     place = f'{name}.'.removeprefix('.')
-    weights = Weights()
+    weights: OrderedDict[str, Tensor] = OrderedDict()
     for key, value in state.items():
         if not isinstance(key, str):
             raise InputError(f'{name or "it"} has the key {key!r}, expected names of weights')
@@ -148,8 +145,8 @@ def _weights(state: Any, name: str) -> dict[str, Tensor]:
             raise InputError(f'its {place}{key} is a {type(value).__name__}, expected a tensor')
         if value.layout != torch.strided or value.is_nested or value.is_quantized or value.is_meta:
             raise InputError(f'its {place}{key} is sparse, nested, quantized or meta, expected a dense tensor')
-        weights[key.removeprefix('module.')] = Tensor.detach(value)  # without what a pickle may have set on it
-    weights._metadata = getattr(state, '_metadata', None)
+        add_weight(weights, key.removeprefix('module.'), Tensor.detach(value))  # without what a pickle may set on it
+    vars(weights)['_metadata'] = getattr(state, '_metadata', None)  # versions of modules, by which some rename weights
     return weights
 
 

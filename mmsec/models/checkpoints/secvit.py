@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mmsec.errors import InputError
-from mmsec.models.checkpoints.reading import Weights
+from mmsec.models.checkpoints.reading import add_weight
 
 PUBLISHED = 'https://github.com/qhfan/SecViT'
 _CLASSIFIER = re.compile(r'(proj|norm|head)\.')
@@ -34,7 +34,7 @@ def convert(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         InputError: If the rotary frequencies stored in it are not those of SecViT.
     """
     dropped: list[str] = []
-    converted = Weights()
+    converted: dict[str, Tensor] = {}
     for key, value in state.items():
         if _CLASSIFIER.match(key):
             dropped.append(key)
@@ -49,7 +49,7 @@ def convert(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
                 value = value.flatten(1)
             elif name.endswith('.gamma'):
                 value = value.flatten()
-            converted[name] = value
+            add_weight(converted, name, value)
     return converted, dropped
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from mmsec.models.checkpoints.reading import Weights
+from mmsec.models.checkpoints.reading import add_weight
 
 PUBLISHED = 'https://github.com/microsoft/Swin-Transformer'
 _CLASSIFIER = re.compile(r'(head|norm)\.')
@@ -32,7 +32,7 @@ def convert(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """
     of_authors = any(key.startswith('layers.') for key in state)
     dropped: list[str] = []
-    converted = Weights()
+    converted: dict[str, Tensor] = {}
     for key, value in state.items():
         if _CLASSIFIER.match(key) or _OF_WINDOWS.search(key):
             dropped.append(key)
@@ -43,5 +43,5 @@ def convert(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         if of_authors and '.downsample.' in name:
             # Of a 2x2 patch the authors keep the channels together, column by column; the hosts keep each channel's.
             value = value.unflatten(-1, (2, 2, -1)).transpose(-1, -3).flatten(-3)
-        converted[name] = value
+        add_weight(converted, name, value)
     return converted, dropped

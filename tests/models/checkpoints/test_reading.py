@@ -177,7 +177,7 @@ def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(tmp_path, name):
 def test_a_state_without_weights_is_read_and_gives_none(tmp_path):
     checkpoint = read_checkpoint(saved({'state_dict': {}, 'meta': {'epoch': 1}}, tmp_path))
     assert checkpoint['meta'] == {'epoch': 1}
-    with pytest.raises(InputError, match='no weights: .* got state_dict, meta'):
+    with pytest.raises(InputError, match=r'no weights: .* got state_dict, meta'):
         weights_of(checkpoint)
 
 
