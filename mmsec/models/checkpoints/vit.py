@@ -9,6 +9,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from mmsec.errors import InputError
+from mmsec.models.checkpoints.reading import add_weight
 from mmsec.models.checkpoints.vit_names import official_names
 from mmsec.ops import resize_positions, rotary_periods
 
@@ -105,7 +106,7 @@ def convert(
         elif key == 'pos_embed':
             converted[_POSITIONS] = value
         else:
-            converted[re.sub(r'\.ls([12])\.', r'.scale\1.', key)] = value
+            add_weight(converted, re.sub(r'\.ls([12])\.', r'.scale\1.', key), value)
     if _POSITIONS in converted:
         converted[_POSITIONS] = _split_positions(converted[_POSITIONS], tokens)
     for key, value in tokens.items():
