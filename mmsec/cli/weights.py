@@ -26,7 +26,7 @@ from mmsec.models.checkpoints.loading import (
     misfits,
     read_pretrained,
 )
-from mmsec.models.checkpoints.reading import is_pretrained, read_checkpoint, weights_of
+from mmsec.models.checkpoints.reading import is_pretrained, named_by, read_checkpoint, weights_of
 from mmsec.registry import MODELS
 
 _RESHAPED = re.compile(r'size mismatch for (\S+): .*?Size\(\[(.*?)\]\) from .*?Size\(\[(.*?)\]\)')
@@ -76,7 +76,7 @@ def check_start(runner: Runner) -> None:
             if is_pretrained(each):
                 place = f'{name}.init_cfg'.removeprefix('.')
                 try:
-                    state, _ = backbone_weights(read_checkpoint(each['checkpoint']), each.get('prefix') or '')
+                    state, _ = backbone_weights(read_checkpoint(named_by(each)), each.get('prefix') or '')
                 except InputError as error:
                     raise InputError(f'{place}: {error}') from error
                 _check_fit(module, state, each['checkpoint'], '', place)
@@ -133,7 +133,7 @@ def check_frozen(cfg: Config) -> None:
 
 def _pretrained(node: Any) -> set[str]:
     """The checkpoints that initialisers in a config name, at any depth."""
-    return {str(each['checkpoint']) for _, each in dicts_of(node) if is_pretrained(each) and 'checkpoint' in each}
+    return {named_by(each) for _, each in dicts_of(node) if is_pretrained(each) and 'checkpoint' in each}
 
 
 def load_state(model: nn.Module, checkpoint: dict, path: str) -> None:

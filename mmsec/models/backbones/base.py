@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsec.models.checkpoints.loading import load_pretrained
-from mmsec.models.checkpoints.reading import is_pretrained
+from mmsec.models.checkpoints.reading import is_pretrained, named_by
 
 
 class Backbone(BaseModule):
@@ -177,12 +177,11 @@ class Backbone(BaseModule):
         if len(pretrained) > 1:
             raise ValueError(f'{name} loads one checkpoint, got {len(pretrained)} in init_cfg')
         if pretrained:
-            if not {'type', 'checkpoint'} <= set(pretrained[0]) <= {'type', 'checkpoint', 'prefix', 'map_location'}:
-                raise ValueError(
-                    f'{name} takes init_cfg keys type, checkpoint, prefix and map_location, got {list(pretrained[0])}'
-                )
+            known = ('type', 'checkpoint', 'sha256', 'prefix', 'map_location')
+            if not {'type', 'checkpoint'} <= set(pretrained[0]) <= {*known}:
+                raise ValueError(f'{name} takes init_cfg keys {", ".join(known)}, got {list(pretrained[0])}')
             initialize(self, [each for each in init_cfgs if not is_pretrained(each)])
-            load_pretrained(self, pretrained[0]['checkpoint'], pretrained[0].get('prefix'))
+            load_pretrained(self, named_by(pretrained[0]), pretrained[0].get('prefix'))
             self._is_init = True
             return
         super().init_weights()

@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -18,46 +19,39 @@ _SECONDS = 30  # that a server may be silent
 _SUM = re.compile(r'-([0-9a-f]{8,64})\.\w+$')  # the end of a name such as secvit_tiny-0123abcd.pth
 
 
-def fetch(url: str) -> Path:
+def fetch(address: str, wanted: str = '') -> Path:
     """Download a checkpoint, unless the cache has it; of several processes one downloads, and the others wait.
 
     Args:
-        url (str): ``http(s)://...``, or ``hf://owner/name/file`` for a file of the Hugging Face Hub. It may end with
-            ``#sha256=SUM``. First digits of the sum at the end of the name serve, too: ``secvit-0123abcd.pth``.
+        address (str): ``http(s)://...``, or ``hf://owner/name/file`` for a file of the Hugging Face Hub.
+        wanted (str): Its SHA-256. Default: the first digits of it at the end of a name like ``secvit-0123abcd.pth``.
 
     Returns:
         Path: The file in ``$TORCH_HOME/hub/checkpoints/mmsec``, whose sum was compared if one is known.
 
     Raises:
-        InputError: If the URL is none of these, the download fails, or the sum is another.
+        InputError: If the address is none of these, the download fails, or the sum is another.
     """
-    address, _, fragment = url.partition('#')
     parts = urllib.parse.urlsplit(address)
-    if parts.scheme not in ('http', 'https', 'hf'):
-        raise InputError(f"checkpoint '{url}': only http://, https:// and hf:// are downloaded")
     name = Path(urllib.parse.unquote(parts.path)).name
+    if parts.scheme not in ('http', 'https', 'hf') or not name:
+        raise InputError(f"checkpoint '{address}': expected https://HOST/FILE, http:// or hf://OWNER/NAME/FILE")
     found = _SUM.search(name)
-    wanted = fragment.removeprefix('sha256=').lower() or (found[1] if found else '')
-    if not name or (fragment and not re.fullmatch(r'sha256=[0-9a-fA-F]{64}', fragment)):
-        raise InputError(f"checkpoint '{url}': expected https://HOST/FILE#sha256=SUM, with a sum of 64 digits")
+    wanted = wanted or (found[1] if found else '')
     # Files of one name on two servers are two files.
     path = Path(torch.hub.get_dir()) / 'checkpoints/mmsec' / hashlib.sha256(address.encode()).hexdigest()[:8] / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_suffix('.lock'), 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # freed by the system if this process dies
-        part, new = path.with_suffix('.part'), not path.is_file()
+        if path.is_file():
+            check_sum(path, wanted)
+            return path
+        part = path.with_suffix('.part')
         try:
-            if new:
-                print_log(f'downloading {address} to {path}', 'current')
-                _download(address, part)
-            got = _sum(part if new else path)
-            if wanted and not got.startswith(wanted):
-                where = '' if new else f". It lies in '{path}'"
-                raise InputError(
-                    f"checkpoint '{address}' has sha256 {got}, expected {wanted}; the file is damaged or another{where}"
-                )
-            if new:
-                os.replace(part, path)
+            print_log(f'downloading {address} to {path}', 'current')
+            _download(address, part)
+            digest = check_sum(part, wanted, address)
+            os.replace(part, path)
         except (OSError, ValueError) as error:
             reason = getattr(error, 'reason', None) or error
             raise InputError(
@@ -65,11 +59,28 @@ def fetch(url: str) -> Path:
             ) from error
         finally:
             part.unlink(missing_ok=True)
-    if new and not wanted:
-        print_log(
-            f'{address} has no checksum. To be sure of the file in the future: {address}#sha256={got}', 'current', 30
-        )
+    if not wanted:
+        print_log(f'no checksum; to be sure of it later: {address}#sha256={digest}', 'current', logging.WARNING)
     return path
+
+
+def check_sum(path: str | Path, wanted: str, address: str = '') -> str:
+    """The SHA-256 of a file; refuses another than ``wanted``, of which the first eight digits are enough."""
+    if wanted and not re.fullmatch('[0-9a-fA-F]{8,64}', wanted):
+        raise InputError(f"checkpoint '{address or path}': sha256 must be 8 to 64 hexadecimal digits, got {wanted!r}")
+    digest = hashlib.sha256()
+    try:
+        with open(path, 'rb') as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    except OSError as error:
+        raise InputError(f"checkpoint '{path}' cannot be read: {error}") from error
+    got = digest.hexdigest()
+    if not got.startswith(wanted.lower()):
+        raise InputError(
+            f"checkpoint '{address or path}' has sha256 {got}, expected {wanted}; it is damaged or another"
+        )
+    return got
 
 
 def _download(address: str, target: Path) -> None:
@@ -94,12 +105,3 @@ def _download_from_hub(address: str, target: Path) -> None:
     if not file:
         raise InputError(f"checkpoint '{address}': expected hf://owner/name/file")
     shutil.copyfile(hf_hub_download(f'{owner}/{name}', '/'.join(file)), target)
-
-
-def _sum(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    with path.open('rb') as file:
-        digest = hashlib.sha256()
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

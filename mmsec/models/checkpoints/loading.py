@@ -23,7 +23,8 @@ def read_pretrained(path: str | Path, published: str | None, norm_eval: bool = T
     ``published`` is where published weights are linked, ``norm_eval`` whether the backbone may keep BatchNorm's
     statistics, which random weights should not.
     """
-    if published and '://' not in str(path) and not Path(path).is_file():
+    local = str(path).partition('#sha256=')[0]
+    if published and '://' not in local and not Path(local).is_file():
         raise InputError(
             f"checkpoint '{path}' not found. Published weights: follow the links in the README of {published} and save "
             f"the file as '{path}'. To train from random weights instead: --cfg-options model.backbone.init_cfg=None"

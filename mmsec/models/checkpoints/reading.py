@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mmsec import compat
 from mmsec.errors import InputError
-from mmsec.models.checkpoints.downloading import fetch
+from mmsec.models.checkpoints.downloading import check_sum, fetch
 from mmsec.models.checkpoints.plain import STAND_INS, as_data, plain
 
 _STATES = ('model_ema', 'model', 'state_dict')  # in published files, the average first; in OpenMMLab's
@@ -33,7 +33,8 @@ def read_checkpoint(path: str | Path) -> dict:
     read as plain values.
 
     Args:
-        path (str | Path): A file on this machine, or an address, as :func:`fetch` takes it.
+        path (str | Path): A file on this machine, or an address, as :func:`fetch` takes it. Either may end with
+            ``#sha256=SUM``, which is compared.
 
     Returns:
         dict: What the file holds, a copy but for the tensors, which are on the CPU.
@@ -42,8 +43,11 @@ def read_checkpoint(path: str | Path) -> dict:
         InputError: If there is no such file, or it is damaged, inflates, or holds anything else than
             weights by name and plain values.
     """
-    if '://' in str(path):
-        path = fetch(str(path))
+    path, _, wanted = str(path).partition('#sha256=')
+    if '://' in path:
+        path = str(fetch(path, wanted))
+    elif wanted:
+        check_sum(path, wanted)
     try:
         found = os.stat(os.path.expanduser(path))
     except (OSError, ValueError, TypeError) as error:
@@ -51,7 +55,7 @@ def read_checkpoint(path: str | Path) -> dict:
     if not stat.S_ISREG(found.st_mode):
         raise InputError(f"checkpoint '{path}' is a {'folder' if stat.S_ISDIR(found.st_mode) else 'pipe or device'}")
     version = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-    content = _read.get(version)
+    content: Any = _read.get(version)
     if content is None:
         try:
             content = _load(os.path.expanduser(path), found.st_size)
@@ -67,8 +71,15 @@ def forget_checkpoints() -> None:
     _read.clear()
 
 
+def named_by(init_cfg: Mapping) -> str:
+    """The checkpoint of a ``Pretrained`` initialiser, as :func:`read_checkpoint` takes it."""
+    wanted = init_cfg.get('sha256')
+    return f'{init_cfg["checkpoint"]}#sha256={wanted}' if wanted else str(init_cfg['checkpoint'])
+
+
 def _load(path: str, size: int) -> dict:
     """Read a file of ``size`` bytes and check what it holds."""
+    content: Any
     if size == 0:
         raise EOFError('it is empty')
     if path.endswith('.safetensors'):

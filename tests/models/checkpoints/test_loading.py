@@ -63,7 +63,7 @@ def test_init_cfg_loads_and_refuses_keys_it_does_not_know():
     backbone.init_weights()
     assert not backbone.patch_embed.proj[1].running_mean.eq(0).all()
     for keys in (dict(checkpoint=str(OFFICIAL), strict=False), {}):
-        with pytest.raises(ValueError, match='init_cfg keys type, checkpoint, prefix and map_location, got '):
+        with pytest.raises(ValueError, match='init_cfg keys type, checkpoint, sha256, prefix, map_location, got '):
             small(init_cfg=dict(type='Pretrained', **keys)).init_weights()
 
 
