@@ -92,7 +92,7 @@ class Look:
     def _build(self, data: str, config: dict) -> Any:
         """A data set that has not read its files, and whose classes fit the heads."""
         given = (config.get('metainfo') or {}).get('classes')
-        if isinstance(given, str) and not Path(given).is_file():
+        if given is not None and not (Path(given).is_file() if isinstance(given, str) else given):
             check_classes(self.cfg, {'classes': given}, data)
         try:
             dataset = DATASETS.build({**config, 'lazy_init': True, 'pipeline': []})
@@ -217,7 +217,8 @@ class Look:
         try:
             samples = dataset.load_data_list()
         except (AssertionError, RuntimeError, ValueError) as error:
-            found.refuse(' '.join(str(error).split()))
+            lines = ' Each line of the list is an image and the number of its class.' if dataset.ann_file else ''
+            found.refuse(f'it cannot be read: {" ".join(str(error).split())}.{lines}')
             return ()
         classes = dataset.metainfo.get('classes') or ()
         found.images = found.left = len(samples)

@@ -1,6 +1,5 @@
-"""Samples and boxes that are left out are counted, and stop a run where they are too many."""
+"""Samples that are left out are counted, and stop a run where they are too many."""
 
-import json
 import types
 
 import pytest
@@ -23,8 +22,8 @@ class Log(list):
         return self.append
 
 
-def runner_with(load, num_images=10, ann_file='none'):
-    dataset = types.SimpleNamespace(pipeline=types.SimpleNamespace(transforms=[load]), ann_file=str(ann_file))
+def runner_with(load, num_images=10):
+    dataset = types.SimpleNamespace(pipeline=types.SimpleNamespace(transforms=[load]))
     loader = types.SimpleNamespace(dataset=Subset(dataset, range(num_images)), batch_size=5)
     return types.SimpleNamespace(train_dataloader=loader, logger=Log(), iter=0)
 
@@ -86,37 +85,6 @@ def test_broken_samples_are_counted_over_all_processes_which_stop_together():
     assert iteration == 64  # the first moment after iteration 62 at which the counts are added up
     assert collectives == list(range(4, 65, 5))
     assert error.startswith('5 samples were broken and left out, more than 1.0% of the 400 of an epoch')
-
-
-def look_at_boxes(rank: int, file: str) -> str:
-    """One process reads the file, the other learns what it found."""
-    load = TRANSFORMS.build(dict(type='mmsec.SkipBroken', transforms=[]))
-    with pytest.raises(InputError) as error:
-        BrokenDataHook(max_share=0.1).before_train(runner_with(load, ann_file=file))
-    return str(error.value)
-
-
-def test_boxes_outside_their_images_are_named_and_too_many_stop_all_processes(load, tmp_path):
-    content = {
-        'images': [{'id': 1, 'file_name': 'a.jpg', 'width': 10, 'height': 8}],
-        'annotations': [
-            {'id': 1, 'image_id': 1, 'bbox': [0, 0, 4, 4]},
-            {'id': 2, 'image_id': 1, 'bbox': [9, 7, 40, 40]},  # a corner is inside
-            {'id': 3, 'image_id': 1, 'bbox': [10, 0, 4, 4]},
-        ],
-    }
-    file = tmp_path / 'a.json'
-    file.write_text(json.dumps(content))
-    runner = runner_with(load, ann_file=file)
-    BrokenDataHook(max_share=0.5).before_train(runner)
-    assert len(runner.logger) == 2
-    assert 'annotation 3 left out, its box [10, 0, 4, 4] lies outside image a.jpg of 10x8' in runner.logger[0]
-    assert all('1 of 3 boxes lie outside' in error for error in in_two_processes(look_at_boxes, str(file)))
-
-
-def test_annotations_of_another_format_are_left_alone(load, tmp_path):
-    (tmp_path / 'a.json').write_text('{"metainfo": {}, "data_list": []}')
-    BrokenDataHook().before_train(runner_with(load, ann_file=tmp_path / 'a.json'))
 
 
 def test_a_share_is_a_share():
