@@ -102,6 +102,7 @@ def check_classes(cfg: Config, metainfo: Mapping, data: str) -> None:
             "classes=('name',), with a comma"
         )
     wrong: dict[str, tuple[int, int]] = {}
+    unlike: list[str] = []
     for place, part in dicts_of(cfg.model.get('module', cfg.model), 'model'):
         names = [name for name in place.split('.') if not name.isdigit()]
         if not names[-1].endswith('head') or {'rpn_head', 'backbone'} & {*names}:
@@ -111,7 +112,7 @@ def check_classes(cfg: Config, metainfo: Mapping, data: str) -> None:
         weights = [each['class_weight'] for _, each in dicts_of(part) if each.get('class_weight')]
         total = sum(wanted for _, wanted in sizes.values())
         if total and weights and not isinstance(weights[0], str) and len(weights[0]) not in (total, total + 1):
-            raise InputError(
+            unlike.append(
                 f'{place}: class_weight of its loss has {len(weights[0])} numbers, {data} has {total} classes. It '
                 'needs one for each, and one more where the loss has a class for no object'
             )
@@ -119,6 +120,8 @@ def check_classes(cfg: Config, metainfo: Mapping, data: str) -> None:
         given = ', '.join(f'{place} is {each[0]}' for place, each in wrong.items())
         right = ' '.join(f'{place}={each[1]}' for place, each in wrong.items())
         raise InputError(f'{given}, and {data} has {len(classes)} classes. Set them: --cfg-options {right}')
+    if unlike:
+        raise InputError(unlike[0])
 
 
 def _sizes(part: dict, metainfo: Mapping) -> dict[str, tuple[int, int]]:
@@ -129,6 +132,8 @@ def _sizes(part: dict, metainfo: Mapping) -> dict[str, tuple[int, int]]:
     options = {'num_classes', 'num_things_classes', 'num_stuff_classes'}
     given = {each: value for each, value in (defaults | part).items() if each in options and isinstance(value, int)}
     things, stuff = len(metainfo.get('thing_classes', metainfo['classes'])), len(metainfo.get('stuff_classes', ()))
+    if 'num_classes' in part:
+        given = {'num_classes': part['num_classes']}
     if 'num_things_classes' in given:
         given.pop('num_classes', None)
         if 'thing_classes' not in metainfo and sum(given.values()) == things:

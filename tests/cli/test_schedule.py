@@ -1,9 +1,11 @@
-"""The same training in another number of iterations."""
+"""The same training in another number of iterations, and warm-ups that a run has no time for."""
 
+import pytest
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mmsec.cli.schedule import train_in, train_iterations
+from mmsec.cli.schedule import check_warm_up, train_in, train_iterations
+from mmsec.errors import InputError
 from tests.conftest import DETECTOR, SEGMENTER, small_run
 
 
@@ -47,3 +49,40 @@ def test_a_schedule_of_epochs_becomes_one_of_iterations(shapes, tmp_path):
     assert (warm.begin, warm.end) == (0, 6)
     assert (cosine.begin, cosine.end, cosine.by_epoch) == (0, 3 * whole, False)
     assert 'convert_to_iter_based' not in cosine
+
+
+LINEAR = dict(type='LinearLR', start_factor=0.01, by_epoch=False)
+
+
+@pytest.mark.parametrize(
+    ('scheduler', 'refused'),
+    [
+        (LINEAR | dict(end=10), False),
+        (LINEAR | dict(end=11), True),
+        (LINEAR, True),  # without end
+        (LINEAR | dict(end=11, start_factor=1.0, end_factor=0.1), False),  # a rate that falls
+        (LINEAR | dict(begin=5, end=500), False),
+        (dict(type='LinearLR', end=2), False),  # by epochs
+        (dict(type='LinearLR', end=3, convert_to_iter_based=True), True),
+        (dict(type='ConstantLR', factor=0.1, end=11, by_epoch=False), True),
+        (dict(type='mmdet.QuadraticWarmupLR', end=11, by_epoch=False), True),
+        (dict(type='CosineAnnealingLR', end=500, by_epoch=False), False),
+    ],
+)
+@pytest.mark.parametrize('train_cfg', [dict(max_epochs=2), dict(max_iters=10)])
+def test_a_warm_up_that_is_longer_than_the_run_is_refused(scheduler, refused, train_cfg):
+    cfg = Config(dict(train_dataloader=dict(batch_size=2), train_cfg=train_cfg, param_scheduler=[scheduler]))
+    if refused:
+        with pytest.raises(InputError, match=r'^param_scheduler\.0: the warm-up takes .* Set param_scheduler\.0\.end'):
+            check_warm_up(cfg, 9)  # 5 batches an epoch
+    else:
+        check_warm_up(cfg, 9)
+    cfg.param_scheduler = dict(scheduler)
+    if refused:
+        with pytest.raises(InputError, match=r'Set param_scheduler\.end'):
+            check_warm_up(cfg, 9)
+
+
+def test_of_data_that_nobody_counted_a_warm_up_by_iterations_is_not_judged():
+    cfg = Config(dict(train_dataloader={}, train_cfg=dict(max_epochs=2), param_scheduler=[LINEAR | dict(end=11)]))
+    check_warm_up(cfg, None)
