@@ -2,19 +2,13 @@
 
 import logging
 import multiprocessing
-import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from mmcv.transforms import BaseTransform, Compose
 from mmengine.logging import print_log
 
+from mmsec.datasets.image_files import check_image_file
 from mmsec.registry import TRANSFORMS
-
-# JPEG (ITU-T T.81, table B.1): segments start with a marker and, but for those listed here, their length.
-_MARKER = re.compile(rb'\xff+[^\x00\xff]')
-_START_OF_SCAN = 0xDA
-_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xDA)}
 
 
 @TRANSFORMS.register_module()
@@ -58,35 +52,12 @@ class SkipBroken(BaseTransform):
     def load(self, results: dict) -> dict | None:
         """Load one sample as :meth:`transform` does, and raise whatever is wrong with it."""
         size = results.get('height'), results.get('width')
-        _check_end(results.get('img_path', ''))
+        for file in filter(None, (results.get('img_path'), results.get('seg_map_path'))):
+            check_image_file(file)
         loaded = self.transforms(results)
         if loaded is not None:
             _check_sizes(loaded, size)
         return loaded
-
-
-def _check_end(path: str) -> None:
-    """Refuse a JPEG file that ends early: OpenCV fills the rest with grey and says nothing.
-
-    What follows the image is not looked at: phones append videos and further images. What precedes its first scan is
-    skipped segment by segment, because a thumbnail in there has an end marker of its own.
-    """
-    if not Path(path).is_file():  # missing, or in another storage: the transforms see to it
-        return
-    with open(path, 'rb') as file:
-        if file.read(2) != b'\xff\xd8':
-            return
-        content = file.read()
-    position, marker = 0, 0
-    while marker != _START_OF_SCAN:
-        found = _MARKER.search(content, position)
-        if not found:
-            raise ValueError('the JPEG file ends early')
-        marker, position = found[0][-1], found.end()
-        if marker not in _WITHOUT_LENGTH:
-            position += int.from_bytes(content[position : position + 2], 'big')
-    if content.rfind(b'\xff\xd9', position) < 0:  # in a scan, a byte 0xff of the image is followed by 0
-        raise ValueError('the JPEG file ends early')
 
 
 def _check_sizes(results: dict, annotated: tuple[int | None, int | None]) -> None:
