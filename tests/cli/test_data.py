@@ -11,11 +11,13 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mmsec.cli import data_sets
+from mmsec.cli import (
+    data_sets,
+    torchvision_apart,  # noqa: F401
+)
 from mmsec.cli.config import load_config
 from mmsec.cli.data import check_data, check_paths, look_at_data
 from mmsec.errors import InputError
-from tests import torchvision_apart  # noqa: F401
 from tests.conftest import ROOT, small_run
 
 DETECTOR = str(ROOT / 'configs/mmdet/secvit_t_maskrcnn.py')
