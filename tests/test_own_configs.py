@@ -10,7 +10,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS
 
 from mmsec.cli.config import dicts_of, load_config
-from tests.conftest import OFFICIAL, run_tool, shrink_model
+from tests.conftest import OFFICIAL, run_here, shrink_model
 from tests.test_configs import CONFIGS, FOLDER
 
 SHAPES = ('disc', 'square', 'triangle', 'star')
@@ -45,7 +45,7 @@ def test_a_copy_of_the_config_for_your_own_data_trains(name, shapes, tmp_path):
         for _, step in dicts_of(each):
             step.update({key: (64, 64) for key in ('scale', 'crop_size') if key in step})
     cfg.dump(tmp_path / 'config.py')
-    printed = run_tool('train.py', tmp_path / 'config.py', '--work-dir', tmp_path / 'work').stdout
+    printed = run_here('train.py', tmp_path / 'config.py', '--work-dir', tmp_path / 'work').stdout
     assert re.search(r'(coco/segm_mAP|mIoU): ', printed)
     checkpoint = torch.load(next((tmp_path / 'work').glob('*.pth')), weights_only=False)
     assert tuple(checkpoint['meta']['dataset_meta']['classes']) == classes

@@ -5,7 +5,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -26,12 +26,7 @@ _BASELINES = {'ClusteredSwin', 'KMeansGrouping', 'ProjectionGrouping', 'RandomGr
 
 
 class Exported(NamedTuple):
-    """ONNX files.
-
-    Attributes:
-        content (bytes): The file.
-        watched (bytes): The same, which also returns the inverse permutation of each grouping, (B, h, N) int64.
-    """
+    """An ONNX file, and the same that also returns the inverse permutation of each grouping, (B, h, N) int64."""
 
     content: bytes
     watched: bytes
@@ -54,14 +49,13 @@ class Agreement(NamedTuple):
 
 
 class _Watched(nn.Module):
-    """A model that also returns the groupings it makes, in the order in which it makes them."""
+    """A model that also returns the inverse permutations of the groupings it makes, in the order in which it does."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images: Tensor) -> tuple[tuple[Tensor, ...], list[Tensor]]:
-        """(B, 3, H, W) -> the model's outputs, and the inverse permutation of each grouping."""
         outputs, made = self.look(images)
         return outputs, [grouping.inverse for grouping in made]
 
@@ -73,13 +67,11 @@ class _Watched(nn.Module):
             made.append(grouping)
             return grouping._replace(order=orders[len(made) - 1]) if orders else grouping
 
-        methods = [module for module in self.model.modules() if isinstance(module, GroupingMethod)]
-        hooks = [method.register_forward_hook(see) for method in methods]
-        try:
+        with ExitStack() as hooks:
+            for module in self.model.modules():
+                if isinstance(module, GroupingMethod):
+                    hooks.callback(module.register_forward_hook(see).remove)
             outputs = self.model(images)
-        finally:
-            for hook in hooks:
-                hook.remove()
         return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs), made
 
 
@@ -174,23 +166,14 @@ def verify(model: nn.Module, exported: Exported, images: Tensor) -> Agreement:
 
 
 def require_packages() -> None:
-    """Check that what export needs is installed.
-
-    Raises:
-        InputError: Names what is missing, and what installs it.
-    """
+    """Raise an InputError that names what export needs and is not installed, and what installs it."""
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"ONNX needs {' and '.join(missing)}, not installed here: pip install -e '.[onnx]'")
 
 
 def session(content: bytes, threads: int = 0) -> Any:
-    """An ``onnxruntime.InferenceSession`` on the CPU.
-
-    Args:
-        content (bytes): Of an ONNX file.
-        threads (int): Threads of an operator; 0 leaves the choice to onnxruntime. Default: 0.
-    """
+    """An ``onnxruntime.InferenceSession`` on the CPU; 0 leaves the number of threads to onnxruntime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -211,8 +194,7 @@ def _difference(found: Tensor, wanted: Tensor) -> float:
 
 def _reason(error: BaseException) -> str:
     """One line of an error of the exporter."""
-    missing = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", str(error))
-    if missing:
+    if missing := re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", str(error)):
         return f'ONNX has no operator for {missing[1]}'
     inner = re.search(r"^<class '[\w.]+'>: (.*)", str(error), re.MULTILINE)
     lines = [line.strip(' -') for line in (inner[1] if inner else str(error)).splitlines() if line.strip(' -')]

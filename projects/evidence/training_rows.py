@@ -9,6 +9,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -137,7 +138,7 @@ def images_by_size(cfg: Config) -> list[tuple[Tensor, int]]:
 
 def mean_multiply_adds(images: Sequence[tuple[Tensor, int]], model: nn.Module, call: Callable[[Tensor], object]) -> int:
     """Multiply-adds of a model for an image, the mean over images of these sizes."""
-    adds = [sum(count_kinds(model, lambda image=image: call(image))[''].values()) * number for image, number in images]
+    adds = [sum(count_kinds(model, partial(call, image))[''].values()) * number for image, number in images]
     return round(sum(adds) / sum(number for _, number in images))
 
 

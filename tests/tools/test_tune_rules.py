@@ -179,6 +179,6 @@ def test_the_report_says_which_aims_are_reached(monkeypatch, tmp_path):
     assert '8x3x800x1344: times as fast as Swin-T | at least 1.5 | 1.2 | not reached |' in text
     assert 'the published code | at least 3 | 4 | reached |' in text
     assert '| depthwise | not measured |' in text
-    assert '## Sorting\n\nNot measured.' in text
+    assert '## Kernels by themselves, ms\n\nNot measured.' in text
     with pytest.raises(ModuleNotFoundError):
         report.draw(content, tmp_path / 'none.png')

@@ -60,10 +60,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def watch_keys(backbone: Backbone) -> dict[int, torch.Tensor]:
-    """The keys that the last block of each stage groups, (B, N, heads, d): a dict that every pass of images fills.
-
-    A stage that does not group by keys is missing.
-    """
+    """The keys that the last block of each stage groups, (B, N, heads, d): a dict that every pass of images fills."""
     keys: dict[int, torch.Tensor] = {}
     for stage in range(len(backbone.attention_layers())):
         for module in attention_layer(backbone, stage).modules():
@@ -98,12 +95,7 @@ def measure(
 def analyze(
     preprocessor: BaseDataPreprocessor, backbone: Backbone, dataset: Dataset, args: argparse.Namespace
 ) -> tuple[list[dict], list[dict], int]:
-    """Measure every stage, scale and grouping, as the mean over images.
-
-    Returns:
-        tuple[list[dict], list[dict], int]: The measures; how unequal plain k-means would be; how many images could not
-        be loaded.
-    """
+    """Means over images for each stage, scale and grouping; how unequal plain k-means would be; failed images."""
     backbone.to(args.device)
     rng = np.random.default_rng(0)
     stages = range(len(backbone.attention_layers()))

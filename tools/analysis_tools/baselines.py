@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -85,14 +86,12 @@ def precision(dtype: str, device: str, cache_enabled: bool = True) -> AbstractCo
     return torch.autocast(torch.device(device).type, DTYPES[dtype], cache_enabled=cache_enabled)
 
 
-def prepare(side: Side, backend: str = 'inductor') -> Callable[[], None]:
-    """A function that runs a side once, its model and images made beforehand, and waits for the device."""
-    if side.mode == 'graph':
-        return captured(side)
+def step_of(side: Side, backend: str = 'inductor') -> tuple[Callable[[Tensor], None], Tensor]:
+    """A function of images that runs the model of a side, which is made beforehand, once; and such images."""
     model, forward, images = forward_of(side, backend)
     autocast = precision(side.dtype, side.device)
 
-    def run() -> None:
+    def step(images: Tensor) -> None:
         with torch.set_grad_enabled(side.mode == 'train'):
             with autocast:
                 maps = forward(images)
@@ -100,7 +99,14 @@ def prepare(side: Side, backend: str = 'inductor') -> Callable[[], None]:
                 model.zero_grad(set_to_none=True)
                 sum(m.float().mean() for m in maps).backward()
 
-    return synchronised(run, side.device)
+    return step, images
+
+
+def prepare(side: Side, backend: str = 'inductor') -> Callable[[], None]:
+    """A function that runs a side once, its model and images made beforehand, and waits for the device."""
+    if side.mode == 'graph':
+        return captured(side)
+    return synchronised(partial(*step_of(side, backend)), side.device)
 
 
 def captured(side: Side) -> Callable[[], None]:

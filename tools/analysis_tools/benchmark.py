@@ -84,7 +84,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     one.add_argument('--against', choices=BASELINES, nargs='*', default=['reference'], metavar='BASELINE', help=said)
     one.add_argument('--share', action='store_true', help='also: clustering as a share of the attention layers')
 
-    several = add('backbones', whole.backbones, 'shape repeats json')
+    several = add('backbones', whole.backbones, 'shape device repeats json')
     example = "\"PiToMe: dict(type='mmsec.ViT', arch='base', merging=dict(type='PiToMe'))\""
     several.add_argument('backbones', nargs='+', metavar='NAME: dict(...)', help=f'as in a config, such as {example}')
     several.add_argument('--image', help='for distances (default: noise)')
@@ -95,7 +95,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     grouped.add_argument('--alone', action='store_true', help='leave the whole backbone out')
     grouped.set_defaults(arch='tiny')
 
-    merged = add('merging', whole.merging, 'repeats json')
+    merged = add('merging', whole.merging, 'device repeats json')
     merged.add_argument('config', help='config of a model with a ViT')
     example = '"half: dict(type=\'ToMeSD\', ratio=0.5)"'
     merged.add_argument('--merging', nargs='+', required=True, metavar='NAME: dict(...)', help=f'such as {example}')
@@ -194,8 +194,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(', '.join(f'{key} {value}' for key, value in where.items()))
     found = args.function(args)
     if found and args.json:
+        settings = {name: value for name, value in vars(args).items() if name not in ('function', 'refuse', 'json')}
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(to_json({'machine': where, **found}, 2) + '\n')
+        args.json.write_text(to_json({'machine': where, 'settings': settings, **found}, 2) + '\n')
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ import torch
 from baselines import Side, prepare, secvit
 from matplotlib.figure import Figure
 from mmengine.registry import init_default_scope
-from timing import apart, interleaved, rounds, summary, synchronised, table, workers
+from timing import apart, compared, interleaved, rounds, summary, synchronised, table, workers
 from torch import Tensor, nn
 
 import mmsec.models  # noqa: F401
@@ -38,34 +38,16 @@ def side_of(args: argparse.Namespace, **options) -> Side:
     return Side(**(defaults | given | {'shape': tuple(args.shape)} | options))
 
 
-def _with_ratios(rows: dict[str, dict], first: str) -> dict[str, dict]:
-    """Rows, in which the time and memory of all but the first are also ratios to those of the first."""
-    for name, row in rows.items():
-        for key in ('seconds_median', 'peak_bytes') if name != first else ():
-            if key in row and key in rows[first]:
-                row[f'{key}_ratio'] = row[key] / rows[first][key]
-    return rows
-
-
 def backbone(args: argparse.Namespace) -> dict:
     """Time a SecViT beside baselines, each in a process of its own."""
     side = side_of(args, grouping=grouping_of(args.grouping) if args.grouping else _PUBLISHED)
     sides = {'secvit': side, **{name: side.against(name) for name in args.against}}
-    found = _with_ratios(apart(prepare, sides, args.repeats), 'secvit')
-    result: dict = {'sides': {name: {'settings': each._asdict()} | found[name] for name, each in sides.items()}}
     print(', '.join(map(str, side)))
-    for name, row in found.items():
-        if 'error' in row:
-            print(f'  {name:<10} {row["error"]}')
-            continue
-        low, median, high = (row[f'seconds_{key}'] * 1e3 for key in ('min', 'median', 'max'))
-        said = f'  {name:<10} {median:9.1f} ms ({low:.1f} to {high:.1f}), peak {row["peak_bytes"] / 2**20:8.1f} MiB'
-        if 'seconds_median_ratio' in row:
-            said += f'; ratios {row["seconds_median_ratio"]:.2f} in time, {row["peak_bytes_ratio"]:.2f} in memory'
-        print(said)
+    found = compared(apart(prepare, sides, args.repeats))
+    result: dict = {'sides': {name: {'settings': each._asdict()} | found[name] for name, each in sides.items()}}
     if args.share:
         result['clustering'] = clustering_share(side, args.repeats)
-        print(f'  clustering is {result["clustering"]["share"]:.1%} of the attention layers')
+        print(f'clustering is {result["clustering"]["share"]:.1%} of the attention layers')
     return result
 
 
@@ -106,31 +88,20 @@ def groupings(args: argparse.Namespace) -> dict:
     given = [grouping_of(words) for words in args.grouping or [[name] for name in sorted(GROUPINGS)]]
     named = {' '.join([each['type'], *(f'{key}={value}' for key, value in each.items() if key != 'type')]): each
              for each in (_PUBLISHED, *given)}  # fmt: skip
-    first = next(iter(named))
     if len(named) < 2:
-        raise InputError(f'--grouping: name at least one besides {first}, which all are compared with')
+        raise InputError(f'--grouping: name at least one besides {next(iter(named))}, which all are compared with')
     results: dict[str, dict[str, dict]] = {}
-    for clusters in CLUSTERS:
+    for clusters, title in CLUSTERS.items():
         sides = {name: side_of(args, clusters=clusters, grouping=each) for name, each in named.items()}
         torch.manual_seed(0)
         seconds = interleaved({name: grouping_alone(side) for name, side in sides.items()}, args.repeats)
-        rows = {name: summary(each) for name, each in seconds.items()}
-        whole = {} if args.alone else _with_ratios(apart(prepare, sides, args.repeats), first)
-        for name, row in rows.items():
-            row['ratio'] = row['seconds_median'] / rows[first]['seconds_median']
-            if name in whole:
-                row['backbone'] = whole[name] | {'ratio': whole[name].get('seconds_median_ratio', 1.0)}
-        results[clusters] = rows
-    lines = []
-    for clusters, rows in results.items():
-        for name, row in rows.items():
-            cells = [CLUSTERS[clusters], name, f'{row["seconds_median"] * 1e3:.1f}', f'{row["ratio"]:.2f}', '-', '-']
-            if 'backbone' in row:
-                cells[4:] = f'{row["backbone"]["seconds_median"] * 1e3:.0f}', f'{row["backbone"]["ratio"]:.2f}'
-            lines.append(cells)
-    print(table(['clusters', 'grouping', 'alone, ms', 'ratio', 'backbone, ms', 'ratio'], lines))
-    settings = {name: getattr(args, name) for name in ('arch', 'shape', 'batch', 'mode', 'device', 'repeats')}
-    return {'settings': settings, 'groupings': results}
+        print(f'{title}, groupings alone:')
+        rows = results[clusters] = compared({name: summary(each) for name, each in seconds.items()})
+        if not args.alone:
+            print(f'{title}, a whole backbone:')
+            for name, row in compared(apart(prepare, sides, args.repeats)).items():
+                rows[name]['backbone'] = row
+    return {'groupings': results}
 
 
 def grouping_alone(side: Side) -> Callable[[], None]:
@@ -156,11 +127,7 @@ def grouping_alone(side: Side) -> Callable[[], None]:
 
 
 def read(text: str) -> tuple[str, dict]:
-    """``NAME: dict(...)`` of the command line -> the name and the dict.
-
-    Raises:
-        InputError: If it is no such thing.
-    """
+    """``NAME: dict(...)`` of the command line -> the name and the dict."""
     name, _, config = text.partition(':')
     try:
         return name.strip(), _value(ast.parse(config.strip(), mode='eval').body)
@@ -185,11 +152,11 @@ def build(config: dict) -> nn.Module:
     return model.eval()
 
 
-def prepare_config(task: tuple[dict, Sequence[Sequence[int]]]) -> Callable[..., object]:
+def prepare_config(task: tuple[dict, Sequence[Sequence[int]], str]) -> Callable[..., None]:
     """A function that runs a backbone on an image of noise of the i-th of some sizes."""
-    config, shapes = task
-    model, images = build(config), [torch.randn(1, 3, *shape) for shape in shapes]
-    return torch.no_grad()(lambda i=0: model(images[i]))
+    config, shapes, device = task
+    model, images = build(config).to(device), [torch.randn(1, 3, *shape, device=device) for shape in shapes]
+    return synchronised(torch.no_grad()(lambda i=0: model(images[i])), device)
 
 
 def backbones(args: argparse.Namespace) -> dict:
@@ -204,7 +171,9 @@ def backbones(args: argparse.Namespace) -> dict:
             raise InputError(f"--image '{args.image}' is not an image that can be read")
         image = prepared_image(pixels, NORMALISED, args.shape)
     far = distances(configs, image)
-    found = apart(prepare_config, {name: (config, [args.shape]) for name, config in configs.items()}, args.repeats)
+    found = apart(
+        prepare_config, {name: (each, [args.shape], args.device) for name, each in configs.items()}, args.repeats
+    )
     rows: dict[str, dict] = {}
     for name, config in configs.items():
         model = build(config)
@@ -222,7 +191,7 @@ def backbones(args: argparse.Namespace) -> dict:
     print(table(head, lines))
     if args.plot:
         draw_distances(rows, f'1x3x{args.shape[0]}x{args.shape[1]}', args.plot)
-    return {'shape': args.shape, 'repeats': args.repeats, 'backbones': rows}
+    return {'backbones': rows}
 
 
 def distances(configs: dict[str, dict], image: Tensor) -> dict[str, float | None]:
@@ -267,7 +236,7 @@ def merging(args: argparse.Namespace) -> dict:
     options = {'nothing': {}, **dict(read(text) for text in args.merging)}
     shapes = [[int(side) for side in size.split('x')] for size in args.sizes]
     found: dict[str, dict[str, list[float]]] = {name: {size: [] for size in args.sizes} for name in options}
-    tasks = {name: (own | {'merging': each}, shapes) for name, each in options.items()}
+    tasks = {name: (own | {'merging': each}, shapes, args.device) for name, each in options.items()}
     with workers(prepare_config, tasks) as ready:
         for turn, (i, size) in product(range(args.repeats + 2), enumerate(args.sizes)):
             timers = {name: lambda worker=worker, i=i: worker.turn(i) for name, worker in ready.items()}
@@ -282,4 +251,4 @@ def merging(args: argparse.Namespace) -> dict:
         [[name, *(f'{each * 1e3:.1f}' for each in row.values()), f'{sum(row.values()) / sum(first.values()):.2f}']
          for name, row in medians.items()],
     ))  # fmt: skip
-    return {'config': args.config, 'mergings': options, 'seconds': medians, 'rounds': found}
+    return {'mergings': options, 'seconds': medians, 'rounds': found}

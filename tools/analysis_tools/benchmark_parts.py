@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from baselines import precision
-from timing import apart, interleaved, rounds, summary, synchronised, table, workers
+from timing import apart, compared, interleaved, summary, synchronised, table
 from torch import Tensor
 
 from mmsec.cli.config import load_config
@@ -28,20 +28,12 @@ ONNX = ('onnxruntime', 'eager', 'compiled')
 
 
 def settings(args: argparse.Namespace, *names: str) -> dict:
-    """These options of the command line, for the JSON file."""
+    """These options of the command line, for another process."""
     return {name: getattr(args, name) for name in names}
 
 
 def whole_matrix(x: Tensor, num_clusters: tuple[int, ...]) -> list[Tensor]:
-    """The definition of :func:`density_peak_merging`, step by step; ties are left as they fall.
-
-    Args:
-        x (Tensor): (B, H, W, C).
-        num_clusters (tuple[int, ...]): Clusters of each scale.
-
-    Returns:
-        list[Tensor]: (B, N) int64 cluster of each token, for each scale.
-    """
+    """The definition of :func:`density_peak_merging`, step by step: (B, H, W, C) -> (B, N) clusters of each scale."""
     x = x.flatten(1, 2)  # (B, N, C)
     distances = torch.cdist(x, x) / x.shape[-1] ** 0.5  # (B, N, N)
     nearest = distances.topk(min(NUM_NEIGHBORS, x.shape[1]), largest=False).values
@@ -92,7 +84,7 @@ def density_peaks(args: argparse.Namespace) -> dict:
         for row in (*rows, every | {'stage': 'all blocks'})
     ]  # fmt: skip
     print(table([*head, 'tokens in the same cluster'], lines))
-    return {'settings': settings(args, 'arch', 'shape', 'batch', 'repeats'), 'stages': rows, 'all_blocks': every}
+    return {'stages': rows, 'all_blocks': every}
 
 
 def _detector(arch: str, options: dict | None, device: str) -> tuple:
@@ -148,13 +140,9 @@ def prepare_detector(task: tuple[dict | None, dict]) -> Callable[[], None]:
 
 def detector(args: argparse.Namespace) -> dict:
     """Time Mask R-CNN with a SecViT beside one with Swin-T, from random weights, in prediction or a training step."""
-    given = settings(args, 'arch', 'shape', 'batch', 'mode', 'dtype', 'device', 'repeats')
-    rows = apart(prepare_detector, {name: (options, given) for name, options in DETECTORS.items()}, args.repeats)
-    lines = [[name, row['error'], '', ''] if 'error' in row
-             else [name, f'{row["seconds_median"] * 1e3:.1f}', f'{args.batch / row["seconds_median"]:.1f}',
-                   f'{row["peak_bytes"] / 2**20:.0f}'] for name, row in rows.items()]  # fmt: skip
-    print(table(['backbone', 'ms', 'images per second', 'peak, MiB'], lines))
-    return {'settings': given, 'rows': rows}
+    given = settings(args, 'arch', 'shape', 'batch', 'mode', 'dtype', 'device')
+    tasks = {name: (options, given) for name, options in DETECTORS.items()}
+    return {'rows': compared(apart(prepare_detector, tasks, args.repeats))}
 
 
 def prepare_optimizer(task: tuple[str, str, str, bool]) -> Callable[[], None]:
@@ -172,9 +160,7 @@ def prepare_optimizer(task: tuple[str, str, str, bool]) -> Callable[[], None]:
 def optimizer(args: argparse.Namespace) -> dict:
     """Time the optimizer's step of Mask R-CNN, with groups of parameters as MMEngine and as mmsec make them."""
     tasks = {name: (args.arch, args.device, *each) for name, each in OPTIMIZERS.items()}
-    rows = apart(prepare_optimizer, tasks, args.repeats)
-    print(table(['groups', 'ms'], [[name, f'{row["seconds_median"] * 1e3:.2f}'] for name, row in rows.items()]))
-    return {'settings': settings(args, 'arch', 'device', 'repeats'), 'rows': rows}
+    return {'rows': compared(apart(prepare_optimizer, tasks, args.repeats))}
 
 
 @torch.no_grad()
@@ -199,11 +185,6 @@ def onnx(args: argparse.Namespace) -> dict:
     from mmsec.export import require_packages
 
     require_packages()
-    given = settings(args, 'config', 'shape', 'backbone', 'threads', 'repeats')
-    with workers(prepare_onnx, {side: (side, given) for side in (ONNX[0], *args.against)}) as found:
-        seconds = rounds({side: worker.turn for side, worker in found.items()}, args.repeats)
-    first = summary(seconds[ONNX[0]])['seconds_median']
-    for name, each in seconds.items():
-        low, median, high = (summary(each)[f'seconds_{key}'] for key in ('min', 'median', 'max'))
-        print(f'  {name:<12} {median * 1e3:9.1f} ms ({low * 1e3:.1f} to {high * 1e3:.1f}), ratio {median / first:.2f}')
-    return {'torch': torch.__version__, 'settings': given, 'seconds': seconds}
+    given = settings(args, 'config', 'shape', 'backbone', 'threads')
+    tasks = {side: (side, given) for side in (ONNX[0], *args.against)}
+    return {'rows': compared(apart(prepare_onnx, tasks, args.repeats))}

@@ -8,6 +8,7 @@ import json
 import re
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 import yaml
 from get_flops import SHAPES, built, predict
 from mmengine.config import Config
+from timing import table
 
 from mmsec.cli.flops import count_kinds
 from mmsec.datasets.wrappers import inner_datasets
@@ -68,7 +70,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--tables', action='store_true', help='make results and tables alone, of the entries that are there'
     )
-    parser.add_argument('--again', action='store_true', help='count parameters and FLOPs of all entries again')
     return parser.parse_args()
 
 
@@ -101,11 +102,7 @@ def training_data(cfg: Config) -> str:
 
 
 def parts_of(name: str) -> dict[str, str]:
-    """The parts of a config's name, by the words of configs/README.md.
-
-    Raises:
-        InputError: If the name does not keep to them.
-    """
+    """The parts of a config's name, by the words of configs/README.md."""
     rows = re.findall(r'^\| `{(\w+)}` \|(.*)$', (ROOT / 'configs/README.md').read_text(), re.MULTILINE)
     words = {part: '|'.join(re.findall(r'`(\w+)`', row)) for part, row in rows}
     pattern = '(?P<backbone>{backbone})_(?P<size>{size})_(?P<head>{head})(?P<variant>(_({variant}))*)'
@@ -177,13 +174,13 @@ def write(folder: Path, models: list[dict]) -> None:
     (ROOT / folder / 'metafile.yml').write_text(text)
 
 
-def update(again: bool) -> None:
+def update() -> None:
     """Add entries that are missing, then FLOPs that are missing; drop what is no config any more."""
     known = entries()
     folders: dict[Path, list[dict]] = {}
     for path in configs():
         try:
-            new = entry(path) if again or str(path) not in known else {}
+            new = entry(path) if str(path) not in known else {}
         except InputError as error:  # its host is not installed
             print(f'{path}: left out, {error}', file=sys.stderr)
             continue
@@ -229,43 +226,33 @@ def add_results() -> None:
         write(path.parent, content['Models'])
 
 
-def results(model: dict) -> str:
-    """The metrics of an entry, as text."""
-    found = [f'{name} {value}' for each in model.get('Results', []) for name, value in each['Metrics'].items()]
-    return ', '.join(found) or 'not trained yet'
-
-
-def giga(metadata: dict) -> str:
-    """FLOPs in a table."""
-    return f'{metadata["FLOPs"] / 1e9:.1f} at {metadata["Input Size"]}' if 'FLOPs' in metadata else ''
-
-
 def summary() -> str:
     """Markdown: how many configs of which backbone are there for which data."""
-    rows: dict[tuple[str, str, str], int] = {}
-    for path, model in entries().items():
-        key = (model['In Collection'], path.split('/')[1], model['Metadata']['Training Data'])
-        rows[key] = rows.get(key, 0) + 1
-    lines = [
+    keys = ((model['In Collection'], path.split('/')[1], model['Metadata']['Training Data'])
+            for path, model in entries().items())  # fmt: skip
+    said = (
         'What there is to train; [docs/models.md](docs/models.md) lists every config with its parameters and, where '
-        'they were counted, FLOPs:',
-        '',
-        '| backbone | host | training data | configs |',
-        '|---|---|---|---|',
+        'they were counted, FLOPs:'
+    )
+    rows = [(*key, count) for key, count in sorted(Counter(keys).items())]
+    return f'{said}\n\n{table(("backbone", "host", "training data", "configs"), rows)}'
+
+
+def row(path: str, model: dict) -> list[str]:
+    """The cells of an entry in the table of all."""
+    metadata = model['Metadata']
+    cost = f'{metadata["FLOPs"] / 1e9:.1f} at {metadata["Input Size"]}' if 'FLOPs' in metadata else ''
+    metrics = [f'{name} {value}' for each in model.get('Results', []) for name, value in each['Metrics'].items()]
+    return [
+        *(f'[{model["Name"]}](../{path})', model['In Collection'], metadata['Training Data']),
+        *(f'{metadata["Parameters"] / 1e6:.1f}', cost, ', '.join(metrics) or 'not trained yet'),
     ]
-    lines += [f'| {" | ".join(key)} | {count} |' for key, count in sorted(rows.items())]
-    return '\n'.join(lines)
 
 
-def table() -> str:
+def every() -> str:
     """Markdown: all entries."""
-    lines = ['| config | backbone | training data | parameters (M) | FLOPs (G) | result |', '|---|---|---|---|---|---|']
-    for path, model in sorted(entries().items()):
-        metadata = model['Metadata']
-        cells = [f'[{model["Name"]}](../{path})', model['In Collection'], metadata['Training Data']]
-        cells += [f'{metadata["Parameters"] / 1e6:.1f}', giga(metadata), results(model)]
-        lines.append(f'| {" | ".join(cells)} |')
-    return '\n'.join(lines)
+    head = ('config', 'backbone', 'training data', 'parameters (M)', 'FLOPs (G)', 'result')
+    return table(head, [row(*each) for each in sorted(entries().items())])
 
 
 def page(name: str) -> str:
@@ -275,14 +262,14 @@ def page(name: str) -> str:
     _, ended, after = rest.partition(END)
     if not (found and ended):
         raise InputError(f"{name} has no '{BEGIN}' with '{END}' behind it")
-    return f'{before}{BEGIN}\n\n{summary() if name == "README.md" else table()}\n\n{END}{after}'
+    return f'{before}{BEGIN}\n\n{summary() if name == "README.md" else every()}\n\n{END}{after}'
 
 
 def main() -> None:
     """Count what is missing, write."""
     args = parse_args()
     if not args.tables:
-        update(args.again)
+        update()
     add_results()
     for name in PAGES:
         (ROOT / name).write_text(page(name))

@@ -24,16 +24,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def places(module: nn.Module, kinds: Mapping[str, object], prefix: str = '') -> Iterator[tuple[str, object]]:
-    """The largest modules whose parameters are all of one kind, in the order of the model.
-
-    Args:
-        module (nn.Module): The model, or a part of it.
-        kinds (Mapping[str, object]): To the name of each parameter of the model what it is compared by.
-        prefix (str): Name of the part in the model, with a dot behind it. Default: ''.
-
-    Yields:
-        tuple[str, object]: Name of a module or parameter, and the kind of what is in it.
-    """
+    """Names and kinds of the largest modules whose parameters are all of one kind, in the order of the model."""
     inside = {kinds[prefix + name] for name, _ in module.named_parameters() if prefix + name in kinds}
     if len(inside) == 1:
         yield prefix.removesuffix('.') or 'all', inside.pop()

@@ -36,17 +36,9 @@ def semantic_ids(k: Tensor, num_clusters: int) -> Tensor:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, ids: Tensor | None) -> Tensor:
-    """Attention of (B, N, h, d) tokens under a mask.
+    """Attention of (B, N, h, d) tokens under a mask by the cluster of each, ids (B, h, N); None is all tokens.
 
-    Args:
-        q (Tensor): (B, N, h, d) queries.
-        k (Tensor): (B, N, h, d) keys.
-        v (Tensor): (B, N, h, d) values.
-        ids (Tensor, optional): (B, h, N) cluster of each token; tokens of a negative one attend to all and are seen by
-            all. None for attention over all tokens.
-
-    Returns:
-        Tensor: (B, N, h, d).
+    Tokens of a negative cluster attend to all and are seen by all.
     """
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, h, N, d)
     scores = q @ k.mT * q.shape[-1] ** -0.5
@@ -87,14 +79,8 @@ def forward(
 ) -> tuple[Tensor, ...]:
     """Compute what ``backbone(x)`` computes, with its weights, step by step, without drop path.
 
-    Args:
-        backbone (SecViT): Where weights and options come from.
-        x (Tensor): (B, in_channels, H, W) images.
-        ids (Sequence[Tensor | None], optional): Clusters (B, h, N) of each block. Default: semantic ones.
-        attend (Callable): Attention in semantic clusters, :func:`masked` or :func:`gathered`. Default: masked.
-
-    Returns:
-        tuple[Tensor, ...]: As :meth:`SecViT.forward`.
+    Clusters ``ids`` (B, h, N) of each block are semantic ones by default; ``attend`` is :func:`masked` or
+    :func:`gathered`.
 
     Source: Semantic Equitable Clustering (arXiv 2405.13337), section 3; steps of the public code (qhfan/SecViT).
     """

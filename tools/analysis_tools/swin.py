@@ -15,11 +15,7 @@ _TYPES = ('ConfigType', 'MultiConfig', 'OptConfigType', 'OptMultiConfig')  # of 
 
 
 def swin_transformer() -> type[nn.Module]:
-    """The class; its defaults are Swin-T.
-
-    Raises:
-        ImportError: If mmdetection is missing.
-    """
+    """The class; its defaults are Swin-T."""
     try:
         import mmcv.ops  # noqa: F401
     except ImportError:

@@ -24,11 +24,11 @@ def seconds_of(run: Run, *args: object) -> float:
     return time.perf_counter() - start
 
 
-def synchronised(run: Callable[[], object], device: str) -> Callable[[], None]:
+def synchronised(run: Run, device: str) -> Callable[..., None]:
     """``run``, which then waits for the device."""
 
-    def both() -> None:
-        run()
+    def both(*args: object) -> None:
+        run(*args)
         if torch.device(device).type == 'cuda':
             torch.cuda.synchronize()
 
@@ -61,21 +61,15 @@ def summary(seconds: Sequence[float]) -> dict[str, float]:
 def by_turns(makers: Mapping[str, Callable[[], Run]], device: str, repeats: int) -> dict[str, dict[str, Any]]:
     """Make and warm up functions one after the other, then let them take turns in this process.
 
-    Args:
-        makers (Mapping[str, Callable]): Name -> what makes the function to time.
-        device (str): Where they run.
-        repeats (int): Timed rounds.
-
-    Returns:
-        dict[str, dict]: 'first_seconds' of the first call, 'seconds' (the median) with their 'range', and on a GPU
-        'peak_bytes' above what was there before; or 'error' alone, for one that does not fit in memory or cannot run.
+    Rows have 'first_seconds' of the first call, 'seconds' (the median) with their 'range', and on a GPU 'peak_bytes'
+    above what was there before; or 'error' alone, for one that does not fit in memory or cannot run.
     """
     runs: dict[str, Run] = {}
     rows: dict[str, dict[str, Any]] = {}
     for name, make in makers.items():
         try:
             runs[name], rows[name] = _warm_up(make, device)
-        except RuntimeError as error:  # torch's error for want of memory is one, too
+        except Exception as error:  # of whatever kind: the others are timed
             rows[name] = {'error': describe(error)}
         if name not in runs:
             release(device)  # not before: the error holds what it was raised in
@@ -95,9 +89,9 @@ def _warm_up(make: Callable[[], Run], device: str) -> tuple[Run, dict[str, float
     return run, row
 
 
-def describe(error: RuntimeError) -> str:
+def describe(error: Exception) -> str:
     """An error in a few words."""
-    text = str(error).strip() or type(error).__name__
+    text = str(error).strip() if type(error) is RuntimeError else f'{type(error).__name__}: {error}'
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
         return 'out of memory'
     return text.splitlines()[0].split('. ')[0][:100]
@@ -140,12 +134,7 @@ def _high_water() -> int:
 
 
 class Worker:
-    """One side in a process of its own, where no other side's allocations change how fast its own memory comes.
-
-    Args:
-        prepare (Callable): Makes of the task the function to time. Both are pickled.
-        task (object): What is prepared.
-    """
+    """What ``prepare`` makes of a task, in a process of its own: allocations of others do not change its speed."""
 
     def __init__(self, prepare: Callable[[Any], Run], task: object) -> None:
         context = multiprocessing.get_context('spawn')
@@ -204,16 +193,9 @@ def workers(prepare: Callable[[Any], Run], tasks: Mapping[str, object]) -> Itera
 
 
 def apart(prepare: Callable[[Any], Run], tasks: Mapping[str, object], repeats: int) -> dict[str, dict[str, Any]]:
-    """Time tasks by turns, each in a process of its own.
+    """Time what ``prepare`` makes of tasks by turns, each in a process of its own, after two calls that warm up.
 
-    Args:
-        prepare (Callable): Makes of a task the function to time.
-        tasks (Mapping[str, object]): Name -> task.
-        repeats (int): Timed rounds, after two calls that warm up.
-
-    Returns:
-        dict[str, dict]: 'seconds_median', 'seconds_min', 'seconds_max' and 'peak_bytes', or 'error' alone for what does
-        not fit in memory.
+    Rows are a :func:`summary` with 'peak_bytes', or 'error' alone for what does not fit in memory.
     """
     with workers(prepare, tasks) as found:
         ready = {name: worker for name, worker in found.items() if worker.error is None}
@@ -231,3 +213,19 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         return f'| {" | ".join(map(str, cells))} |'
 
     return '\n'.join([line(head), '|' + '---|' * len(head), *map(line, rows)])
+
+
+def compared(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Rows of :func:`apart` or :func:`summary`, which are printed and get ratios of time and memory to the first."""
+    first, lines = next(iter(rows.values())), []
+    for name, row in rows.items():
+        known = [key for key in ('seconds_median', 'peak_bytes') if key in row and key in first]
+        row |= {f'{key}_ratio': row[key] / first[key] for key in known}
+        milliseconds = [f'{row[key] * 1e3:.1f}' for key in row if key.startswith('seconds') and 'ratio' not in key]
+        peak = [f'{row["peak_bytes"] / 2**20:.1f}'] if 'peak_bytes' in row else ['-']
+        lines.append([
+            name, *(milliseconds or [row['error'], '-', '-']), *peak,
+            *(f'{row[f"{key}_ratio"]:.2f}' if key in known else '-' for key in ('seconds_median', 'peak_bytes')),
+        ])  # fmt: skip
+    print(table(['', 'median, ms', 'least', 'most', 'peak, MiB', 'ratio of time', 'of memory'], lines))
+    return rows

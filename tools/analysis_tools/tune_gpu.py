@@ -7,15 +7,15 @@ tuning_DEVICE.json, .md and .png. To measure anew, delete the JSON file, or name
 
 import argparse
 import json
+import multiprocessing
 import os
 import queue
 import re
-import selectors
-import subprocess
-import sys
 import threading
 import time
 import traceback
+from contextlib import closing, suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ _SLACK = 40.0  # seconds that a cell may take beyond the deadline
 _AHEAD = 150.0  # seconds for compiling ahead
 _HELP = """a machine with a GPU and no package registry
   It needs Python 3.10 or later, torch 2.7 or later and the triton of that torch (tried: 3.12, 2.11, 3.6), OpenCV, rich
-  and a C compiler; pytest for the float32 bound, matplotlib for the plot. Bring, on PYTHONPATH: wheels of
+  and a C compiler; matplotlib for the plot. Bring, on PYTHONPATH: wheels of
   onedl-mmengine, addict, termcolor, yapf and platformdirs (pip install --target DIR --no-deps --no-index *.whl); the
   unpacked sdists of onedl-mmcv and onedl-mmdetection, whose Python files are enough: Swin-T needs no compiled
   operators; and this checkout:
@@ -61,90 +61,78 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--again', nargs='+', default=[], metavar='CELL', help='measure cells anew that begin so')
     parser.add_argument('--device', choices=('cuda', 'cpu'), default='cuda', help='cpu: to try it (default: cuda)')
     parser.add_argument('--tiny', action='store_true', help='tiny shapes and models, to try it')
-    parser.add_argument('--worker', action='store_true', help=argparse.SUPPRESS)  # the process that measures
     args = parser.parse_args()
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('no CUDA device here; --help says how to try it on a CPU')
-    if args.device == 'cpu' and not (args.worker or (args.tiny and os.environ.get('TRITON_INTERPRET') == '1')):
+    if args.device == 'cpu' and not (args.tiny and os.environ.get('TRITON_INTERPRET') == '1'):
         parser.error('a CPU needs --tiny, and TRITON_INTERPRET=1 in the environment')
     if args.tiny and not args.out:
         parser.error('--tiny needs --out: its figures are no part of the project')
     return args
 
 
-def work() -> None:
-    """Measure a cell for each line that comes in, and answer with a line of JSON."""
+def measured(cell: dict) -> dict:
+    """What a cell gives, or 'error' alone."""
     import tune_kernels
     import tune_models
 
-    answers = os.fdopen(os.dup(1), 'w')
-    os.dup2(2, 1)  # what libraries print is no answer
-    for line in sys.stdin:
-        cell = json.loads(line)
-        start = time.monotonic()
-        run = getattr(tune_kernels, cell['run'], None) or getattr(tune_models, cell['run'])
-        try:
-            with forgetting_failures():
-                result = run(cell)
-        except Exception as error:  # of whatever kind: it is written, and the others go on
-            traceback.print_exc()
-            memory = isinstance(error, torch.OutOfMemoryError)
-            result = {'error': describe(error) if memory else f'{type(error).__name__}: {error}'[:500]}
-        result['took'] = round(time.monotonic() - start, 1)
-        try:
-            (start_anew if cell['run'] == 'regional' or cell.get('compile') else release)(cell['device'])
-        except RuntimeError as error:  # such as an illegal address: this process can no longer use the device
-            print(json.dumps(result | {'lost': str(error)[:300]}), file=answers, flush=True)
-            return
-        print(json.dumps(result), file=answers, flush=True)
+    start = time.monotonic()
+    run = getattr(tune_kernels, cell['run'], None) or getattr(tune_models, cell['run'])
+    try:
+        with forgetting_failures():
+            result = run(cell)
+    except Exception as error:  # of whatever kind: it is written, and the others go on
+        traceback.print_exc()
+        memory = isinstance(error, torch.OutOfMemoryError)
+        result = {'error': describe(error) if memory else f'{type(error).__name__}: {error}'[:500]}
+    return result | {'took': round(time.monotonic() - start, 1)}
+
+
+def work(pipe: Connection) -> None:
+    """Measure each cell that comes in, and answer."""
+    with suppress(EOFError):
+        while True:
+            cell = pipe.recv()
+            result = measured(cell)
+            try:
+                (start_anew if cell.get('compile') else release)(cell['device'])
+            except RuntimeError as error:  # such as an illegal address: this process can no longer use the device
+                return pipe.send(result | {'lost': str(error)[:300]})
+            pipe.send(result)
 
 
 class Measurer:
-    """A process that measures; where it dies or does not answer in time, the next cell gets a new one."""
+    """A process that measures; where it dies, loses the device or is too slow, the next cell gets a new one."""
 
-    def __init__(self, device: str) -> None:
-        self.device = device
-        self.process: subprocess.Popen | None = None
+    process: Any = None
+    pipe: Any = None
 
     def measure(self, cell: dict, seconds: float) -> dict:
-        """What a cell gives, or 'error' alone.
-
-        Args:
-            cell (dict): The cell; see :mod:`tune_plan`.
-            seconds (float): After which the process is ended.
-        """
-        if self.process is None or self.process.poll() is not None:
-            command = [sys.executable, __file__, '--worker', '--device', self.device]
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        process = self.process
-        assert process.stdin is not None
-        assert process.stdout is not None
+        """What a cell of :mod:`tune_plan` gives, or 'error' alone; after so many seconds the process is ended."""
+        if self.process is None or not self.process.is_alive():
+            context = multiprocessing.get_context('spawn')
+            self.pipe, theirs = context.Pipe()
+            self.process = context.Process(target=work, args=(theirs,))
+            self.process.start()
+            theirs.close()  # so that the end of the process is seen
         try:
-            process.stdin.write(json.dumps(cell).encode() + b'\n')
-            process.stdin.flush()
-        except BrokenPipeError:
-            return {'error': f'the process died, code {process.wait()}'}
-        answer, end = b'', time.monotonic() + seconds
-        with selectors.DefaultSelector() as selector:
-            selector.register(process.stdout, selectors.EVENT_READ)
-            while not answer.endswith(b'\n'):
-                if not selector.select(max(0.0, end - time.monotonic())):
-                    self.kill()
-                    return {'error': f'no answer in {seconds:.0f} seconds', 'took': round(seconds, 1)}
-                piece = os.read(process.stdout.fileno(), 1 << 16)
-                if not piece:
-                    return {'error': f'the process died, code {process.wait()}'}
-                answer += piece
-        result = json.loads(answer)
+            self.pipe.send(cell)
+            if not self.pipe.poll(seconds):
+                self.close()
+                return {'error': f'no answer in {seconds:.0f} seconds', 'took': round(seconds, 1)}
+            result = self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            return {'error': f'the process died, code {self.process.exitcode}'}
         if 'lost' in result:
-            self.kill()
+            self.close()
         return result
 
-    def kill(self) -> None:
+    def close(self) -> None:
         """End the process, if there is one, whatever it does."""
         if self.process is not None:
             self.process.kill()
-            self.process.wait()
+            self.process.join()
 
 
 def given(cell: dict, results: dict[str, Any]) -> dict | str:
@@ -161,7 +149,7 @@ def given(cell: dict, results: dict[str, Any]) -> dict | str:
     return cell | {'kernels': before, 'tiles': chosen}
 
 
-def compile_ahead(cells: list[dict], device: str, seconds: float) -> int:
+def compile_ahead(cells: list[dict], seconds: float) -> int:
     """Compile what these cells run, in a process for each core, 15 at most; how many cells were done in time.
 
     Triton keeps what is compiled on disk. Errors are found again where the cell is measured.
@@ -172,14 +160,9 @@ def compile_ahead(cells: list[dict], device: str, seconds: float) -> int:
     end, done = time.monotonic() + seconds, []
 
     def take() -> None:
-        measurer = Measurer(device)
-        while (left := end - time.monotonic()) > 0:
-            try:
-                cell = waiting.get_nowait()
-            except queue.Empty:
-                break
-            done.append(measurer.measure(cell, left))
-        measurer.kill()
+        with closing(Measurer()) as measurer, suppress(queue.Empty):
+            while (left := end - time.monotonic()) > 0:
+                done.append(measurer.measure(waiting.get_nowait(), left))
 
     count = max(1, min(15, (os.cpu_count() or 2) - 1, len(cells)))
     threads = [threading.Thread(target=take) for _ in range(count)]
@@ -204,7 +187,7 @@ def ahead(cells: dict[str, dict], results: dict[str, Any], args: argparse.Namesp
     if not wanted:
         return
     start = time.monotonic()
-    number = compile_ahead(list(wanted.values()), args.device, min(_AHEAD, 60 * args.minutes / 3))
+    number = compile_ahead(list(wanted.values()), min(_AHEAD, 60 * args.minutes / 3))
     print(f'compiled ahead: {number} of {len(wanted)} cells, {time.monotonic() - start:.0f} s', flush=True)
     marker.parent.mkdir(parents=True, exist_ok=True)
     rules.write(marker, [*known, *wanted])
@@ -255,9 +238,6 @@ def save(content: dict, path: Path, args: argparse.Namespace) -> None:
 def main() -> None:
     """Measure what is not measured yet, decide, write."""
     args = parse_args()
-    if args.worker:
-        work()
-        return
     name = torch.cuda.get_device_name() if args.device == 'cuda' else 'cpu'
     kind = 'sm_{}{}'.format(*torch.cuda.get_device_capability()) if args.device == 'cuda' else 'cpu'
     folder = args.out or ROOT / 'docs/performance'
@@ -269,11 +249,11 @@ def main() -> None:
         content = {'machine': where, 'cells': {}}  # of other software, or the first
     again = tuple(args.again)
     content['cells'] = {name: row for name, row in content['cells'].items() if not (again and name.startswith(again))}
-    cells, measurer = plan(args.device, args.tiny), Measurer(args.device)
-    for part in (args.part,) if args.part else PARTS:
-        if not measure(part, cells, content, path, args, measurer):
-            print(f'part {part} is done')
-    measurer.kill()
+    cells = plan(args.device, args.tiny)
+    with closing(Measurer()) as measurer:
+        for part in (args.part,) if args.part else PARTS:
+            if not measure(part, cells, content, path, args, measurer):
+                print(f'part {part} is done')
     save(content, path, args)
     print(tune_report.write(content, path))
 

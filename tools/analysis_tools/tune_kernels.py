@@ -14,8 +14,7 @@ import tune_rules as rules
 import tune_work
 from baselines import DTYPES
 from timing import rounds, seconds_of, synchronised
-from torch import Tensor, nn
-from tune_work import Results, Step
+from tune_work import Passes, Results
 
 from mmsec.cli.machine import machine
 from mmsec.ops.kernels.gpu import launch, norm
@@ -58,29 +57,6 @@ def facts(cell: dict) -> dict:
     }
 
 
-def plans(cell: dict) -> dict:
-    """Seconds of the first and second step of a depthwise convolution at unseen sizes, in PyTorch's three ways."""
-    device, dtype, size = cell['device'], DTYPES[cell['dtype']], cell['size']
-    conv = nn.Conv2d(cell['channels'], cell['channels'], size, padding=size // 2, groups=cell['channels'])
-    conv.to(device, dtype)
-    rows: dict[str, dict[str, list[float]]] = {}
-    for way in ('cuDNN, channels last', 'without cuDNN, channels last', 'cuDNN, channels first'):
-        row = rows[way] = {'first': [], 'second': []}
-        for height, width in cell['maps']:
-            x = torch.randn(2, cell['channels'], height, width, device=device, dtype=dtype)
-            x = x if way.endswith('first') else x.contiguous(memory_format=torch.channels_last)
-            x.requires_grad_()
-
-            def step(x: Tensor = x, way: str = way) -> None:
-                with torch.backends.cudnn.flags(enabled='without' not in way):
-                    conv(x).float().mean().backward()
-
-            for visit in ('first', 'second'):
-                synchronised(lambda: None, device)()
-                row[visit].append(seconds_of(synchronised(step, device)))
-    return rows
-
-
 def device_seconds(runs: dict[str, Callable[[], object]], cell: dict) -> dict[str, float]:
     """Median seconds of a call on the device, of functions that take turns; each is called twice before."""
     device = cell['device']
@@ -119,23 +95,15 @@ def replaced(name: str, function: Callable) -> Iterator[None]:
         setattr(launch, name, before)
 
 
-def asked(run: Callable[[], object], choice: Choice) -> dict[tuple[str, str], list[launch.Tile]]:
-    """The tiles that a function asks for under some: candidates by kernel and key."""
-    found = {}
+Asked = dict[tuple[str, str], list[launch.Tile]]  # candidates by kernel and key
+
+
+def with_tiles(run: Callable[[], Any], choice: Choice, found: Asked | None = None) -> Callable[[], Any]:
+    """A function under these tiles, the first candidate for what is not there; ``found`` takes what it asks for."""
 
     def tile(kernel: str, key: str, candidates: list[launch.Tile]) -> launch.Tile:
-        found[kernel, key] = candidates
-        return choice.get(kernel, {}).get('') or candidates[0]
-
-    with replaced('tile', tile), suppress(Exception):  # one that fails will say so where it is checked
-        run()
-    return found
-
-
-def with_tiles(run: Callable[[], Any], choice: Choice) -> Callable[[], Any]:
-    """A function under these tiles, by kernel and key, '' for any key; the first candidate for what is not there."""
-
-    def tile(kernel: str, key: str, candidates: list[launch.Tile]) -> launch.Tile:
+        if found is not None:
+            found[kernel, key] = candidates
         keys = choice.get(kernel, {})
         return keys.get(key) or keys.get('') or candidates[0]
 
@@ -144,6 +112,14 @@ def with_tiles(run: Callable[[], Any], choice: Choice) -> Callable[[], Any]:
             return run()
 
     return both
+
+
+def asked(run: Callable[[], object], choice: Choice) -> Asked:
+    """The tiles that a function asks for under some."""
+    found: Asked = {}
+    with suppress(Exception):  # one that fails will say so where it is checked
+        with_tiles(run, choice, found)()
+    return found
 
 
 def registers(run: Callable[[], Results]) -> tuple[Results, dict[str, int]]:
@@ -168,35 +144,31 @@ def distance(ours: Results, truth: Results) -> float:
 def tiles(cell: dict) -> dict:
     """Measure a kernel's tiles, choose, and compare what was chosen with plain torch as it runs today.
 
-    Args:
-        cell (dict): 'what' of tune_work.py is built; 'maps' by stage are timed, and 'small' is held against float64.
-            With 'ahead', everything is compiled and no map is timed; with 'chosen', tiles of an earlier call are.
-            'candidates', by kernel, stand in the place of those of the kernel's module.
-
-    Returns:
-        dict: 'tiles' measured, 'chosen' ones, seconds 'against' plain torch, errors; 'wrong' says what is not right.
+    What 'what' of tune_work.py makes of 'maps' is timed, and of 'small' held against float64. With 'ahead', everything
+    is compiled and no map is timed; with 'chosen', tiles of an earlier call are. 'candidates' stand in the place of
+    those of the kernel's module.
     """
     make, half = getattr(tune_work, cell['what']), DTYPES[cell['dtype']]
     small, plain = make(cell, cell['small'], half)
     exact = make(cell, cell['small'], torch.float64)[1]
     truth = {name: [each.double() for each in run()] for name, run in exact.items()}
-    errors = {name: distance(plain[step.of]()[step.part], truth[step.of][step.part]) for name, step in small.items()}
+    errors = {name: distance(plain[name](), truth[name]) for name in small}
     maps = {} if cell.get('ahead') else {label: make(cell, shape, half) for label, shape in cell['maps'].items()}
     instead = cell.get('candidates', {}) | {kernel: [*keys.values()] for kernel, keys in cell.get('chosen', {}).items()}
     default = {kernel: {'': candidates[0]} for kernel, candidates in instead.items()}
-    parts = {name: (step, asked(step.run, default)) for name, step in small.items()}
+    parts = {name: asked(run, default) for name, run in small.items()}
     timed = {
-        f'{label}, {name}': (step, asked(step.run, default))
-        for label, (steps, _) in maps.items()
-        for name, step in steps.items()
+        f'{label}, {name}': (run, asked(run, default))
+        for label, (ours, _) in maps.items()
+        for name, run in ours.items()
     }
-    found: dict[tuple[str, str], list[launch.Tile]] = {}
-    for _, wants in [*parts.values(), *timed.values()]:
+    found: Asked = {}
+    for wants in [*parts.values(), *(wants for _, wants in timed.values())]:
         found |= wants
     measured: dict[str, Any] = {}
     chosen: dict[str, dict[str, launch.Tile]] = {}
     for (kernel, key), candidates in found.items():
-        of = {name: step for name, (step, wants) in parts.items() if kernel in {each for each, _ in wants}}
+        of = {name: small[name] for name, wants in parts.items() if kernel in {each for each, _ in wants}}
         if not of:
             continue  # nothing to compare it with: the default stays
         others = {each: keys for each, keys in default.items() if each != kernel}
@@ -204,10 +176,10 @@ def tiles(cell: dict) -> dict:
             {'tile': tile} | checked(of, truth, others | {kernel: {'': tile}})
             for tile in instead.get(kernel, candidates)
         ]
-        for label, (step, wants) in timed.items():
+        for label, (run, wants) in timed.items():
             if (kernel, key) in wants:
                 usable = {str(i): row for i, row in enumerate(rows) if 'failed' not in row}
-                under = {i: with_tiles(step.run, others | {kernel: {'': row['tile']}}) for i, row in usable.items()}
+                under = {i: with_tiles(run, others | {kernel: {'': row['tile']}}) for i, row in usable.items()}
                 for i, seconds in device_seconds(under, cell).items():
                     usable[i]['seconds'][label] = seconds
         measured[f'{kernel}, {key}'] = rows
@@ -215,42 +187,32 @@ def tiles(cell: dict) -> dict:
         if best is not None:
             chosen.setdefault(kernel, {})[key] = best
     under = default | chosen
-    last = {name: checked({name: step}, truth, under) for name, step in small.items()}
+    last = {name: checked({name: run}, truth, under) for name, run in small.items()}
     wrong = [f'{name}: {row}' for name, row in last.items() if not rules.right(row, errors[name])]
-    against = {name: row for label, work in maps.items() for name, row in compared(label, *work, under, cell)}
-    wrong += [f'{name}: two runs differ' for name, row in against.items() if not row['equal']]
+    against: dict[str, dict[str, Any]] = {}
+    for label, (ours, theirs) in maps.items():
+        for name, run in theirs.items():
+            sides = {'plain': run} | ({'kernel': with_tiles(ours[name], under)} if name in ours else {})
+            against[f'{label}, {name}'] = device_seconds(sides, cell)
+            if name in ours and not equal(sides['kernel'](), sides['kernel']()):
+                wrong.append(f'{label}, {name}: two runs differ')
     return dict(tiles=measured, chosen=chosen, against=against, plain_error=errors, checked=last, wrong=wrong)
 
 
-def checked(steps: dict[str, Step], truth: dict[str, Results], choice: Choice) -> dict:
+def equal(first: Results, second: Results) -> bool:
+    """Whether tensors have the same bits."""
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def checked(runs: Passes, truth: dict[str, Results], choice: Choice) -> dict:
     """Error against float64, equality of two runs, and registers under some tiles; or why they fail."""
     row: dict[str, Any] = {'error': 0.0, 'equal': True, 'registers': 0, 'spills': 0, 'seconds': {}}
     try:
-        for step in steps.values():
-            run = with_tiles(step.run, choice)
-            first, used = registers(run)
-            for name, value in used.items():
-                row[name] = max(row[name], value)
-            second = run()
-            row['error'] = max(row['error'], distance(first, truth[step.of][step.part]))
-            row['equal'] &= all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+        for name, run in runs.items():
+            first, used = registers(with_tiles(run, choice))
+            row |= {each: max(row[each], value) for each, value in used.items()}
+            row['error'] = max(row['error'], distance(first, truth[name]))
+            row['equal'] &= equal(first, with_tiles(run, choice)())
     except Exception as error:  # of Triton's compiler, or its driver for want of shared memory
         return {'failed': f'{type(error).__name__}: {error}'[:300]}
     return row
-
-
-def compared(
-    label: str, steps: dict[str, Step], plain: dict[str, Callable], choice: Choice, cell: dict
-) -> Iterator[tuple[str, dict]]:
-    """Seconds of each pass on a map, in plain torch and by the kernels, where they serve; and whether bits repeat."""
-    for of, run in plain.items():
-        parts = [step.run for step in steps.values() if step.of == of]
-
-        def ours(parts: list = parts) -> list:
-            return [each for part in parts for each in part()]
-
-        ours = with_tiles(ours, choice)
-        sides = {'plain': run} | ({'kernel': ours} if parts else {})
-        row: dict[str, Any] = device_seconds(sides, cell)
-        row['equal'] = all(torch.equal(a, b) for a, b in zip(ours(), ours(), strict=True))
-        yield f'{label}, {of}', row

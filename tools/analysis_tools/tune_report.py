@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import tune_rules as rules
-from tune_plan import LENGTHS, RIVALS, rival_name
+from tune_plan import RIVALS, rival_name
 
 NOT_MEASURED = 'not measured'
 Cells = Mapping[str, Mapping[str, Any]]
@@ -24,9 +24,9 @@ def brief(result: Mapping[str, Any]) -> str:
     return '; '.join([took, *(f'{name} {row["seconds"] * 1e3:.2f} ms' for name, row in rows.items())])
 
 
-def _ratio(cells: Cells, name: str, other: str, ours: str, key: str = 'seconds') -> float | None:
-    """How many times the figure of ``ours`` the other's is."""
-    values = [cells.get(name, {}).get(side, {}).get(key) for side in (other, ours)]
+def _ratio(row: Mapping[str, Any], other: str, ours: str, key: str = 'seconds') -> float | None:
+    """How many times the figure of ``ours`` the other's is in the row of a cell."""
+    values = [row.get(side, {}).get(key) for side in (other, ours)]
     return values[0] / values[1] if all(values) else None
 
 
@@ -40,16 +40,16 @@ def aims(cells: Cells) -> list[tuple[str, str, float | None, bool | None]]:
         found.append((what, f'{"at least" if least else "at most"} {bound:g}', figure, reached))
 
     for mode, images in (('inference', 8), ('training', 2), ('training', 8)):
-        name = rival_name('small', mode, images, wide)
-        speed, memory = _ratio(cells, name, swin, ours), _ratio(cells, name, ours, swin, 'peak_bytes')
+        row = cells.get(rival_name('small', mode, images, wide), {})
+        speed, memory = _ratio(row, swin, ours), _ratio(row, ours, swin, 'peak_bytes')
         what = f'SecViT-S, clusters of 98, {mode}, {images}x3x800x1344'
         for bound in (1.0, 1.5) if mode == 'inference' else (1.0,):
             add(f'{what}: times as fast as Swin-T', speed, bound)
         add(f"{what}: times Swin-T's memory", memory, 1.0, False)
-    speed = _ratio(cells, rival_name('small', 'training', 8, crop), *reversed(RIVALS[2:]))
+    speed = _ratio(cells.get(rival_name('small', 'training', 8, crop), {}), *reversed(RIVALS[2:]))
     add('SecViT-S, published counts, training, 8x3x512x512: times as fast as the published code', speed, 3.0)
     for mode, images in (('inference', 8), ('training', 2)):
-        speed = _ratio(cells, rival_name('tiny', mode, images, wide), swin, ours)
+        speed = _ratio(cells.get(rival_name('tiny', mode, images, wide), {}), swin, ours)
         add(f'SecViT-T, clusters of 98, {mode}, {images}x3x800x1344: times as fast as Swin-T', speed, 1.5)
     first = cells.get('visits, clusters of 98', {}).get('first')
     add('first visit to an unseen size in training, the longest, seconds', max(first) if first else None, 0.3, False)
@@ -74,13 +74,9 @@ def _shown(value: Any) -> str:
 
 def _ms(row: Mapping[str, Any]) -> str:
     """Milliseconds, or why there are none."""
-    return (
-        f'{row["seconds"] * 1e3:.2f}'
-        if 'seconds' in row
-        else f'{NOT_MEASURED}: {row["error"]}'
-        if row
-        else NOT_MEASURED
-    )
+    if 'seconds' in row:
+        return f'{row["seconds"] * 1e3:.2f}'
+    return f'{NOT_MEASURED}: {row["error"]}' if 'error' in row else NOT_MEASURED
 
 
 def _kind(cells: Cells, start: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -102,7 +98,7 @@ def markdown(content: Mapping[str, Any]) -> str:
     for kernel in rules.ORDER:
         speeds = rules.stage_speeds(rules.kernel_cells(cells, kernel))
         row = cells.get(f'set, {kernel}', {})
-        changes = [_ratio({'': row.get(mode, {})}, '', 'without', 'with') for mode in ('inference', 'training')]
+        changes = [_ratio(row.get(mode, {}), 'without', 'with') for mode in ('inference', 'training')]
         shown = ', '.join(f'{stage}: {speed:.2f}' for stage, speed in speeds.items()) or NOT_MEASURED
         rows.append((kernel, shown, *changes, row.get('distance'), row.get('plain_distance'), said[kernel]))
     head = ('kernel', 'times as fast as plain torch by itself', 'SecViT-S, inference', 'training')
@@ -110,60 +106,28 @@ def markdown(content: Mapping[str, Any]) -> str:
     tiles = rules.tiles(cells)
     rows = [(kernel, key, tile) for kernel, keys in tiles.items() for key, tile in keys.items() if tile]
     lines += _table('Tiles', ('kernel', 'for', 'tile'), rows)
-    rows = []
-    for length in LENGTHS:
-        for label, row in cells.get(f'tiles, attention in clusters of {length}', {}).get('against', {}).items():
-            pair = [row[side] * 1e3 if side in row else None for side in ('plain', 'kernel')]
-            rows.append((length, label, *pair, row['plain'] / row['kernel'] if all(pair) else None))
-    lines += _table('Attention', ('tokens', 'map', 'plain torch, ms', 'kernel, ms', 'times as fast'), rows)
-    for title, start in (('Sorting', 'tiles, sort'), ('Scores', 'tiles, scores')):
-        found = cells.get(start, {}).get('against', {}).items()
-        rows = [(label, row['plain'] * 1e3, row['kernel'] * 1e3 if 'kernel' in row else None) for label, row in found]
-        lines += _table(title, ('map', 'plain torch, ms', 'kernel, ms'), rows)
+    rows = [
+        (name, label, *(None if side not in row else row[side] * 1e3 for side in ('plain', 'kernel')))
+        for name, result in _kind(cells, 'tiles, ')
+        for label, row in result.get('against', {}).items()
+    ]
+    lines += _table('Kernels by themselves, ms', ('', 'map', 'plain torch', 'kernel'), rows)
     rows = []
     for name, result in _kind(cells, 'rivals, '):
-        ours = _ratio({'': result}, '', RIVALS[1], RIVALS[0])
-        theirs = _ratio({'': result}, '', RIVALS[3], RIVALS[2])
-        memory = _ratio({'': result}, '', RIVALS[0], RIVALS[1], 'peak_bytes')
-        rows.append((name, *(_ms(result.get(side, result)) for side in RIVALS), ours, theirs, memory))
+        ratios = (_ratio(result, *pair) for pair in ((RIVALS[1], RIVALS[0]), (RIVALS[3], RIVALS[2])))
+        memory = _ratio(result, *RIVALS[:2], 'peak_bytes')
+        rows.append((name, *(_ms(result.get(side, result)) for side in RIVALS), *ratios, memory))
     head = (*RIVALS, 'Swin-T / clusters of 98', 'published code / published counts', 'clusters of 98 / Swin-T, memory')
     lines += _table('SecViT and its rivals, milliseconds', ('', *head), rows)
     rows = [
-        (
-            name,
-            len(row.get('first', ())),
-            row.get('first_median'),
-            max(row.get('first') or [0.0]),
-            row.get('second_median'),
-        )
+        (name, len(row['first']), row.get('first_median'), max(row['first'], default=None), row.get('second_median'))
         for name, row in _kind(cells, 'visits, ')
+        if 'first' in row
     ]
     lines += _table('Unseen sizes, training, seconds', ('', 'sizes', 'first step', 'longest', 'second step'), rows)
-    rows = [
-        (name, side, _ms(row))
-        for name, result in _kind(cells, 'merging, ')
-        for side, row in result.items()
-        if isinstance(row, dict) and side != 'options'
-    ]
-    lines += _table('Merging in a ViT', ('', 'method', 'ms'), rows)
-    rows = [
-        (size, *(_ms(each.get(side, {})) for side in ('compiled', 'eager')), each.get('compiled', {}).get('graphs'))
-        for size, each in cells.get('regional compilation', {}).items()
-        if isinstance(each, dict)
-    ]
-    lines += _table('SecViT-S, each block compiled', ('', 'compiled, ms', 'eager, ms', 'graphs so far'), rows)
-    rows = [
-        (name, way, *(', '.join(f'{each * 1e3:.1f}' for each in row[visit]) for visit in ('first', 'second')))
-        for name, result in _kind(cells, 'plans, ')
-        for way, row in result.items()
-        if isinstance(row, dict)
-    ]
-    lines += _table('Depthwise convolutions at unseen sizes, ms', ('', 'by', 'first step', 'second step'), rows)
-    others = [(name, result) for name, result in _kind(cells, 'float32 bound')]
     facts = cells.get('machine', {})
     rows = [(key, facts[key]) for key in ('machine', 'copy_TB_s', 'product_TFLOP_s', 'launch_us') if key in facts]
-    rows += [(f'other tools{name}', result.get('tail', str(result))[-300:]) for name, result in others]
-    lines += _table('Machine, and what other tools said', ('', ''), rows)
+    lines += _table('Machine', ('', ''), rows)
     rows = [
         (name, each)
         for name, result in cells.items()
@@ -181,7 +145,7 @@ def draw(content: Mapping[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(9, 5), layout='constrained')
     cells = dict(_kind(content['cells'], 'rivals, '))
     for ours, other in (RIVALS[:2], RIVALS[2:]):
-        points = {name: _ratio(cells, name, other, ours) for name in cells}
+        points = {name: _ratio(row, other, ours) for name, row in cells.items()}
         points = {name: value for name, value in points.items() if value is not None}
         axes.plot(list(points), list(points.values()), marker='o', linestyle='', label=f'{other} / {ours}')
     axes.axhline(1, color='grey', linewidth=0.8)
@@ -197,12 +161,7 @@ def draw(content: Mapping[str, Any], path: Path) -> None:
 
 
 def write(content: Mapping[str, Any], path: Path) -> str:
-    """Write Markdown and plot beside the figures; what to say of it.
-
-    Args:
-        content (Mapping): 'machine' and 'cells'.
-        path (Path): The JSON file of the figures.
-    """
+    """Write Markdown and plot beside the JSON file of the figures; what to say of it."""
     text = markdown(content)
     path.with_suffix('.md').write_text(text)
     plot = str(path.with_suffix('.png'))

@@ -20,12 +20,7 @@ Tile = dict[str, int]
 
 
 def right(row: Mapping[str, Any], plain_error: float) -> bool:
-    """Whether a kernel gives equal bits twice, and at most twice the error of plain torch against float64.
-
-    Args:
-        row (Mapping): 'error' and 'equal', or 'failed' alone.
-        plain_error (float): Of plain torch in the same type.
-    """
+    """Whether a kernel gives equal bits twice, and at most twice the error of plain torch against float64."""
     return 'failed' not in row and bool(row['equal']) and row['error'] <= min(2 * plain_error + 1e-6, WRONG)
 
 
@@ -33,13 +28,6 @@ def fastest(rows: Sequence[Mapping[str, Any]], plain_error: float) -> Tile | Non
     """The tile with the smallest geometric mean of seconds over maps and passes, of those that are :func:`right`.
 
     Tiles within one percent of it tie: then the one with the fewest registers wins, and of equals the first.
-
-    Args:
-        rows (Sequence[Mapping]): One for each tile: 'tile', 'seconds' by map and pass, 'registers', 'error', 'equal'.
-        plain_error (float): Of plain torch in the same type.
-
-    Returns:
-        dict, optional: None where no tile is right.
     """
     usable = [row for row in rows if right(row, plain_error) and row['seconds']]
     if not usable:
@@ -50,12 +38,7 @@ def fastest(rows: Sequence[Mapping[str, Any]], plain_error: float) -> Tile | Non
 
 
 def stage_speeds(cells: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """By stage, how many times as fast as what it replaces a kernel is, all its passes and maps together.
-
-    Args:
-        cells (Sequence[Mapping]): Results of the kernel's cells: 'against' has 'plain' and 'kernel' in seconds by
-            stage, map and pass.
-    """
+    """By stage, how many times as fast as what it replaces a kernel is, all passes and maps of its cells together."""
     sums: dict[str, list[float]] = {}
     for cell in cells:
         for label, row in cell.get('against', {}).items():
@@ -72,12 +55,7 @@ def stays(speeds: Mapping[str, float]) -> bool:
 
 
 def joins(row: Mapping[str, Any]) -> bool:
-    """Whether a kernel joins the set: one pass falls by more than 3 %, none rises by more than 1 %, maps agree.
-
-    Args:
-        row (Mapping): 'inference' and 'training' with the seconds 'without' and 'with' the kernel; 'distance' of the
-            maps from plain torch, 'plain_distance' of plain torch from float32, and 'failed', the kernels that did.
-    """
+    """Whether a kernel joins the set: one pass falls by more than 3 %, none rises by more than 1 %, maps agree."""
     if 'distance' not in row or row.get('failed'):
         return False
     passes = [row[mode] for mode in ('inference', 'training')]
@@ -95,11 +73,7 @@ def kernel_cells(results: Mapping[str, Any], kernel: str) -> list[dict]:
 
 
 def kernel_set(results: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
-    """The set as far as it is known: kernels that stay and have joined, and what was found for each, by name.
-
-    Args:
-        results (Mapping): Results of all cells by name; those of the set are called 'set, KERNEL'.
-    """
+    """The set as far as it is known: kernels that stay and have joined, and what was found for each, by name."""
     kept: list[str] = []
     said: dict[str, str] = {}
     for kernel in ORDER:
@@ -135,11 +109,9 @@ def tiles(results: Mapping[str, Any]) -> dict[str, dict[str, Tile]]:
 
 
 def pending(results: Mapping[str, Any], name: str) -> bool:
-    """Whether a cell is to be measured: it never was, was cut off, or raised and may be tried once more."""
+    """Whether a cell is to be measured: it never was, or raised and may be tried once more."""
     result = results.get(name)
-    if result is None or result.get('unfinished'):
-        return True
-    return 'error' in result and result.get('tries', 1) < TRIES
+    return result is None or ('error' in result and result.get('tries', 1) < TRIES)
 
 
 def write(path: Path, content: Any) -> None:
@@ -150,12 +122,6 @@ def write(path: Path, content: Any) -> None:
 
 
 def write_table(path: Path, device: str, entry: Mapping[str, Any]) -> None:
-    """Write what was decided for a kind of device; what the file says of others stays.
-
-    Args:
-        path (Path): mmsec/ops/kernels/table.json, or another one.
-        device (str): Such as 'sm_90'.
-        entry (Mapping): 'device', 'torch', 'kernels' and 'tiles'.
-    """
+    """Write what was decided for a kind of device, such as 'sm_90'; what the file says of others stays."""
     content = json.loads(path.read_text()) if path.is_file() else {}
     write(path, content | {device: dict(entry)})

@@ -1,6 +1,6 @@
-"""Compile the Triton kernels of a module for GPUs that are not there, and print what is wrong with them as JSON.
+"""Compile the Triton kernels of modules for GPUs that are not there, and print what is wrong with them as JSON.
 
-`python -m tests.ops.gpu.compile_variants MODULE [--all]`: on an H100 a variant for each way through the code of a
+`python -m tests.ops.gpu.compile_variants MODULE... [--all]`: on an H100 a variant for each way through the code of a
 kernel; `--all` for every tile that may be chosen, and on an A100, too. It is a process of its own, because kernels that
 were imported for the interpreter do not compile.
 """
@@ -30,7 +30,7 @@ TENSOR_CORES = re.compile(r'\b(?:HMMA|HGMMA)\b')
 
 def way(variant: Variant) -> tuple:
     """What decides the way through the code: the kernel and its constants that are no sizes."""
-    return variant.kernel.fn.__name__, *((name, c) for name, c in variant.constants.items() if type(c) is not int)
+    return variant.kernel.fn, *((name, c) for name, c in variant.constants.items() if type(c) is not int)
 
 
 def source(variant: Variant) -> ASTSource:
@@ -78,9 +78,9 @@ def complaint(variant: Variant, architecture: int) -> str | None:
     return None
 
 
-def main(module: str, all_of_them: bool) -> None:
-    """Print a list with a line for each variant that is wrong, and on stderr how many were compiled."""
-    variants = importlib.import_module(module).variants()
+def main(modules: list[str], all_of_them: bool) -> None:
+    """Print a list with a line for each variant that is wrong."""
+    variants = [each for module in modules for each in importlib.import_module(module).variants()]
     if not all_of_them:
         variants = list({way(each): each for each in reversed(variants)}.values())  # of each, the first
     architectures = list(SHARED)[: None if all_of_them else 1]
@@ -94,4 +94,4 @@ def main(module: str, all_of_them: bool) -> None:
 
 
 if __name__ == '__main__':
-    main(sys.argv[1], '--all' in sys.argv)
+    main([each for each in sys.argv[1:] if each != '--all'], '--all' in sys.argv)

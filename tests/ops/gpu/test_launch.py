@@ -75,9 +75,9 @@ def test_a_failure_lets_the_next_process_compile(tmp_path, monkeypatch):
     assert launch._Lock.file is None
 
 
-@pytest.mark.parametrize(('processes', 'locked'), [('1', False), ('8', True)])
-def test_only_where_several_processes_share_a_node(processes, locked):
+def test_only_where_several_processes_share_a_node():
+    assert launch.triton.knobs.runtime.jit_cache_hook is None
     code = 'import mmsec.ops.kernels.gpu.launch, triton; print(triton.knobs.runtime.jit_cache_hook is not None)'
-    environment = {'LOCAL_WORLD_SIZE': processes, 'PATH': ''}
+    environment = {'LOCAL_WORLD_SIZE': '8', 'PATH': ''}
     result = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == str(locked)
+    assert result.stdout.strip() == 'True'
