@@ -171,24 +171,19 @@ def backbones(args: argparse.Namespace) -> dict:
             raise InputError(f"--image '{args.image}' is not an image that can be read")
         image = prepared_image(pixels, NORMALISED, args.shape)
     far = distances(configs, image)
-    found = apart(
-        prepare_config, {name: (each, [args.shape], args.device) for name, each in configs.items()}, args.repeats
-    )
-    rows: dict[str, dict] = {}
-    for name, config in configs.items():
-        model = build(config)
-        adds = count_kinds(model, lambda model=model: model(image))['']  # type: ignore[misc]
-        rows[name] = {'config': config, **found[name], 'multiply_adds': adds, 'distance': far[name]}
-    first, lines = next(iter(rows.values())), []
+    tasks = {name: (each, [args.shape], args.device) for name, each in configs.items()}
+    rows = compared(apart(prepare_config, tasks, args.repeats))
     for name, row in rows.items():
-        row['speed'] = first['seconds_median'] / row['seconds_median']
-        cost, first_cost = sum(row['multiply_adds'].values()), sum(first['multiply_adds'].values())
-        lines.append([
-            name, f'{row["seconds_median"]:.2f}', f'{row["speed"]:.2f}', f'{row["peak_bytes"] / 2**20:.0f}',
-            f'{cost / 1e9:.1f}', f'{cost / first_cost:.2f}', '-' if far[name] is None else f'{far[name]:.3f}',
-        ])  # fmt: skip
-    head = ['backbone', 'seconds', 'speed', 'peak, MiB', 'multiply-adds, G', 'of the first', 'distance']
-    print(table(head, lines))
+        model = build(configs[name])
+        adds = count_kinds(model, lambda model=model: model(image))['']  # type: ignore[misc]
+        row |= {'config': configs[name], 'multiply_adds': adds, 'distance': far[name]}
+    costs = {name: sum(row['multiply_adds'].values()) for name, row in rows.items()}
+    first = next(iter(costs.values()))
+    lines = [
+        [name, f'{cost / 1e9:.1f}', f'{cost / first:.2f}', '-' if far[name] is None else f'{far[name]:.3f}']
+        for name, cost in costs.items()
+    ]
+    print(table(['', 'multiply-adds, G', 'of the first', 'distance'], lines))
     if args.plot:
         draw_distances(rows, f'1x3x{args.shape[0]}x{args.shape[1]}', args.plot)
     return {'backbones': rows}
@@ -219,7 +214,7 @@ def draw_distances(rows: dict[str, dict], title: str, path: Path) -> None:
     axes = figure.subplots()
     for i, (name, row) in enumerate(rows.items()):
         if row['distance'] is not None:
-            point = (row['speed'], row['distance'])
+            point = (1 / row['seconds_median_ratio'], row['distance'])
             axes.plot(*point, 'o', color='tab:blue')
             axes.annotate(name, point, xytext=(-7, -4 if i % 2 else 4), textcoords='offset points', ha='right')
     axes.set(xlabel='times as fast as the first', ylabel='relative distance of the last map', title=title)
