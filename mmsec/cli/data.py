@@ -36,7 +36,8 @@ def check_data(cfg: Config, *splits: str) -> None:
     Annotation files are read once; of images and label maps a sample. See :func:`look_at_data`.
     """
     found = look_at_data(cfg, *splits)
-    print_log(f'data:\n{table(found)}', 'current')
+    if any(each.images for each in found):
+        print_log(f'data:\n{table(found)}', 'current')
     refused = [reason for each in found for reason in each.refused]
     if refused:
         more = f' (and {len(refused) - 1} more: tools/check_data.py lists them)' if refused[1:] else ''

@@ -37,10 +37,13 @@ class Look:
         self.cfg = cfg
         self.limit = None if whole else _SAMPLES
         self.found: list[Findings] = []
+        self.checked: list[Sequence[str]] = []  # classes that were compared with the heads
         self.first: tuple[str, list[str]] | None = None
         self._content: tuple[str, Any] = ('', None)
         hooks = [each for _, each in dicts_of(cfg.get('custom_hooks')) if name_of(each) == 'BrokenDataHook']
-        self.max_share = max([UNUSABLE_SHARE, *(each.get('max_share', 0) for each in hooks)])
+        shares = [each.get('max_share', 0.01) for each in hooks]
+        self.max_share = max([UNUSABLE_SHARE, *shares])
+        self.files_share = min([self.max_share, *shares]) if whole else self.max_share  # a sample is no exact count
 
     def at_split(self, split: str) -> list[Findings]:
         """Look at the data sets of a split, then at the files that its evaluators read; what was found in the first."""
@@ -99,7 +102,9 @@ class Look:
         except (AssertionError, KeyError, TypeError, ValueError) as error:
             raise InputError(f'{data}: it cannot be built: {" ".join(str(error).split())}') from error
         metainfo = getattr(dataset, 'metainfo', {})
-        if metainfo.get('classes') and not config.get('return_classes'):  # words stand for open vocabularies
+        classes = metainfo.get('classes')
+        if classes and classes not in self.checked and not config.get('return_classes'):  # of open vocabularies
+            self.checked.append(classes)
             check_classes(self.cfg, metainfo, data)
         return dataset
 
@@ -241,7 +246,7 @@ class Look:
         loading = steps_of(config, 'LoadImageFromFile')
         with TRANSFORMS.switch_scope_and_registry(None):
             loader = SkipBroken(loading[:1]) if loading else None
-        share = self.max_share if steps_of(config, 'SkipBroken') else 0
+        share = self.files_share if steps_of(config, 'SkipBroken') else 0
         look_at_samples(found, samples, loader, label_maps, self.limit, share)
 
 

@@ -117,9 +117,10 @@ def look_at_samples(
     if broken:
         found.left_out[_BROKEN] = broken
         if len(broken) > max_share * len(chosen):
+            more = f', more than {max_share:.1%} (max_share of mmsec.BrokenDataHook allows more)' if max_share else ''
             found.refuse(
-                f'{len(broken)} of {len(chosen)} files that were looked at cannot be read: {some(broken, 1)}. Is '
-                'data_prefix right, and the suffix of its files?'
+                f'{len(broken)} of {len(chosen)} samples that were looked at cannot be read{more}: {some(broken, 1)}. '
+                'Are data_prefix and the suffix of its files right?'
             )
     elif label_maps and chosen and not any(found.classes.values()) and not wrong:
         found.refuse(f'none of the {len(chosen)} label maps that were looked at has a pixel of any class')

@@ -105,7 +105,7 @@ def test_data_sets_inside_others_are_looked_at(shapes, tmp_path, wrap):
         (lambda c: c.update(categories=None), {}, "train.json': expected a list 'categories', got null"),
         (lambda c: [each.update(area=0) for each in c['annotations']], {}, 'more than 10%: .* have an area of 0'),
         (lambda c: c['annotations'][0].update(segmentation=[[1, 1, 1e9, 1, 1e9, 1e9]]), {}, 'a polygon with numbers'),
-        (None, {f'{TRAIN}.data_prefix': dict(img='val2017/')}, 'files that were looked at cannot be read'),
+        (None, {f'{TRAIN}.data_prefix': dict(img='val2017/')}, 'samples that were looked at cannot be read'),
         (None, {f'{TRAIN}.data_prefix': dict(_delete_=True, img_path='')}, "data_prefix has no 'img'"),
         (None, {f'{TRAIN}.filter_cfg.min_size': 999}, 'no image is left of 8: 8 images smaller than'),
         (None, {f'{TRAIN}.metainfo': dict(classes='disc')}, "classes is 'disc', expected a tuple of names"),
@@ -179,10 +179,10 @@ def write_map(change, name='validation/000000000009'):
         (write_map(lambda labels: np.stack([labels] * 3, -1)), {}, 'are pictures, expected one channel'),
         (write_map(lambda labels: labels[:9]), {}, 'the image is 64x64, the label map 9x64'),
         (lambda f: [each.unlink() for each in (f / 'images/validation').iterdir()], {}, 'which has no file'),
-        (lambda f: [path.unlink() for path in (f / 'annotations/validation').iterdir()], {}, '4 of 4 files .* cannot'),
-        (lambda f: next((f / 'images/validation').iterdir()).write_bytes(b'no image'), {}, '1 of 4 files .* cannot be'),
+        (lambda f: [each.unlink() for each in (f / 'annotations/validation').iterdir()], {}, '4 of 4 samples'),
+        (lambda f: next((f / 'images/validation').iterdir()).write_bytes(b'no image'), {}, '1 of 4 samples .* cannot'),
         (None, {f'{VAL}.img_suffix': '.png'}, r"no image '\*\.png' in '.*', which has 4 '\.jpg'"),
-        (None, {f'{VAL}.seg_map_suffix': '_labels.png'}, '4 of 4 files .* cannot be read'),
+        (None, {f'{VAL}.seg_map_suffix': '_labels.png'}, '4 of 4 samples .* cannot be read'),
         (None, {'model.decode_head.num_classes': 2}, 'decode_head.num_classes is 2, and val data .* 5 classes'),
         (None, {'model.auxiliary_head.num_classes': 9}, 'model.auxiliary_head.num_classes is 9'),
         (
@@ -218,7 +218,7 @@ def test_a_broken_training_file_is_named_and_left_to_the_hook(shapes, tmp_path):
     assert found.refused == []
     assert '000000000001.jpg' in found.left_out['are broken'][0]
     cfg.train_dataloader.dataset.pipeline[0] = cfg.val_dataloader.dataset.pipeline[0]
-    assert '1 of 8 files that were looked at cannot be read' in refused(cfg, 'train')  # nothing leaves it out
+    assert '1 of 8 samples that were looked at cannot be read' in refused(cfg, 'train')  # nothing leaves it out
 
 
 def test_a_run_reads_a_sample_and_the_tool_all(shapes, tmp_path, monkeypatch):
@@ -268,7 +268,7 @@ def test_a_list_of_images_stands_for_folders_of_classes(tmp_path):
         ('a/a.png 2', 'labels 2 are beyond the 2 classes, which are 0 to 1'),
         ('a/a.png', 'Each line of the list is an image and the number of its class'),
         ('', 'no image'),
-        ('a/b.png 0', '1 of 1 files that were looked at cannot be read'),
+        ('a/b.png 0', '1 of 1 samples that were looked at cannot be read'),
     ):
         (tmp_path / 'val.txt').write_text(text)
         assert message in refused(cfg, 'val')

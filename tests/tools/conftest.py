@@ -25,6 +25,7 @@ def detector(shapes, tmp_path_factory):
         **{
             'train_cfg.max_epochs': 60,
             'train_cfg.val_interval': 60,
+            'param_scheduler.0.end': 50,
             'param_scheduler.1.T_max': 60,
             'param_scheduler.1.end': 60,
             'default_hooks.checkpoint.interval': 60,
