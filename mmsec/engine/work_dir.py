@@ -55,15 +55,18 @@ def hold(work_dir: str | Path, patience: float = 0) -> None:
         ) from error
     _held.append(lock)
     end = time.monotonic() + patience
+    said = False
     while not _lock(lock, folder):
         lock.seek(0)
         holder = lock.read().strip() or 'another process'
-        if time.monotonic() > end:
+        if time.monotonic() >= end:
             raise InputError(
                 f"work dir '{work_dir}' is in use: {holder} trains in it. Wait for its end, or give another --work-dir"
             )
-        print_log(f"work dir '{work_dir}' is in use by {holder}; waiting for its end", 'current')
-        time.sleep(5)
+        if not said:
+            print_log(f"work dir '{work_dir}' is in use by {holder}; waiting for its end", 'current')
+            said = True
+        time.sleep(1)
 
 
 def _lock(file: TextIO, folder: Path) -> bool:

@@ -10,29 +10,56 @@ from mmengine.config import Config
 
 from mmsec.cli.resume import check_same_run, go_on, newest_whole_checkpoint
 from mmsec.errors import InputError
+from mmsec.models.checkpoints.reading import read_checkpoint
 from tools import train
 
 
-def save(folder, name, iteration, age=0):
+def save(folder, name, iteration, age=0, **meta):
     """A checkpoint that is ``age`` seconds old."""
     path = folder / name
-    torch.save({'meta': {'iter': iteration, 'epoch': 0}, 'state_dict': {'w': torch.rand(500)}}, path)
+    torch.save({'meta': {'epoch': 0, **meta, 'iter': iteration}, 'state_dict': {'w': torch.rand(500)}}, path)
     os.utime(path, (1e9 - age, 1e9 - age))
     return path
 
 
-def test_the_newest_whole_checkpoint_is_found_and_damaged_ones_are_named(tmp_path, log):
+def test_the_furthest_whole_checkpoint_is_found_and_damaged_ones_are_named(tmp_path, log):
     assert newest_whole_checkpoint(tmp_path) is None
-    save(tmp_path, 'epoch_1.pth', 20, age=30)
-    whole = save(tmp_path, 'rolling.pth', 33, age=20)
-    truncated = save(tmp_path, 'epoch_2.pth', 40, age=10)
+    save(tmp_path, 'epoch_1.pth', 20, age=30, epoch=1)
+    whole = save(tmp_path, 'rolling.pth', 33, age=20, epoch=1)
+    truncated = save(tmp_path, 'epoch_2.pth', 40, age=10, epoch=2)
     truncated.write_bytes(truncated.read_bytes()[:700])
-    os.utime(truncated, (1e9 - 10, 1e9 - 10))
-    (tmp_path / 'iter_50.pth').write_bytes(b'')
-    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_50.pth'))
+    (tmp_path / 'epoch_3.pth').write_bytes(b'')
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_3.pth'))
+    (tmp_path / 'epoch_9.pth').symlink_to(tmp_path / 'nowhere.pth')
     path, meta = newest_whole_checkpoint(tmp_path)
     assert (path, meta['iter']) == (str(whole), 33)
-    assert [re.search(r'\w+\.pth', message)[0] for message in log] == ['iter_50.pth', 'epoch_2.pth']
+    assert [re.search(r'\w+\.pth', message)[0] for message in log] == ['epoch_3.pth', 'epoch_2.pth']
+
+
+def test_the_most_iterations_win_over_a_later_clock_in_the_run_that_saved_last(tmp_path, log):
+    for iteration, age in ((9, 30), (10, 10), (20, 20)):
+        save(tmp_path, f'iter_{iteration}.pth', iteration, age, run='b')
+    assert newest_whole_checkpoint(tmp_path)[1]['iter'] == 20
+    assert re.search(r"iter_20\.pth' is gone on from; .*iter_10\.pth' was written later", log[0])
+    save(tmp_path, 'iter_4000.pth', 4000, age=50, run='a')  # of a run before, in the same folder
+    assert newest_whole_checkpoint(tmp_path)[1]['iter'] == 4000  # nothing says which is which
+    for named, found in (('iter_10.pth', 20), ('iter_4000.pth', 4000), ('gone.pth', 4000)):
+        (tmp_path / 'last_checkpoint').write_text(f'/moved/since/{named}')
+        assert newest_whole_checkpoint(tmp_path)[1]['iter'] == found
+
+
+def test_a_checkpoint_that_vanishes_while_it_is_looked_at_is_passed_over(tmp_path, monkeypatch):
+    gone = save(tmp_path, 'iter_2.pth', 2)
+    save(tmp_path, 'iter_1.pth', 1)
+
+    def read(path):
+        gone.unlink(missing_ok=True)  # another process deletes what is too old
+        return read_checkpoint(path)
+
+    monkeypatch.setattr('mmsec.cli.resume.read_checkpoint', read)
+    assert newest_whole_checkpoint(tmp_path)[1]['iter'] == 1
+    monkeypatch.setattr('mmsec.cli.resume.read_checkpoint', lambda path: (path.unlink(), read_checkpoint(path)))
+    assert newest_whole_checkpoint(tmp_path) is None
 
 
 def test_a_checkpoint_of_another_config_is_refused_and_the_difference_shown():

@@ -20,6 +20,7 @@ def start(*arguments, **environment) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         cwd=ROOT,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

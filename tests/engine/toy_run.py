@@ -9,9 +9,10 @@ It goes on as ``tools/train.py --resume auto`` does and prints what a test wants
     workers=N           that load samples, persistent (2 by_epoch, otherwise none)
     val_samples=N       samples of the evaluation (40), not rounded up to the same number a process
     nan                 the loss of the 27th iteration is NaN
+    fewer               the second process has data of 20 samples, not 40
     stale=PATH          the second process goes on from this file, as if it still saw it under the other's name
     dies_at_exit        the second process is killed when it leaves
-    waits               for a signal before training
+    waits               for the end of stdin before training
     stops_at=N          sends itself a signal in iteration N
     SEED
 """
@@ -23,6 +24,9 @@ import signal
 import sys
 import time
 from typing import Any
+
+if __name__ == '__main__':  # as tools/train.py
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1))
 
 import numpy as np
 import torch
@@ -193,6 +197,7 @@ def main() -> None:
         check_same_run(cfg, *found)
     if os.environ.get('RANK') == '1':
         cfg.load_from = options.get('stale', cfg.get('load_from'))
+        cfg.train_dataloader.dataset.samples = 20 if 'fewer' in options else 40
         if 'dies_at_exit' in options:
             atexit.register(os.kill, os.getpid(), signal.SIGKILL)
     runner = Runner.from_cfg(cfg)
@@ -200,7 +205,7 @@ def main() -> None:
     runner.register_hook(Report(found and found[0]))
     if 'waits' in options:
         print('waits', flush=True)
-        time.sleep(60)
+        sys.stdin.read()
     runner.train()
     print('finished', runner.iter, flush=True)
 

@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import resource
 import signal
 import time
 import types
@@ -84,13 +85,29 @@ def test_a_save_that_fails_has_its_own_exit_code_on_all_processes(tmp_path):
     assert not (tmp_path / 'resume_me').exists()
 
 
-def test_a_signal_before_training_begins_does_not_ask_to_be_resumed(tmp_path):
-    process = toy_run(tmp_path, 100, 'waits')
+def test_a_signal_before_training_begins_asks_to_be_resumed(tmp_path):
+    process = toy_run(tmp_path, 100, 'waits', SLURM_JOB_ID='41')
     read_until(process, 'waits')
     process.send_signal(signal.SIGUSR1)
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGUSR1
-    assert not (tmp_path / 'resume_me').exists()
+    output = process.communicate(timeout=60)[0]  # which ends its stdin
+    assert process.returncode == RESUME_ME, output
+    assert not iterations(output)
+    assert (tmp_path / 'resume_me').read_text() == '41'
+
+
+@pytest.mark.parametrize('room_again', [False, True])
+def test_a_run_whose_last_state_is_not_on_the_disk_ends_with_74(tmp_path, room_again):
+    process = toy_run(tmp_path, 40, 'interval=10')
+    output = read_until(process, 'iteration 15 ')
+    unlimited = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (2**20, unlimited[1]))
+    output += read_until(process, r"iter_(20|40)\.pth' was not saved")
+    if room_again:
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, unlimited)
+    output += process.communicate(timeout=60)[0]
+    assert process.returncode == (0 if room_again else SAVE_FAILED), output
+    assert ('the last state of the run is not on the disk' in output) == (not room_again)
+    assert newest_whole_checkpoint(tmp_path)[1]['iter'] == (40 if room_again else 10)
 
 
 @pytest.mark.parametrize('by_epoch', [True, False])
@@ -141,20 +158,21 @@ def test_processes_evaluate_unequal_numbers_of_samples(tmp_path):
     assert (tmp_path / 'told/evaluation_due').read_text() == '40'
 
 
-def test_a_process_that_reads_another_checkpoint_stops_the_run_with_one_error(tmp_path):
+def test_a_process_that_starts_from_another_state_stops_the_run_with_one_error(tmp_path):
     assert toy_run(tmp_path / 'older', 20).wait(60) == 0
     assert toy_run(tmp_path / 'work', 20).wait(60) == 0
-    older = tmp_path / 'older/iter_20.pth'  # the same iteration, other weights
-    processes = two(tmp_path / 'work', 100, f'stale={older}')
-    outputs = ends(processes)
-    assert [process.returncode for process in processes] == [1, 1]
-    assert not any(map(iterations, outputs))
-    assert ''.join(outputs).count('error: ') == 1
-    assert re.search(
-        r'error: 1 of 2 processes do not start from the state of the first \(process 0: epoch 0, iteration 20, '
-        r'sum of weights (\d+); process 1: epoch 0, iteration 20, sum of weights (?!\1\b)\d+\)',
-        outputs[0],
-    )
+    older = tmp_path / 'older/iter_20.pth'  # the same iteration, other weights and seed
+    for option, difference in {
+        f'stale={older}': r'seed is \d+, of the first \d+, hash of weights is (\w{16}), of the first (?!\1)\w{16}\)',
+        'fewer': r'number of training samples is 20, of the first 40\)',
+    }.items():
+        processes = two(tmp_path / 'work', 100, option)
+        outputs = ends(processes)
+        assert [process.returncode for process in processes] == [1, 1], outputs
+        assert not any(map(iterations, outputs))
+        assert ''.join(outputs).count('error: ') == 1
+        said = rf'error: 1 of 2 processes do not start as the first does \(process 1: {difference}'
+        assert re.search(said, outputs[0]), outputs
 
 
 def test_ten_kills_lose_nothing_that_was_saved(tmp_path):
@@ -200,6 +218,13 @@ def test_an_evaluation_that_a_signal_ended_is_made_up_for(tmp_path, epochs):
     output += process.communicate(timeout=60)[0]
     assert process.returncode == RESUME_ME
     assert 'evaluated' not in output
+    again = toy_run(tmp_path, 20 * epochs, 'by_epoch', 'val')
+    output = read_until(again, 'evaluates')
+    again.send_signal(signal.SIGUSR1)
+    output += again.communicate(timeout=60)[0]
+    assert again.returncode == RESUME_ME, output
+    assert 'evaluated' not in output
+    assert not iterations(output)
     resumed = whole_run(tmp_path, 20 * epochs, 'by_epoch', 'val')
     assert resumed.index('iter: 20') < resumed.index('evaluated 40')
     assert resumed.count('evaluated 40') == epochs
