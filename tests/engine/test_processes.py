@@ -7,8 +7,10 @@ import pytest
 import torch
 import torch.distributed
 from mmengine.config import Config
+from torch import nn
 
 from mmsec.engine import processes
+from mmsec.engine.hooks.rank_consistency import weights_hash
 from mmsec.engine.processes import end_group, join_processes
 from mmsec.engine.processes import run as run_main
 from mmsec.errors import InputError
@@ -106,3 +108,19 @@ def test_what_a_launcher_left_unset_is_named(monkeypatch):
     monkeypatch.delenv('SLURM_PROCID', raising=False)
     with pytest.raises(InputError, match=r'--launcher slurm: SLURM_PROCID, .* not set'):
         join_processes(Config(dict(launcher='slurm')))
+
+
+def test_the_hash_of_weights_is_of_each_place_and_bit():
+    model = nn.BatchNorm1d(4).bfloat16()
+    with torch.no_grad():
+        model.weight.copy_(torch.arange(4))
+    hashes = [weights_hash(model)]
+    assert weights_hash(model) == hashes[0]
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([1, 0, 2, 3]))  # of the same sum
+        hashes.append(weights_hash(model))
+        model.weight[1] = -0.0
+        hashes.append(weights_hash(model))
+        model.num_batches_tracked += 1
+        hashes.append(weights_hash(model))
+    assert len({*hashes}) == 4

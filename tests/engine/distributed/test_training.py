@@ -71,14 +71,14 @@ def test_dist_train_and_dist_test_run_on_a_cpu(shapes, tmp_path, monkeypatch, na
     assert one == pytest.approx(two)
 
 
-def configure_two(config, *work_dirs):
-    """Two processes that only read their command lines, each with its own --work-dir; exit codes and outputs."""
+def configure_two(config, *own):
+    """Two processes that only read their command lines, each with --work-dir and options; exit codes and outputs."""
     code = (
         'from tools import train; from mmsec.engine.processes import run\n'
         'run(lambda: print("goes on from", train.configure(train.parse_args()).load_from))'
     )
     options = ['--resume', '--launcher', 'pytorch', '--work-dir']
-    processes = start_two(*(['-c', code, config, *options, work_dir] for work_dir in work_dirs))
+    processes = start_two(*(['-c', code, config, *options, *arguments] for arguments in own))
     outputs = ends(processes)
     return [process.returncode for process in processes], outputs
 
@@ -91,7 +91,7 @@ def test_all_processes_go_on_from_the_checkpoint_that_the_first_one_finds(shapes
     for iteration, name in ((2, 'first'), (4, 'second')):
         meta = {'epoch': 0, 'iter': iteration, 'seed': 1, 'cfg': text}
         torch.save({'meta': meta, 'state_dict': {}}, tmp_path / name / f'iter_{iteration}.pth')
-    codes, outputs = configure_two(config, tmp_path / 'first', tmp_path / 'second')
+    codes, outputs = configure_two(config, [tmp_path / 'first'], [tmp_path / 'second'])
     assert codes == [0, 0], outputs
     assert all(f'goes on from {tmp_path}/first/iter_2.pth' in output for output in outputs)
 
@@ -100,10 +100,22 @@ def test_what_the_first_process_cannot_go_on_from_is_one_error(shapes, tmp_path)
     config = small_run(SEGMENTER, shapes, tmp_path)
     (tmp_path / 'work').mkdir()
     (tmp_path / 'work/iter_2.pth').write_bytes(b'damaged')
-    codes, outputs = configure_two(config, tmp_path / 'work', tmp_path / 'work')
+    codes, outputs = configure_two(config, [tmp_path / 'work'], [tmp_path / 'work'])
     assert codes == [1, 1], outputs
     assert 'error: none of the 1 checkpoints' in outputs[0]
     assert ''.join(outputs).count('error: ') == 1
+
+
+def test_processes_with_other_options_stop_before_anything_is_built(shapes, tmp_path):
+    config = small_run(SEGMENTER, shapes, tmp_path)
+    other = ['--cfg-options', 'optim_wrapper.optimizer.lr=0.5', 'train_dataloader.dataset.indices=8']
+    codes, outputs = configure_two(config, [tmp_path / 'work'], [tmp_path / 'work', *other])
+    assert codes == [1, 1], outputs
+    assert ''.join(outputs).count('error: ') == 1
+    (line,) = [line for line in outputs[0].splitlines() if 'error: ' in line]
+    assert 'process 1: ' in line
+    assert 'optim_wrapper.optimizer.lr is 0.5, of the first 0.0008' in line
+    assert 'train_dataloader.dataset.indices is 8, of the first absent' in line
 
 
 @pytest.mark.parametrize('with_cp', [False, True])
