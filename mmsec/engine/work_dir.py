@@ -159,6 +159,8 @@ def peek(path: str | Path) -> dict:
 
     No code runs from it. Nothing says that the tensors are whole.
     """
+    if not Path(path).is_file():  # a pipe would be waited for
+        return {}
     try:
         content = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
     except Exception:  # torch.load has no common error: zip, pickle, end of file, runtime

@@ -96,4 +96,5 @@ def test_output_that_a_full_disk_does_not_take_is_lost_and_a_closed_pipe_is_an_e
 
 def test_what_is_no_checkpoint_is_nothing_to_peek_at(tmp_path):
     (tmp_path / 'a.pth').write_bytes(b'')
-    assert peek(tmp_path / 'a.pth') == peek(tmp_path / 'b.pth') == peek(tmp_path) == {}
+    os.mkfifo(tmp_path / 'pipe.pth')
+    assert [peek(tmp_path / name) for name in ('a.pth', 'pipe.pth', 'absent.pth', '.')] == [{}] * 4

@@ -1,6 +1,7 @@
 """tools/train.py on a small generated data set."""
 
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmsec.engine.hooks.preemption import TOLD_BY
 from mmsec.models import SecViT
 from mmsec.models.checkpoints.loading import load_pretrained
 from tests.conftest import DETECTOR, SEGMENTER, SMALL_ARCH, run_here, small_run
@@ -88,3 +90,15 @@ def test_the_learning_rate_scales_with_the_batch(shapes, tmp_path):
         'optim_wrapper.optimizer.lr=1e-3', 'auto_scale_lr.base_batch_size=16',
     )  # fmt: skip
     assert re.search(r'learning rate\s+0\.00025 ', result.stdout)  # 4 of 16 images
+
+
+@pytest.mark.parametrize('changes', [{}, {'custom_hooks': []}])
+def test_signals_that_were_held_from_the_first_line_on_are_taken_by_every_run(shapes, tmp_path, changes):
+    changes = {'train_cfg.max_iters': 1, 'train_cfg.val_interval': 9, **changes}
+    config = small_run(SEGMENTER, shapes, tmp_path, **changes)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, TOLD_BY)
+    try:
+        run_here('train.py', config, '--work-dir', tmp_path / 'work')
+        assert not {*TOLD_BY} & signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

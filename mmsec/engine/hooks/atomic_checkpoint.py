@@ -18,6 +18,7 @@ from mmsec.registry import HOOKS
 
 ROLLING = 'rolling.pth'
 SAVE_FAILED = 74  # EX_IOERR of sysexits.h
+_NUMBERED = re.compile(r'(epoch|iter)_(\d+)\.pth')
 
 
 @register_backend('mmsec_atomic')
@@ -73,6 +74,10 @@ class AtomicCheckpointHook(CheckpointHook):
                 )
         if self._run is None:
             self._run = runner.timestamp
+            if any(_NUMBERED.fullmatch(path.name) for path in Path(runner.work_dir).glob('*.pth')):
+                runner.logger.warning(
+                    'the work dir holds checkpoints of an earlier run, from which --resume goes on until this run saves'
+                )
         else:
             runner.message_hub.runtime_info.update(from_first(lambda: self._go_on(runner)))
         super().before_train(runner)
@@ -104,7 +109,7 @@ class AtomicCheckpointHook(CheckpointHook):
                 if str(path) not in best.values():
                     remove(path)
         reached = {'epoch': runner.epoch, 'iter': runner.iter}
-        steps = [re.fullmatch(r'(epoch|iter)_(\d+)\.pth', path.name) for path in folder.iterdir()]
+        steps = [_NUMBERED.fullmatch(path.name) for path in folder.glob('*.pth')]
         if any(step and int(step[2]) > reached[step[1]] for step in steps):  # a run of its own from here
             self._run = runner.timestamp
         return best
