@@ -68,12 +68,11 @@ def batches(images: dict[Path, Path], size: int, failed: list[Path]) -> Iterator
 
     def readable() -> Iterator[tuple[Path, tuple[int, ...]]]:
         for path in images:
-            image = read_image(path)
-            if image is None:
-                print(f"error: '{path}' is not an image that can be read", file=sys.stderr)
+            try:
+                yield path, read_image(path).shape
+            except InputError as error:
+                print(f'error: {error}', file=sys.stderr)
                 failed.append(path)
-            else:
-                yield path, image.shape
 
     for _, group in groupby(readable(), key=lambda each: each[1]):
         paths = (path for path, _ in group)

@@ -25,7 +25,7 @@ class Segmentor(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, classes, H', W'), H' and W' as the head gives them."""
+        """(B, in_channels, H, W) -> (B, classes, H', W'), H' and W' as the head gives them."""
         return self.model(images, mode='tensor')
 
 
@@ -59,14 +59,14 @@ def deployable(cfg: Config, checkpoint: str | None, backbone: bool) -> tuple[nn.
     return Segmentor(model).eval(), ['logits']
 
 
-def preprocessing(cfg: Config) -> dict[str, str]:
-    """How an image is normalised, as text: mean, standard deviation and order of channels."""
+def preprocessing(cfg: Config, channels: int) -> dict[str, str]:
+    """How an image of so many channels is normalised, as text: mean, standard deviation and order of channels."""
     part = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     rgb = part.get('bgr_to_rgb') or part.get('to_rgb')
     return {
-        'mean': ' '.join(map(str, part.get('mean') or [0, 0, 0])),
-        'std': ' '.join(map(str, part.get('std') or [1, 1, 1])),
-        'channels': 'RGB' if rgb else 'BGR',
+        'mean': ' '.join(map(str, part.get('mean') or [0] * channels)),
+        'std': ' '.join(map(str, part.get('std') or [1] * channels)),
+        'channels': {1: 'grey', 3: 'RGB' if rgb else 'BGR'}.get(channels, f'{channels} channels'),
     }
 
 
@@ -74,15 +74,15 @@ def prepared(image: np.ndarray, notes: dict[str, str], shape: Sequence[int] | No
     """Resize and normalise an image.
 
     Args:
-        image (np.ndarray): (H, W, 3) uint8, BGR.
+        image (np.ndarray): (H, W, C), BGR if it has three channels.
         notes (dict[str, str]): From :func:`preprocessing`.
         shape (Sequence[int], optional): Height and width it is resized to; None leaves it as large as it is.
 
     Returns:
-        Tensor: (1, 3, H, W) float32.
+        Tensor: (1, C, H, W) float32.
     """
     if shape is not None:
-        image = mmcv.imresize(image, (shape[1], shape[0]))
+        image = np.atleast_3d(mmcv.imresize(image, (shape[1], shape[0])))
     if notes['channels'] == 'RGB':
         image = image[..., ::-1]
     mean, std = (np.array(notes[name].split(), np.float32) for name in ('mean', 'std'))

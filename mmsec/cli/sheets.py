@@ -13,6 +13,7 @@ from mmengine.utils import track_iter_progress
 from torch import Tensor
 
 from mmsec.cli.images import read_image
+from mmsec.errors import InputError
 from mmsec.visualization.drawing import as_seen
 
 
@@ -20,6 +21,7 @@ def write_sheets(
     images: dict[Path, Path],
     out: Path,
     preprocessor: BaseDataPreprocessor,
+    channels: int,
     draw: Callable[[np.ndarray, Tensor], np.ndarray],
 ) -> None:
     """Draw and write; images that cannot be read are named on stderr, and the exit code is then 1.
@@ -28,13 +30,15 @@ def write_sheets(
         images (dict[Path, Path]): From :func:`mmsec.cli.images.find_images`.
         out (Path): Folder for the sheets, a PNG an image.
         preprocessor (BaseDataPreprocessor): The model's.
-        draw (Callable): (H, W, 3) uint8 RGB image and the backbone's input, (1, 3, H', W') -> a sheet, uint8 RGB.
+        channels (int): Of the images that the backbone takes.
+        draw (Callable): (H, W, 3) uint8 RGB image and the backbone's input (1, channels, H', W') -> a sheet, uint8 RGB.
     """
     failed = 0
     for path, name in track_iter_progress(list(images.items())) if len(images) > 3 else images.items():
-        pixels = read_image(path)
-        if pixels is None:
-            print(f"error: '{path}' is not an image that can be read", file=sys.stderr)
+        try:
+            pixels = read_image(path, channels)
+        except InputError as error:
+            print(f'error: {error}', file=sys.stderr)
             failed += 1
             continue
         sample = {'inputs': torch.from_numpy(pixels).permute(2, 0, 1), 'data_samples': BaseDataElement()}

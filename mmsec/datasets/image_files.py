@@ -1,4 +1,4 @@
-"""Image files from outside: what is refused before a decoder sees it, in time and memory that the file's size bounds."""
+"""Image files from outside: what is refused before a decoder sees it, in time and memory that their size bounds."""
 
 import os
 import re
@@ -100,7 +100,7 @@ def _may_have_hole(scans: bytes) -> bool:
 
 
 def _complaint(content: bytes) -> str:
-    """What libjpeg says of a file on stderr, which OpenCV does not hand on; decoded in small, as only this is wanted."""
+    """What libjpeg says of a file on stderr, which OpenCV does not hand on; decoded in small, as that is all we ask."""
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as written:

@@ -87,7 +87,7 @@ def export(
 
     Args:
         model (nn.Module): In evaluation mode; takes images, returns a tensor or a tuple of them.
-        images (Tensor): (B, 3, H, W); the graph is made for this size.
+        images (Tensor): (B, C, H, W); the graph is made for this size.
         names (Sequence[str]): What the outputs are called in the file. The input is called ``images``.
         dynamic (bool): Whether the graph takes any number of images of any size from :data:`MIN_SIZE` on. Default:
             False, the number and size of ``images``.
@@ -143,7 +143,7 @@ def verify(model: nn.Module, exported: Exported, images: Tensor) -> Agreement:
     Args:
         model (nn.Module): The model of which ``exported`` was made.
         exported (Exported): From :func:`export`.
-        images (Tensor): (B, 3, H, W) of a size that it takes.
+        images (Tensor): (B, C, H, W) of a size that it takes.
 
     Returns:
         Agreement: Of all outputs.

@@ -41,6 +41,11 @@ def token_clusters(backbone: Backbone, x: Tensor, stages: Sequence[int], block: 
             module.training = training
 
 
+def image_channels(model: nn.Module) -> int:
+    """Channels of the images that a model takes, by the first part that says so: our backbone, or a convolution."""
+    return next((part.in_channels for part in model.modules() if isinstance(part, (Backbone, nn.Conv2d))), 3)
+
+
 def scales_of(backbone: Backbone, stage: int) -> tuple[str, ...]:
     """Names of the scales at which the heads of a stage share their clusters; none where each head has its own."""
     return getattr(attention_layer(backbone, stage), 'scales', ())

@@ -1,6 +1,7 @@
 """Shared by all pictures: the image as the model sees it, panels, and pixels of a figure."""
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -17,14 +18,20 @@ def as_seen(preprocessor: BaseDataPreprocessor, sample: dict) -> tuple[np.ndarra
 
     Args:
         preprocessor (BaseDataPreprocessor): The model's.
-        sample (dict): ``inputs``, a (3, H, W) uint8 BGR tensor, and ``data_samples``.
+        sample (dict): ``inputs``, a (C, H, W) tensor, BGR if it has three channels, and ``data_samples``.
 
     Returns:
         tuple[np.ndarray, Tensor]: The image at the size the model sees, (H, W, 3) uint8 RGB, and the backbone's input,
-        (1, 3, H', W') normalised, on its device, where H' and W' may be padded.
+        (1, C, H', W') normalised, on its device, where H' and W' may be padded. One or two channels are drawn in grey,
+        of more than three the first three, and values of another type between their least and their greatest.
     """
     batch = preprocessor(pseudo_collate([sample]), False)['inputs']
-    return sample['inputs'].flip(0).permute(1, 2, 0).cpu().numpy(), batch
+    image = sample['inputs']
+    image = image[:3] if len(image) > 2 else image[:1].expand(3, -1, -1)
+    if image.dtype != torch.uint8:
+        image = image.float() - image.min()
+        image = (255 / image.max().clamp_min(1e-6) * image).byte()
+    return image.flip(0).permute(1, 2, 0).cpu().numpy(), batch
 
 
 def flatness(image: np.ndarray) -> float:

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import cv2
@@ -71,8 +72,23 @@ def test_reading(tmp_path):
     grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
     cv2.imwrite(str(tmp_path / 'grey.png'), grey)
     assert np.array_equal(read_image(tmp_path / 'grey.png'), np.repeat(grey[..., None], 3, axis=2))
-    (tmp_path / 'broken.jpg').write_bytes(b'no image')
-    (tmp_path / 'empty.jpg').write_bytes(b'')
-    assert read_image(tmp_path / 'broken.jpg') is None
-    assert read_image(tmp_path / 'empty.jpg') is None
-    assert read_image(tmp_path / 'absent.jpg') is None
+    assert np.array_equal(read_image(tmp_path / 'grey.png', 1), grey[..., None])
+    colour = np.arange(48, dtype=np.uint8).reshape(3, 4, 4)
+    cv2.imwrite(str(tmp_path / 'colour.png'), colour)
+    assert np.array_equal(read_image(tmp_path / 'colour.png', 4), colour)
+    with pytest.raises(InputError, match=r"grey.png' is an image of 1 channels, the backbone takes 4"):
+        read_image(tmp_path / 'grey.png', 4)
+
+
+@pytest.mark.parametrize('content', [b'no image', b'', b'\xff\xd8' + b'\xff' * 2**20, None])
+def test_what_cannot_be_read_is_named(tmp_path, content):
+    if content is not None:
+        (tmp_path / 'broken.jpg').write_bytes(content)
+    with pytest.raises(InputError, match=r"broken.jpg' is not an image that can be read: \S"):
+        read_image(tmp_path / 'broken.jpg')
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / 'pipe.jpg')
+    with pytest.raises(InputError, match='it is no file'):
+        read_image(tmp_path / 'pipe.jpg')

@@ -20,6 +20,7 @@ from mmsec.cli.flops import count_kinds
 from mmsec.cli.grouping import grouping_of
 from mmsec.cli.images import read_image
 from mmsec.errors import InputError
+from mmsec.models.inspection import image_channels
 from mmsec.ops import Tokens
 from mmsec.ops.attention import row_indices, take_rows
 from mmsec.ops.grouping import GROUPINGS
@@ -155,7 +156,8 @@ def build(config: dict) -> nn.Module:
 def prepare_config(task: tuple[dict, Sequence[Sequence[int]], str]) -> Callable[..., None]:
     """A function that runs a backbone on an image of noise of the i-th of some sizes."""
     config, shapes, device = task
-    model, images = build(config).to(device), [torch.randn(1, 3, *shape, device=device) for shape in shapes]
+    model = build(config).to(device)
+    images = [torch.randn(1, image_channels(model), *shape, device=device) for shape in shapes]
     return synchronised(torch.no_grad()(lambda i=0: model(images[i])), device)
 
 
@@ -164,12 +166,11 @@ def backbones(args: argparse.Namespace) -> dict:
     configs = dict(read(text) for text in args.backbones)
     if not configs:
         raise InputError('no backbone given; --help has an example')
-    image = torch.randn(1, 3, *args.shape)
+    channels = image_channels(build(next(iter(configs.values()))))
+    image = torch.randn(1, channels, *args.shape)
     if args.image:
-        pixels = read_image(Path(args.image))
-        if pixels is None:
-            raise InputError(f"--image '{args.image}' is not an image that can be read")
-        image = prepared_image(pixels, NORMALISED, args.shape)
+        notes = NORMALISED if channels == 3 else {'mean': '116', 'std': '57', 'channels': f'{channels}'}
+        image = prepared_image(read_image(Path(args.image), channels), notes, args.shape)
     far = distances(configs, image)
     tasks = {name: (each, [args.shape], args.device) for name, each in configs.items()}
     rows = compared(apart(prepare_config, tasks, args.repeats))
@@ -185,8 +186,10 @@ def backbones(args: argparse.Namespace) -> dict:
     ]
     print(table(['', 'multiply-adds, G', 'of the first', 'distance'], lines))
     if args.plot:
-        draw_distances(rows, f'1x3x{args.shape[0]}x{args.shape[1]}', args.plot)
-    return {'backbones': rows}
+    config, shapes, device = task
+    model = build(config).to(device)
+    images = [torch.randn(1, image_channels(model), *shape, device=device) for shape in shapes]
+    return synchronised(torch.no_grad()(lambda i=0: model(images[i])), device)
 
 
 def distances(configs: dict[str, dict], image: Tensor) -> dict[str, float | None]:

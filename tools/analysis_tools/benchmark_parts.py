@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmsec.cli.config import load_config
 from mmsec.models import ClusTR
+from mmsec.models.inspection import image_channels
 from mmsec.ops.merging.density_peaks import NUM_NEIGHBORS, density_peak_merging
 
 ROOT = Path(__file__).parents[2]
@@ -173,7 +174,7 @@ def prepare_onnx(task: tuple[str, dict]) -> Callable[[], object]:
     torch.manual_seed(0)
     torch.set_num_threads(given['threads'])
     model, names = deployable(load_config(given['config']), None, given['backbone'])
-    images = torch.randn(1, 3, *given['shape'])
+    images = torch.randn(1, image_channels(model), *given['shape'])
     if side == 'onnxruntime':
         ready = session(export(model, images, names).content, given['threads'])
         return lambda: ready.run(None, {'images': images.numpy()})

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mmsec.cli.config import load_config, revert_sync_bn
 from mmsec.cli.flops import count_kinds
 from mmsec.engine.processes import run
+from mmsec.models.inspection import image_channels
 
 PARTS = (
     *('backbone', 'neck', 'encoder', 'decoder', 'rpn_head', 'roi_head', 'bbox_head', 'panoptic_head'),
@@ -89,10 +90,10 @@ def main() -> None:
     args = parse_args()
     cfg, model = built(args.config)
     shape = tuple(args.shape or SHAPES[cfg.default_scope])
-    images = torch.rand(1, 3, *shape)
+    images = torch.rand(1, image_channels(model), *shape)
     kinds = count_kinds(model, lambda: predict(model, images))
     counts = {name: sum(each.values()) for name, each in kinds.items()}
-    print(f'{args.config}, 1x3x{shape[0]}x{shape[1]}')
+    print(f'{args.config}, {"x".join(map(str, images.shape))}')
     print(f'{"":<28} {"parameters":>14} {"multiply-adds":>16}')
     total = sum(p.numel() for p in model.parameters())
     for name, parameters, adds in [*rows(model, counts), ('whole model', total, counts[''])]:

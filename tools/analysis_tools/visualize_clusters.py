@@ -94,6 +94,7 @@ def main() -> None:
         images,
         args.out,
         preprocessor,
+        backbone.in_channels,
         lambda image, batch: cluster_sheet(image, cluster_maps(backbone, batch, stages, block, heads)),
     )
 

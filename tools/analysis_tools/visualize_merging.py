@@ -85,6 +85,7 @@ def main() -> None:
         images,
         args.out,
         preprocessor,
+        backbone.in_channels,
         lambda image, batch: merging_sheet(image, merged_maps(backbone, batch, blocks)),
     )
 

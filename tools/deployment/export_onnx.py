@@ -12,6 +12,7 @@ from mmsec.engine.files import write_whole
 from mmsec.engine.processes import run
 from mmsec.errors import InputError
 from mmsec.export import MIN_SIZE, Agreement, export, require_packages, verify
+from mmsec.models.inspection import image_channels
 
 TOLERANCE = 1e-4
 
@@ -55,16 +56,15 @@ def main() -> None:
     """Export, compare, write."""
     args = parse_args()
     require_packages()
-    image = read_image(args.verify) if args.verify else None
-    if args.verify and image is None:
-        raise InputError(f"--verify '{args.verify}' is not an image that can be read")
     cfg = load_config(args.config)
     say(f"building the model of '{args.config}'")
     model, names = deployable(cfg, args.checkpoint, args.backbone)
-    notes = preprocessing(cfg)
+    channels = image_channels(model)
+    notes = preprocessing(cfg, channels)
+    image = read_image(args.verify, channels) if args.verify else None
     if image is not None and args.dynamic and min(image.shape[:2]) < MIN_SIZE:
         raise InputError(f"--verify '{args.verify}' has a side of less than {MIN_SIZE} pixels")
-    images = torch.zeros(1 + args.dynamic, 3, *args.shape)
+    images = torch.zeros(1 + args.dynamic, channels, *args.shape)
     say(f'tracing it with {"images of any size, which takes minutes" if args.dynamic else "one image"}')
     exported = export(model, images, names, args.dynamic, notes)
     found: list[Agreement] = []
@@ -75,7 +75,7 @@ def main() -> None:
         say(f"comparing onnxruntime with torch on '{args.verify}'")
         found = [verify(model, exported, prepared(image, notes, size)) for size in sizes]
     write_whole(args.out, exported.content)
-    size = 'any size' if args.dynamic else f'1x3x{args.shape[0]}x{args.shape[1]}'
+    size = 'any size' if args.dynamic else f'1x{channels}x{args.shape[0]}x{args.shape[1]}'
     print(f'{args.out}: {len(exported.content) / 2**20:.1f} MiB, images of {size} -> {", ".join(names)}')
     print(f'images come in as {notes["channels"]}, minus {notes["mean"]}, over {notes["std"]}')
     if not args.checkpoint:
