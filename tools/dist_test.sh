@@ -16,9 +16,9 @@ EOF
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then usage; exit 0; fi
 if [[ $# -lt 3 ]]; then usage >&2; exit 2; fi
 
-config=$1 checkpoint=$2 gpus=$3
+. "$(dirname "$0")/launch.sh"
+config=$(path CONFIG "$1")
+checkpoint=$(path CHECKPOINT "$2")
+gpus=$3
 shift 3
-exec "${PYTHON:-python}" -m torch.distributed.run \
-  --nnodes="${NNODES:-1}" --node-rank="${NODE_RANK:-0}" --nproc-per-node="$gpus" \
-  --master-addr="${MASTER_ADDR:-127.0.0.1}" --master-port="${PORT:-29500}" \
-  "$(dirname "$0")/test.py" "$config" "$checkpoint" --launcher pytorch "$@"
+torchrun "$gpus" "$(dirname "$0")/test.py" "$config" "$checkpoint" --launcher pytorch "$@"

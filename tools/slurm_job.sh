@@ -15,9 +15,8 @@ if [[ -n $limit && $limit -le $save_ahead ]]; then
     "of it. Submit with a longer SRUN_ARGS=--time=... or a smaller SAVE_AHEAD" >&2
   exit 2
 fi
-restarts=${SLURM_RESTART_COUNT:-0}
-if [[ $restarts -gt 0 ]]; then
-  echo "started again by Slurm, for the ${restarts}. time"
+if [[ ${SLURM_RESTART_COUNT:-0} =~ ^[1-9] ]]; then
+  echo "started again by Slurm, for the $SLURM_RESTART_COUNT. time"
   set -- "$@" --restarted
 fi
 rm -f "$work_dir/resume_me"

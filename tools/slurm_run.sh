@@ -3,14 +3,22 @@
 #   slurm_limit                    prints the time limit in "options", in seconds; nothing if there is none
 #   slurm_seconds TIME             prints a time of Slurm's in seconds; nothing if it is no time, such as UNLIMITED
 #   in_task                        what each task runs: bash -c "$in_task" task SCRIPT [arguments]
+. "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
+
 slurm_options() {
-  local gpus=${GPUS:-8}
+  local gpus=${GPUS:-8} cpus=${CPUS_PER_TASK:-5}
+  number GPUS "$gpus" 1
   local per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
-  options=(--job-name="$1" --partition="$2" --ntasks="$gpus" --cpus-per-task="${CPUS_PER_TASK:-5}")
+  number GPUS_PER_NODE "$per_node" 0
+  number CPUS_PER_TASK "$cpus" 1
+  number MASTER_PORT "${MASTER_PORT:-29500}" 1 65535
+  options=(--job-name="$1" --partition="$2" --ntasks="$gpus" --cpus-per-task="$cpus")
   # --gpus-per-task=1 would hide the other GPUs of the node from each task, so the node's GPUs are asked for together.
   if [[ $per_node -gt 0 ]]; then options+=(--gres="gpu:$per_node" --ntasks-per-node="$per_node"); fi
+  set -f # words, and no names of files
   # shellcheck disable=SC2206
   options+=(${SRUN_ARGS:-})
+  set +f
 }
 
 slurm_limit() {
@@ -27,7 +35,7 @@ slurm_limit() {
 
 slurm_seconds() { # minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes[:seconds]
   local time=$1 days=0 a b c
-  [[ $time =~ ^[0-9]+(-[0-9]+)?(:[0-9]+){0,2}$ && $time =~ [1-9] ]] || return 0 # 0 is no limit
+  [[ $time =~ ^[0-9]{1,9}(-[0-9]{1,9})?(:[0-9]{1,9}){0,2}$ && $time =~ [1-9] ]] || return 0 # 0 is no limit
   if [[ $time == *-* ]]; then
     days=${time%%-*}
     IFS=: read -r a b c <<<"${time#*-}:0:0"

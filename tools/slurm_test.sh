@@ -17,9 +17,11 @@ EOF
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then usage; exit 0; fi
 if [[ $# -lt 4 ]]; then usage >&2; exit 2; fi
 
-partition=$1 name=$2 config=$3 checkpoint=$4
-shift 4
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/slurm_run.sh"
+partition=$1 name=$2
+config=$(path CONFIG "$3")
+checkpoint=$(path CHECKPOINT "$4")
+shift 4
 slurm_options "$name" "$partition"
 exec srun "${options[@]}" --kill-on-bad-exit=1 bash -c "$in_task" task "$here/test.py" "$config" "$checkpoint" "$@"

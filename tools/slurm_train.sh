@@ -22,20 +22,23 @@ EOF
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then usage; exit 0; fi
 if [[ $# -lt 4 ]]; then usage >&2; exit 2; fi
 
-partition=$1 name=$2 config=$3 work_dir=$4
-shift 4
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/slurm_run.sh"
+partition=$1 name=$2
+config=$(path CONFIG "$3")
+work_dir=$(path WORK_DIR "$4")
+shift 4
+if [[ $work_dir == *\\* ]]; then refuse "Slurm writes no log into a WORK_DIR with a backslash, got $(printf %q "$work_dir")"; fi
 slurm_options "$name" "$partition"
 save_ahead=${SAVE_AHEAD:-300}
+number SAVE_AHEAD "$save_ahead" 1 65535
 limit=$(slurm_limit)
 if [[ -n $limit && $limit -le $save_ahead ]]; then
-  echo "$0: a time limit of $limit s leaves no time to train: the run saves $save_ahead s (SAVE_AHEAD) ahead of it." \
-    "Give a longer --time in SRUN_ARGS, or a smaller SAVE_AHEAD" >&2
-  exit 2
+  refuse "a time limit of $limit s leaves no time to train: the run saves $save_ahead s (SAVE_AHEAD) ahead of it. Give a \
+longer --time in SRUN_ARGS, or a smaller SAVE_AHEAD"
 fi
 mkdir -p "$work_dir"
 job=$(sbatch --parsable --requeue --signal="USR1@$save_ahead" --open-mode=append \
-  --output="$work_dir/slurm-%j.log" "${options[@]}" \
+  --output="${work_dir//%/%%}/slurm-%j.log" "${options[@]}" \
   "$here/slurm_job.sh" "$here" "$work_dir" "$save_ahead" "$config" --work-dir "$work_dir" "$@")
-echo "submitted job $job; tail -F $work_dir/slurm-$job.log"
+echo "submitted job $job; tail -F $work_dir/slurm-${job%%;*}.log"

@@ -78,6 +78,82 @@ def test_training_is_told_ahead_of_its_limit_and_started_again(stand_ins, tmp_pa
     assert (tmp_path / 'w').is_dir()
 
 
+@pytest.mark.parametrize(
+    'value', ['abc', '08', '0x8', '1e1', '-1', '1.5', '8 ', '5m', '9' * 20, 'a[$(touch bad)]', 'HOME', '1\n2']
+)
+@pytest.mark.parametrize(
+    ('name', 'script'),
+    [
+        *(
+            (name, script)
+            for script in SCRIPTS[2:]
+            for name in ('GPUS', 'GPUS_PER_NODE', 'CPUS_PER_TASK', 'MASTER_PORT')
+        ),
+        ('SAVE_AHEAD', 'slurm_train.sh'),
+        *((name, script) for script in SCRIPTS[:2] for name in ('GPUS', 'NNODES', 'NODE_RANK', 'PORT')),
+    ],
+)
+def test_what_is_no_number_is_one_line_before_anything_starts(stand_ins, tmp_path, script, name, value):
+    given = {'slurm_train.sh': ['p', 'j', 'c.py', 'w'], 'slurm_test.sh': ['p', 'j', 'c.py', 'w.pth']}
+    given |= {'dist_train.sh': ['c.py', '2'], 'dist_test.sh': ['c.py', 'w.pth', '2']}
+    arguments = given[script]
+    if name == 'GPUS' and script.startswith('dist'):
+        arguments[-1] = value
+    refused = launch(script, *arguments, cwd=tmp_path, PATH=stand_ins, **{name: value})
+    assert refused.returncode == 2
+    assert refused.stdout == ''
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith(f'{script}: {name} must be a whole number from ')
+    assert not (tmp_path / 'w').exists()
+    assert not (tmp_path / 'bad').exists()
+
+
+@pytest.mark.parametrize(
+    ('name', 'value'),
+    [('GPUS', '0'), ('CPUS_PER_TASK', '0'), ('SAVE_AHEAD', '0'), ('SAVE_AHEAD', '65536'), ('MASTER_PORT', '65536')],
+)
+def test_numbers_out_of_range_are_one_line(stand_ins, tmp_path, name, value):
+    refused = launch('slurm_train.sh', 'p', 'j', 'c.py', 'w', cwd=tmp_path, PATH=stand_ins, **{name: value})
+    assert (refused.returncode, refused.stdout, len(refused.stderr.splitlines())) == (2, '', 1)
+
+
+def test_the_rank_of_a_node_is_below_their_number(stand_ins):
+    assert launch('dist_train.sh', 'c.py', '1', PATH=stand_ins, NNODES='2', NODE_RANK='1').returncode == 0
+    assert 'from 0 to 1' in launch('dist_train.sh', 'c.py', '1', PATH=stand_ins, NNODES='2', NODE_RANK='2').stderr
+
+
+def test_names_may_have_percent_signs_spaces_and_dashes(stand_ins, tmp_path):
+    def lines(work_dir):
+        names = ['p', '-j %x', '-c.py', work_dir]
+        return launch('slurm_train.sh', *names, cwd=tmp_path, PATH=stand_ins).stdout.splitlines()
+
+    assert {'--output=50%% a/slurm-%j.log', '--job-name=-j %x', './-c.py', '50% a'} <= set(lines('50% a'))
+    assert {'--output=./-w/slurm-%j.log', './-w'} <= set(lines('-w'))
+    assert {path.name for path in tmp_path.iterdir()} >= {'50% a', '-w'}
+    assert '--comment=*' in launch(*TRAIN, cwd=tmp_path, PATH=stand_ins, SRUN_ARGS='--comment=*').stdout
+    told = launch('dist_train.sh', '-c.py', '1', PATH=stand_ins).stdout.splitlines()
+    assert './-c.py' in told
+
+
+TRAIN = ['slurm_train.sh', 'p', 'j', 'c.py', 'w']
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['slurm_train.sh', 'p', 'j', 'c.py', '--amp'], 'WORK_DIR stands before all options, got --amp'),
+        (['slurm_train.sh', 'p', 'j', '--amp', 'w'], 'CONFIG stands before all options'),
+        (['slurm_test.sh', 'p', 'j', '--out', 'w.pth'], 'CONFIG stands before all options'),
+        (['dist_test.sh', 'c.py', '--out', '2'], 'CHECKPOINT stands before all options'),
+        (['slurm_train.sh', 'p', 'j', 'c.py', r'a\b'], 'Slurm writes no log into a WORK_DIR with a backslash'),
+    ],
+)
+def test_names_that_cannot_be_meant_are_one_line(stand_ins, tmp_path, arguments, message):
+    refused = launch(*arguments, cwd=tmp_path, PATH=stand_ins)
+    assert (refused.returncode, refused.stdout, len(refused.stderr.splitlines())) == (2, '', 1)
+    assert message in refused.stderr
+
+
 @pytest.fixture
 def in_a_job(tmp_path, stand_ins):
     """Runs slurm_job.sh with a srun that runs the task, as Slurm would, and a scontrol that says what it was asked."""
