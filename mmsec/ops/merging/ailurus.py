@@ -9,7 +9,7 @@ from mmsec.ops.merging.density_peaks import density_peak_merging
 from mmsec.ops.merging.matching import positions
 from mmsec.ops.merging.merging import Merging
 from mmsec.ops.merging.method import MERGINGS, MergingMethod
-from mmsec.ops.merging.sizes import at_least, double, rounded
+from mmsec.ops.merging.sizes import at_least, product, rounded
 
 _SPREAD = 0.4
 """Mean squared distance of two tokens. Maps of a ViT-S of DINOv2 change little up to here, and much at 10 times it."""
@@ -41,9 +41,9 @@ def peaks_in_space(x: Tensor, num_clusters: int, alpha: float) -> Merging:
         spread = spread.clamp_min(torch.finfo(x.dtype).tiny)[:, None, None, None]
         y, x_ = (torch.arange(side, dtype=x.dtype, device=x.device) for side in (height, width))
         place = torch.stack(torch.meshgrid(y, x_, indexing='ij'), dim=-1)  # (H, W, 2)
-        place = place * (alpha * double(num_clusters) / (height * width)) ** 0.5
+        place = place * (product(alpha, num_clusters) / (height * width)) ** 0.5
         x = torch.cat([x * ((1 - alpha) / spread).sqrt(), place.expand(batch, -1, -1, -1)], dim=-1)
-        x = x * (_SPREAD * double(x.shape[-1])) ** 0.5  # density_peak_merging divides by the channels
+        x = x * (product(_SPREAD, x.shape[-1])) ** 0.5  # density_peak_merging divides by the channels
     return density_peak_merging(x, [num_clusters])[0]
 
 
@@ -103,7 +103,7 @@ class AiluRus(MergingMethod):
         self.check_blocks(depth, depth)
         if layer != self.after_block - 1:
             return None
-        num_clusters = at_least(rounded(double(grid[0]) * double(grid[1]) * self.keep, round), 1)
+        num_clusters = at_least(rounded(product(self.keep, *grid), round), 1)
         if num_clusters == grid[0] * grid[1]:
             return None
         merging = peaks_in_space(features[:, protected:].unflatten(1, grid), num_clusters, self.alpha)

@@ -39,17 +39,19 @@ def algm_local(x: Tensor, grid: tuple[int, int], threshold: float, window: int =
     (height, width), (batch, num_tokens, _) = grid, x.shape
     if height * width + protected != num_tokens:
         raise ValueError(f'a grid of {height} x {width} and {protected} more tokens are not {num_tokens} tokens')
-    rows, columns = height // window, width // window
-    image = unit(x[:, protected:]).unflatten(1, grid)[:, : rows * window, : columns * window]
-    windows = image.unflatten(2, (columns, window)).unflatten(1, (rows, window))  # (B, rows, w, columns, w, C)
     # Vectors of length 1: the squared length of their sum is the sum of all cosines, those with themselves too.
-    same = windows.square().sum(dim=(2, 4, 5))  # (B, rows, columns)
-    score = (windows.sum(dim=(2, 4)).square().sum(dim=-1) - same) / (window**2 * (window**2 - 1))
-    score = F.pad(score.flatten(1), (0, 1), value=-torch.inf)  # (B, windows + 1): the last is what is in no window
+    image = F.pad(unit(x[:, protected:]).unflatten(1, grid).permute(0, 3, 1, 2), (0, window - 1, 0, window - 1))
+    length = F.avg_pool2d(image, window).square().sum(dim=1)  # (B, rows, columns), of the mean
+    same = F.avg_pool2d(image.square().sum(dim=1, keepdim=True), window)[:, 0]
+    rows, columns = same.shape[1:]
+    y, x_ = (torch.arange(side, device=x.device) for side in (rows, columns))
+    whole = ((y + 1) * window <= height)[:, None] & ((x_ + 1) * window <= width)
+    score = (length * window**2 - same) / (window**2 - 1)
+    score = score.masked_fill(~whole, -torch.inf).flatten(1)  # (B, windows)
     place = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     raster = torch.arange(height * width, device=x.device)
     y, x_ = raster // width // window, raster % width // window  # the window of each token
-    index = torch.where((y < rows) & (x_ < columns), y * columns + x_, rows * columns)
+    index = y * columns + x_
     merges = score[:, index] >= threshold  # (B, H*W)
     into = torch.where(merges, (y * width + x_) * window, raster) + protected
     rank = torch.where(merges, place[:, index], raster + rows * columns) + protected
@@ -81,8 +83,6 @@ def algm_global(x: Tensor, block: int, sizes: Tensor | None = None, protected: i
     batch, num_tokens, _ = x.shape
     rest = positions(batch, protected, num_tokens, x.device)
     targets, sources = rest[:, ::2], rest[:, 1::2]
-    if sources.shape[1] == 0:
-        return merge_as_many_as(positions(batch, 0, num_tokens, x.device), positions(batch, 0, num_tokens, x.device))
     real = torch.ones_like(rest, dtype=torch.bool) if sizes is None else sizes[:, protected:] > 0  # (B, n)
     metric = unit(x)
     found = [

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import register_flop_formula
 from mmsec.ops.merging.matching import positions, products, unit
 from mmsec.ops.merging.merging import Merging
 from mmsec.ops.merging.method import MERGINGS, MergingMethod, check_layers
-from mmsec.ops.merging.sizes import at_least, double, rounded
+from mmsec.ops.merging.sizes import at_least, product, rounded
 
 Linkage = Literal['single', 'complete', 'average']
 
@@ -132,7 +132,7 @@ class ATC(MergingMethod):
         """See :class:`MergingMethod`; by :func:`agglomerative`."""
         self.check_blocks(depth, depth)
         count = features.shape[1] - protected
-        num_clusters = at_least(rounded(double(count) * self.keep), 1)
+        num_clusters = at_least(rounded(product(self.keep, count)), 1)
         if layer not in self.layers or num_clusters == count:
             return None
         return agglomerative(features, num_clusters, self.linkage, protected)

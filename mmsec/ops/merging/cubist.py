@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmsec.ops.kernels.conditions import makes_graph
 from mmsec.ops.merging.matching import positions, unit
 from mmsec.ops.merging.merging import Links, Merging
 from mmsec.ops.merging.method import MERGINGS, MergingMethod
-from mmsec.ops.merging.sizes import double, rounded
+from mmsec.ops.merging.sizes import product, renamed, rounded
 
 Similarity = Literal['cosine', 'euclidean']
 
@@ -30,12 +31,10 @@ class LargestMerging(Merging):
         """(B, N, C) -> (B, T', C), whatever the weights; see :class:`Merging`."""
         index = self.assignment[..., None].expand(x.shape)
         magnitude = x.detach().abs()
-        largest = magnitude.new_zeros(x.shape[0], self.num_merged, x.shape[2])
-        largest = largest.scatter_reduce(1, index, magnitude, 'amax').gather(1, index)  # (B, N, C)
+        merged = x.shape[0], self.num_merged, x.shape[2]
+        largest = magnitude.new_zeros(merged).scatter_reduce(1, index, magnitude, 'amax').gather(1, index)  # (B, N, C)
         candidates = torch.where(magnitude >= largest, self.preference[:, None], x.shape[1] - 1)
-        chosen = torch.full_like(index[:, : self.num_merged], x.shape[1] - 1).scatter_reduce(
-            1, index, candidates, 'amin'
-        )
+        chosen = index.new_full(merged, x.shape[1] - 1).scatter_reduce(1, index, candidates, 'amin')
         return x.gather(1, self.preference.argsort()[chosen])
 
 
@@ -90,14 +89,11 @@ def _merge_lines(x: Tensor, r: int, similarity: Similarity) -> LargestMerging:
         alike = (x[:, 1:] * x[:, :-1]).sum(dim=-1)  # (L, n - 1), of each token and the next one
     else:
         alike = -(x[:, 1:] - x[:, :-1]).float().square().sum(dim=-1)
-    left = alike[:, ::2]  # (L, n // 2), of each token at an odd place
-    right = F.pad(alike[:, 1::2], (0, 1), value=-torch.inf)[:, : left.shape[1]]
-    order = torch.maximum(left, right).argsort(dim=1, descending=True, stable=True)
-    merges = order.argsort(dim=1) < r
-    odd = torch.stack([torch.zeros_like(merges), merges], dim=2).flatten(1)  # (L, n or n - 1)
-    goes = F.pad(odd, (0, 1))[:, : x.shape[1]]  # (L, n)
-    to_right = F.pad(torch.stack([torch.zeros_like(merges), merges & (right > left)], dim=2).flatten(1), (0, 1))
-    assignment = (~goes).cumsum(dim=1) - 1 + to_right[:, : x.shape[1]]
+    left, right = (F.pad(alike, sides, value=-torch.inf) for sides in ((1, 0), (0, 1)))  # (L, n), to the neighbours
+    is_odd = torch.arange(x.shape[1], device=x.device) % 2 == 1
+    order = torch.maximum(left, right).masked_fill(~is_odd, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    goes = is_odd & (order.argsort(dim=1) < r)
+    assignment = (~goes).cumsum(dim=1) - 1 + (goes & (right > left))
     return LargestMerging(Links(assignment[..., None], x.shape[1] - r), preference=_even_first(x.shape[1], x.device))
 
 
@@ -159,7 +155,9 @@ class CubistMerge(MergingMethod):
             return None
         height, width = self.merged_grid(grid)
         r = grid[0] - height, grid[1] - width
-        return None if r == (0, 0) else cubist(features, grid, r, self.similarity, protected)
+        if not makes_graph() and r == (0, 0):
+            return None
+        return cubist(features, grid, r, self.similarity, protected)
 
     def check_blocks(self, depth: int, built: int) -> None:
         """See :class:`MergingMethod`."""
@@ -172,10 +170,10 @@ class CubistMerge(MergingMethod):
         """Rows and columns that are left; see :class:`MergingMethod`."""
         numbers = self.r if isinstance(self.r, Sequence) else (self.r, self.r)
         height, width = (
-            side - (r if isinstance(r, int) else rounded(double(side) * r))
+            renamed(side - (r if isinstance(r, int) else rounded(product(r, side))), 2)
             for r, side in zip(numbers, grid, strict=True)
         )
-        if not torch.jit.is_tracing() and (2 * height < grid[0] or 2 * width < grid[1]):
+        if not makes_graph() and (2 * height < grid[0] or 2 * width < grid[1]):
             raise ValueError(
                 f'r of CubistMerge must be at most half of each side, got {self.r} for a map of {grid[0]} x {grid[1]} '
                 'tokens: give a share such as 0.25, which fits all sizes'

@@ -12,7 +12,7 @@ from mmsec.ops.kernels.conditions import makes_graph
 from mmsec.ops.merging.matching import positions, products
 from mmsec.ops.merging.merging import Links, Merging
 from mmsec.ops.merging.method import MERGINGS, MergingMethod
-from mmsec.ops.merging.sizes import at_least, at_most, double, rounded
+from mmsec.ops.merging.sizes import at_least, at_most, product, rounded
 
 _TEMPERATURE = 30.0
 """Of tokens whose mean squared distance is 1. Of 10 to 1000, 20 to 40 change the maps of a ViT-S of DINOv2 least."""
@@ -217,7 +217,7 @@ class Expedit(MergingMethod):
     def merged_grid(self, grid: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of the small grid; see :class:`MergingMethod`."""
         if isinstance(self.size, (int, float)):
-            height, width = (at_least(rounded(double(side) * self.size, round), 1) for side in grid)
+            height, width = (at_least(rounded(product(self.size, side), round), 1) for side in grid)
         else:
             height, width = (at_most(most, side) for most, side in zip(self.size, grid, strict=True))
         return height, width

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmsec import compat
 from mmsec.ops.merging.merging import Merging
-from mmsec.ops.merging.sizes import largest
+from mmsec.ops.merging.sizes import known, renamed
 
 BLOCK = 2**22  # similarities held at a time, of all images together: 16 MiB in float32
 
@@ -44,12 +44,21 @@ def best_pairs(metric: Tensor, sources: Tensor, targets: Tensor) -> tuple[Tensor
     return sources.gather(1, order), partner.gather(1, order)
 
 
-def merge_pairs(kept: Tensor, merged: Tensor, into: Tensor) -> Merging:
+def merge_pairs(num_tokens: int, kept: Tensor, merged: Tensor, into: Tensor) -> Merging:
     """Merge tokens (B, r) into the positions ``into`` (B, r) of those that are kept, (B, T'), in the order of these."""
     positions = torch.arange(kept.shape[1], device=kept.device).expand_as(kept)
     both = torch.cat([kept, merged], dim=1)
-    assignment = torch.empty_like(both).scatter_(1, both, torch.cat([positions, into], dim=1))
-    return Merging.from_assignment(assignment, kept.shape[1])
+    assignment = kept.new_empty(kept.shape[0], num_tokens)
+    assignment = assignment.scatter_(1, both, torch.cat([positions, into], dim=1))
+    num_merged = renamed(kept.shape[1])
+    if torch.compiler.is_exporting():
+        torch._check(num_merged < num_tokens)
+    return Merging.from_assignment(assignment, num_merged)
+
+
+def cut(x: Tensor, begin: int, count: int, step: int = 1) -> Tensor:
+    """``count`` columns of (B, n), from ``begin`` on in steps: by an index, whose length is known in every graph."""
+    return x[:, begin + step * torch.arange(count, device=x.device)]
 
 
 def merge_as_many_as(into: Tensor, rank: Tensor, sizes: Tensor | None = None) -> Merging:
@@ -67,7 +76,7 @@ def merge_as_many_as(into: Tensor, rank: Tensor, sizes: Tensor | None = None) ->
     if sizes is not None:
         stays = stays & (sizes > 0)
     order = torch.where(stays, rank, 2 * into.shape[1]).argsort(dim=1, stable=True)
-    num_merged = largest(stays.sum(dim=1))
+    num_merged = known(stays.sum(dim=1).max())
     return Merging.from_assignment(order.argsort(dim=1).gather(1, into).clamp(max=num_merged - 1), num_merged)
 
 

@@ -30,8 +30,6 @@ def mutual_pairs(x: Tensor, sizes: Tensor | None = None, protected: int = 0) -> 
     """
     batch, num_tokens, _ = x.shape
     all_ = positions(batch, 0, num_tokens, x.device)
-    if num_tokens - protected < 2:
-        return merge_as_many_as(all_, all_, sizes)
     metric, own = unit(x[:, protected:]), torch.arange(num_tokens - protected, device=x.device)
     nearest, row = [], 0
     for block in products(metric, metric):

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmsec.ops.merging.matching import best_pairs, merge_pairs, positions, products, unit
+from mmsec.ops.merging.matching import best_pairs, cut, merge_pairs, positions, products, unit
 from mmsec.ops.merging.merging import Merging
 from mmsec.ops.merging.method import MERGINGS, MergingMethod
-from mmsec.ops.merging.sizes import at_most, double, rounded
+from mmsec.ops.merging.sizes import at_most, product, rounded
 
 
 def energy(metric: Tensor, margin: float) -> Tensor:
@@ -49,17 +49,22 @@ def pitome(metric: Tensor, ratio: float, margin: float, mode: Literal['pitome', 
     """
     batch, num_tokens, _ = metric.shape
     count = num_tokens - protected
-    r = at_most(rounded(count - double(count) * ratio), count // 2)
+    r = rounded(count - product(ratio, count))
+    r = r if ratio >= 0.5 else at_most(r, count // 2)
     front = positions(batch, 0, protected, metric.device)
     if r == 0:
-        return merge_pairs(positions(batch, 0, num_tokens, metric.device), front[:, :0], front[:, :0])
+        return merge_pairs(num_tokens, positions(batch, 0, num_tokens, metric.device), front[:, :0], front[:, :0])
     metric = unit(metric)
     ranked = energy(metric[:, protected:], margin).argsort(dim=1, descending=True, stable=True) + protected  # (B, n)
-    mergeable = ranked[:, : 2 * r] if mode == 'pitome' else ranked
-    targets = mergeable[:, 1::2]
-    sources, partner = best_pairs(metric, mergeable[:, ::2], targets)
-    kept = torch.cat([front, sources[:, r:], ranked[:, mergeable.shape[1] :], targets], dim=1)
-    return merge_pairs(kept, sources[:, :r], partner[:, :r] + kept.shape[1] - targets.shape[1])
+    if mode == 'pitome':
+        targets, rest = cut(ranked, 1, r, step=2), cut(ranked, 2 * r, count - 2 * r)
+        merged, into = best_pairs(metric, cut(ranked, 0, r, step=2), targets)
+    else:
+        targets = ranked[:, 1::2]
+        sources, partner = best_pairs(metric, ranked[:, ::2], targets)
+        merged, into, rest = cut(sources, 0, r), cut(partner, 0, r), cut(sources, r, sources.shape[1] - r)
+    kept = torch.cat([front, rest, targets], dim=1)
+    return merge_pairs(num_tokens, kept, merged, into + kept.shape[1] - targets.shape[1])
 
 
 @MERGINGS.register_module()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmsec.ops.merging.matching import best_pairs, merge_pairs, positions, unit
+from mmsec.ops.merging.matching import best_pairs, cut, merge_pairs, positions, unit
 from mmsec.ops.merging.merging import Merging
 from mmsec.ops.merging.method import MERGINGS, MergingMethod
 from mmsec.ops.merging.sizes import at_most
@@ -34,11 +34,11 @@ def tome(metric: Tensor, r: int, protected: int = 0) -> Merging:
     rest = positions(batch, protected, num_tokens, metric.device)
     sources, targets = rest[:, protected % 2 :: 2], rest[:, 1 - protected % 2 :: 2]
     if r <= 0:
-        return merge_pairs(positions(batch, 0, num_tokens, metric.device), rest[:, :0], rest[:, :0])
+        return merge_pairs(num_tokens, positions(batch, 0, num_tokens, metric.device), rest[:, :0], rest[:, :0])
     sources, partner = best_pairs(unit(metric), sources, targets)
     front = positions(batch, 0, protected, metric.device)
-    kept = torch.cat([front, sources[:, r:].sort(dim=1).values, targets], dim=1)
-    return merge_pairs(kept, sources[:, :r], partner[:, :r] + kept.shape[1] - targets.shape[1])
+    kept = torch.cat([front, cut(sources, r, sources.shape[1] - r).sort(dim=1).values, targets], dim=1)
+    return merge_pairs(num_tokens, kept, cut(sources, 0, r), cut(partner, 0, r) + kept.shape[1] - targets.shape[1])
 
 
 @MERGINGS.register_module()
@@ -84,6 +84,6 @@ class ToMe(MergingMethod):
         """See :class:`MergingMethod`; by :func:`tome`."""
         self.check_blocks(depth, depth)
         r = self.r if isinstance(self.r, int) else self.r[layer]
-        if min(r, (features.shape[1] - protected) // 2) == 0:
+        if at_most(r, (features.shape[1] - protected) // 2) == 0:
             return None
         return tome(features, r, protected)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmsec.ops.merging.matching import best_pairs, merge_pairs, positions, unit
+from mmsec.ops.merging.matching import best_pairs, cut, merge_pairs, positions, unit
 from mmsec.ops.merging.merging import Merging
 from mmsec.ops.merging.method import MERGINGS, MergingMethod
-from mmsec.ops.merging.sizes import at_most, double, rounded
+from mmsec.ops.merging.sizes import at_most, product, rounded
 
 
 @torch.no_grad()
@@ -45,13 +45,13 @@ def tomesd(metric: Tensor, grid: tuple[int, int], ratio: float, stride: int = 2,
     # A stable sort finds them without waiting for the device, as nonzero would.
     raster = stays.flatten().to(torch.uint8).argsort(stable=True).expand(batch, -1) + protected
     sources, targets = raster.split([height * width - num_targets, num_targets], dim=1)
-    r = at_most(rounded(ratio * double(height) * double(width)), sources.shape[1])
+    r = at_most(rounded(product(ratio, height, width)), sources.shape[1])
     if r == 0:
-        return merge_pairs(positions(batch, 0, num_tokens, metric.device), sources[:, :0], sources[:, :0])
+        return merge_pairs(num_tokens, positions(batch, 0, num_tokens, metric.device), sources[:, :0], sources[:, :0])
     sources, partner = best_pairs(unit(metric), sources, targets)
     front = positions(batch, 0, protected, metric.device)
-    kept = torch.cat([front, sources[:, r:].sort(dim=1).values, targets], dim=1)
-    return merge_pairs(kept, sources[:, :r], partner[:, :r] + kept.shape[1] - num_targets)
+    kept = torch.cat([front, cut(sources, r, sources.shape[1] - r).sort(dim=1).values, targets], dim=1)
+    return merge_pairs(num_tokens, kept, cut(sources, 0, r), cut(partner, 0, r) + kept.shape[1] - num_targets)
 
 
 @MERGINGS.register_module()
