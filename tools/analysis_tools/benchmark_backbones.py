@@ -186,10 +186,8 @@ def backbones(args: argparse.Namespace) -> dict:
     ]
     print(table(['', 'multiply-adds, G', 'of the first', 'distance'], lines))
     if args.plot:
-    config, shapes, device = task
-    model = build(config).to(device)
-    images = [torch.randn(1, image_channels(model), *shape, device=device) for shape in shapes]
-    return synchronised(torch.no_grad()(lambda i=0: model(images[i])), device)
+        draw_distances(rows, f'1x{channels}x{args.shape[0]}x{args.shape[1]}', args.plot)
+    return {'backbones': rows}
 
 
 def distances(configs: dict[str, dict], image: Tensor) -> dict[str, float | None]:
