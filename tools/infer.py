@@ -7,6 +7,11 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
+if __name__ == '__main__':  # before torch loads OpenMP
+    from mmsec.cli.openmp import choose_threads
+
+    choose_threads()
+
 import mmcv
 import numpy as np
 import torch

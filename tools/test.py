@@ -5,6 +5,11 @@ import os
 import shlex
 from pathlib import Path
 
+if __name__ == '__main__':  # before torch loads OpenMP
+    from mmsec.cli.openmp import choose_threads
+
+    choose_threads()
+
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.registry import METRICS

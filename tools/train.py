@@ -5,8 +5,12 @@ import os
 import signal
 from pathlib import Path
 
-if __name__ == '__main__':  # what tells a run to stop waits from here on until the run listens
+if __name__ == '__main__':
+    # What tells a run to stop waits from here on until the run listens.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1))
+    from mmsec.cli.openmp import choose_threads  # before torch loads OpenMP
+
+    choose_threads()
 
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device

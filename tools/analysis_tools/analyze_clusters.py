@@ -5,6 +5,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+if __name__ == '__main__':  # before torch loads OpenMP
+    from mmsec.cli.openmp import choose_threads
+
+    choose_threads()
+
 import mmcv
 import numpy as np
 import torch
