@@ -9,8 +9,9 @@ from mmsec.models.backbones.base import Backbone
 from mmsec.models.checkpoints import vit
 from mmsec.models.layers.blocks import forward_block
 from mmsec.models.layers.cluster_counts import ClusterCount
+from mmsec.models.layers.mlp import MLP, SwiGLU
 from mmsec.models.layers.token_list import Merge, TokenList
-from mmsec.models.layers.vit import MLP, Attention, Block, PatchEmbed, SwiGLU, WindowAttention
+from mmsec.models.layers.vit import Attention, Block, PatchEmbed, WindowAttention
 from mmsec.ops.merging import MERGINGS, Merging
 from mmsec.registry import MODELS
 

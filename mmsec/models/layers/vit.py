@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmsec.models.layers.cluster_attention import ClusterAttention, TokenClusters
 from mmsec.models.layers.cluster_counts import ClusterCount
 from mmsec.models.layers.maps import LayerScale
+from mmsec.models.layers.mlp import MLP, SwiGLU
 from mmsec.models.layers.token_list import Merge, Places, TokenList
 from mmsec.ops import (
     Grouping,
@@ -216,36 +217,6 @@ class WindowAttention(Attention):
 def _cut(x: Tensor, padded: tuple[int, int], grid: tuple[int, int]) -> Tensor:
     """The tokens of a grid (B, H*W, ...) from those of a larger one (B, H'*W', ...), at its top left."""
     return x.unflatten(1, padded)[:, : grid[0], : grid[1]].flatten(1, 2)
-
-
-class MLP(nn.Module):
-    """Two linear layers with GELU between them."""
-
-    def __init__(self, embed_dims: int, hidden_dims: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(embed_dims, hidden_dims)
-        self.fc2 = nn.Linear(hidden_dims, embed_dims)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
-class SwiGLU(nn.Module):
-    """Two linear layers, one of them gated by a third.
-
-    Source: GLU Variants Improve Transformer (arXiv 2002.05202); names of weights as in DINOv3's public code.
-    """
-
-    def __init__(self, embed_dims: int, hidden_dims: int) -> None:
-        super().__init__()
-        self.w1 = nn.Linear(embed_dims, hidden_dims)
-        self.w2 = nn.Linear(embed_dims, hidden_dims)
-        self.w3 = nn.Linear(hidden_dims, embed_dims)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
-        return self.w3(F.silu(self.w1(x)) * self.w2(x))
 
 
 class Block(nn.Module):
