@@ -20,7 +20,7 @@ from mmengine.utils import track_iter_progress
 from torch.utils.data import Dataset
 
 from mmsec.cli.config import load_config
-from mmsec.cli.data import check_data
+from mmsec.cli.data import check_paths
 from mmsec.cli.grouping import add_grouping, set_grouping
 from mmsec.cli.weights import build_backbone
 from mmsec.engine.files import to_json
@@ -180,7 +180,7 @@ def main() -> None:
     backbone = build_backbone(cfg, args.checkpoint)
     if not args.checkpoint:
         print('no checkpoint: weights are random')
-    check_data(cfg, 'test')
+    check_paths(cfg, 'test')
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     preprocessor = MODELS.build(cfg.model.data_preprocessor).to(args.device)
     rows, kmeans, failed = analyze(preprocessor, backbone, dataset, args)
