@@ -54,7 +54,7 @@ class ViT(Backbone):
             ``grouping``. Default: None, with windows four evenly spaced ones, with a grouping none.
         merging (dict, optional): How tokens merge: ``type``, a name in :data:`mmsec.ops.merging.MERGINGS`, and its
             options. Maps are rebuilt from the merged tokens. It has no weights, and so can be chosen for a trained
-            model. With windows or a grouping it must leave a grid, as Expedit does. Default: None or an empty dict,
+            model. With windows or a grouping it must leave a grid: Expedit, CubistMerge. Default: None or an empty dict,
             nothing merges.
         drop_path_rate (float): Drop path of the last block; it rises linearly from 0 over all blocks. Default: 0.1.
         out_type (str): What is returned of each block in ``out_indices``: 'map', or 'cls_token', a map of one token for
@@ -163,7 +163,7 @@ class ViT(Backbone):
         if method and (window_size or grouping) and method.merged_grid(map_size) is None:
             raise ValueError(
                 f'merging {type(method).__name__} leaves no grid for {"windows" if window_size else "a grouping"}: '
-                f'set {"window_size=0" if window_size else "grouping=None"}, or merge by Expedit'
+                f'set {"window_size=0" if window_size else "grouping=None"}, or merge by Expedit or CubistMerge'
             )
 
         def attention(block: int) -> Attention:
