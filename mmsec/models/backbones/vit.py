@@ -54,8 +54,8 @@ class ViT(Backbone):
             ``grouping``. Default: None, with windows four evenly spaced ones, with a grouping none.
         merging (dict, optional): How tokens merge: ``type``, a name in :data:`mmsec.ops.merging.MERGINGS`, and its
             options. Maps are rebuilt from the merged tokens. It has no weights, and so can be chosen for a trained
-            model. With windows or a grouping it must leave a grid: Expedit, CubistMerge. Default: None or an empty dict,
-            nothing merges.
+            model. With windows or a grouping it must leave a grid: Expedit, CubistMerge. Default: None or an empty
+            dict, nothing merges.
         drop_path_rate (float): Drop path of the last block; it rises linearly from 0 over all blocks. Default: 0.1.
         out_type (str): What is returned of each block in ``out_indices``: 'map', or 'cls_token', a map of one token for
             a classifier, as published ones are. Default: 'map'.
