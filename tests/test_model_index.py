@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import model_index as tool
 import pytest
 import yaml
 from mmengine.registry import MODELS
@@ -59,16 +60,8 @@ def test_parameters_are_those_of_the_model(name):
     assert model['In Collection'] == type(built.backbone).__name__
 
 
-@pytest.fixture
-def tool(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / 'tools/analysis_tools'))
-    import model_index
-
-    return model_index
-
-
 @pytest.mark.parametrize('name', CONFIGS)
-def test_a_name_keeps_to_the_grammar_and_stands_beside_that_of_openmmlab(tool, name):
+def test_a_name_keeps_to_the_grammar_and_stands_beside_that_of_openmmlab(name):
     path = Path(name)
     alias = tool.alias(path)
     assert MODELS_OF[path.stem]['Alias'] == [alias], 'out of date: python tools/analysis_tools/model_index.py'
@@ -76,7 +69,7 @@ def test_a_name_keeps_to_the_grammar_and_stands_beside_that_of_openmmlab(tool, n
     assert any(f'({path.name})' in row and row.endswith(f'| `{alias}` |') for row in rows)
 
 
-def test_the_grammar_of_names(tool):
+def test_the_grammar_of_names():
     wanted = ('vit', 'b', 'upernet', '_mae_pitome', '', 'shapes')
     assert tuple(tool.parts_of('vit_b_upernet_mae_pitome_shapes').values()) == wanted
     assert tool.alias(Path('configs/mmdet/secvit/secvit_b_maskrcnn.py')) == 'mask-rcnn_secvit-b_fpn_1x_coco'
@@ -87,12 +80,12 @@ def test_the_grammar_of_names(tool):
     assert len(set(aliases)) == len(aliases)
 
 
-def test_the_tables_are_those_of_the_index(tool):
+def test_the_tables_are_those_of_the_index():
     for name in tool.PAGES:
         assert (ROOT / name).read_text() == tool.page(name), f'{name} is out of date: make tables'
 
 
-def test_results_are_those_of_the_evidence(tool):
+def test_results_are_those_of_the_evidence():
     rows = {name: found for name, found in tool.trained().items() if name in MODELS_OF}
     assert {name for name, each in MODELS_OF.items() if 'Results' in each} == set(rows), 'out of date: make tables'
     for name, found in rows.items():
@@ -100,7 +93,7 @@ def test_results_are_those_of_the_evidence(tool):
         assert model['Results'] == tool.results_of(model, found), f'{name} is out of date: make tables'
 
 
-def test_a_result_is_the_mean_over_finished_seeds_in_percent(tool, monkeypatch, tmp_path):
+def test_a_result_is_the_mean_over_finished_seeds_in_percent(monkeypatch, tmp_path):
     monkeypatch.setattr(tool, 'EVIDENCE', tmp_path)
     names = ('coco/segm_mAP', 'coco/segm_mAP_50', 'coco/bbox_mAP')  # AP75 is missing
     seeds = {'0': {'metrics': dict.fromkeys(names, 0.25)}, '1': {'metrics': dict.fromkeys(names, 0.35)}}

@@ -1,6 +1,5 @@
 """What `make tune-gpu` decides and measures, tried on a CPU with tiny shapes: there is one chance on a GPU."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -9,18 +8,23 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+import tune_gpu as tool
+from timing import by_turns
+from tune_plan import plan
 
 from mmsec.ops.kernels import table
 from tests.conftest import ROOT
 from tests.ops.gpu.conftest import _quick_interpreter  # noqa: F401
 
 pytest.importorskip('triton', reason='Triton is not installed')
+import tune_kernels
+import tune_models
+import tune_work
 
 
 @pytest.fixture(autouse=True)
 def _tools(monkeypatch, tmp_path):
-    """Tools are found, and processes that they start interpret kernels with one thread."""
-    monkeypatch.syspath_prepend(ROOT / 'tools/analysis_tools')
+    """Processes that tools start interpret kernels with one thread."""
     settings = {'TRITON_INTERPRET': '1', 'OMP_NUM_THREADS': '1', 'TRITON_CACHE_DIR': str(tmp_path / 'cache')}
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
@@ -29,13 +33,7 @@ def _tools(monkeypatch, tmp_path):
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
-@pytest.fixture
-def tool():
-    """tools/analysis_tools/tune_gpu.py as a module."""
-    return importlib.import_module('tune_gpu')
-
-
-def start(tool, monkeypatch, folder, *options):
+def start(monkeypatch, folder, *options):
     """Run the tool in this process."""
     command = ['tune_gpu.py', '--device', 'cpu', '--tiny', '--out', str(folder), *map(str, options)]
     monkeypatch.setattr(sys, 'argv', command)
@@ -62,18 +60,18 @@ class Here(Fake):
     """Measures in this process."""
 
     def measure(self, cell, seconds):
-        return importlib.import_module('tune_gpu').measured(cell)
+        return tool.measured(cell)
 
 
-def test_a_dry_run_goes_through_all_and_a_second_one_has_nothing_left(tool, monkeypatch, capfd, tmp_path):
+def test_a_dry_run_goes_through_all_and_a_second_one_has_nothing_left(monkeypatch, capfd, tmp_path):
     before = table.PATH.read_bytes() if table.PATH.is_file() else None
     monkeypatch.setattr(tool, 'Measurer', Here)
-    start(tool, monkeypatch, tmp_path)
+    start(monkeypatch, tmp_path)
     said = capfd.readouterr().out
     assert [f'part {part} is done' in said for part in (1, 2, 3)] == [True] * 3
     content = json.loads((tmp_path / 'tuning_cpu.json').read_text())
     cells = content['cells']
-    assert list(cells) == list(importlib.import_module('tune_plan').plan('cpu', True))
+    assert list(cells) == list(plan('cpu', True))
     assert {name: cell['error'] for name, cell in cells.items() if 'error' in cell} == {}
     for name, cell in cells.items():
         if name.startswith('tiles, '):
@@ -105,13 +103,13 @@ def test_a_dry_run_goes_through_all_and_a_second_one_has_nothing_left(tool, monk
 
     Fake.asked = []
     monkeypatch.setattr(tool, 'Measurer', Fake)
-    start(tool, monkeypatch, tmp_path)
+    start(monkeypatch, tmp_path)
     assert json.loads((tmp_path / 'tuning_cpu.json').read_text()) == content
     assert Fake.asked == []
 
 
 @pytest.fixture
-def fake(tool, monkeypatch):
+def fake(monkeypatch):
     """Four cells, in two parts, and a clock."""
     Fake.seconds, Fake.answers, Fake.asked = 0.0, {}, []
     cells = {name: {'part': 2 if name == 'd' else 1, 'run': 'facts', 'name': name} for name in 'abcd'}
@@ -121,34 +119,34 @@ def fake(tool, monkeypatch):
     return Fake
 
 
-def test_nothing_starts_after_the_deadline_and_the_next_call_goes_on(tool, fake, monkeypatch, capsys, tmp_path):
-    start(tool, monkeypatch, tmp_path, '--part', 1, '--minutes', 0.25)  # the second cell ends after 20 seconds
+def test_nothing_starts_after_the_deadline_and_the_next_call_goes_on(fake, monkeypatch, capsys, tmp_path):
+    start(monkeypatch, tmp_path, '--part', 1, '--minutes', 0.25)  # the second cell ends after 20 seconds
     assert fake.asked == ['a', 'b']
     assert "the time of part 1 is up; the same command goes on with 'c'" in capsys.readouterr().out
-    start(tool, monkeypatch, tmp_path, '--minutes', 0.25)
+    start(monkeypatch, tmp_path, '--minutes', 0.25)
     assert fake.asked == ['a', 'b', 'c', 'd']  # each part has its own time
-    start(tool, monkeypatch, tmp_path, '--part', 1, '--again', 'b')
+    start(monkeypatch, tmp_path, '--part', 1, '--again', 'b')
     assert fake.asked[4:] == ['b']
 
 
-def test_a_cell_that_raises_is_written_and_tried_once_more(tool, fake, monkeypatch, tmp_path):
+def test_a_cell_that_raises_is_written_and_tried_once_more(fake, monkeypatch, tmp_path):
     fake.answers = {'b': {'error': 'out of memory'}}
     for _ in range(3):
-        start(tool, monkeypatch, tmp_path, '--part', 1)
+        start(monkeypatch, tmp_path, '--part', 1)
     assert fake.asked == ['a', 'b', 'c', 'b']
     cells = json.loads((tmp_path / 'tuning_cpu.json').read_text())['cells']
     assert cells['b'] == {'error': 'out of memory', 'tries': 2}
     assert '| b | out of memory |' in (tmp_path / 'tuning_cpu.md').read_text()
 
 
-def test_figures_of_other_software_are_not_gone_on_with(tool, fake, monkeypatch, tmp_path):
-    start(tool, monkeypatch, tmp_path, '--part', 1)
+def test_figures_of_other_software_are_not_gone_on_with(fake, monkeypatch, tmp_path):
+    start(monkeypatch, tmp_path, '--part', 1)
     monkeypatch.setattr(torch, '__version__', '1.0')
-    start(tool, monkeypatch, tmp_path, '--part', 1)
+    start(monkeypatch, tmp_path, '--part', 1)
     assert fake.asked == ['a', 'b', 'c'] * 2
 
 
-def test_a_process_that_dies_or_hangs_costs_one_cell(tool, tmp_path):
+def test_a_process_that_dies_or_hangs_costs_one_cell(tmp_path):
     measurer = tool.Measurer()
     common = {'device': 'cpu', 'dtype': 'float16', 'rounds': 1, 'run': 'facts'}
     try:
@@ -167,7 +165,7 @@ def test_a_process_that_dies_or_hangs_costs_one_cell(tool, tmp_path):
         measurer.close()
 
 
-def test_a_process_that_lost_the_device_is_replaced(tool, monkeypatch):
+def test_a_process_that_lost_the_device_is_replaced(monkeypatch):
     def release(device):
         raise RuntimeError('CUDA error: an illegal memory access was encountered')
 
@@ -185,25 +183,22 @@ def test_a_process_that_lost_the_device_is_replaced(tool, monkeypatch):
 
 
 def test_a_tile_that_does_not_run_is_left_out(monkeypatch):
-    kernels, work = importlib.import_module('tune_kernels'), importlib.import_module('tune_work')
-    cell = importlib.import_module('tune_plan').plan('cpu', True)['tiles, norm C64'] | {'ahead': True}
+    cell = plan('cpu', True)['tiles, norm C64'] | {'ahead': True}
 
     def fails(*args):
         raise ValueError('out of resource')
 
-    monkeypatch.setattr(work.norm, 'backward', fails)
-    result = kernels.tiles(cell)
+    monkeypatch.setattr(tune_work.norm, 'backward', fails)
+    result = tune_kernels.tiles(cell)
     assert result['checked']['backward'] == {'failed': 'ValueError: out of resource'}
     assert [each.split(':')[0] for each in result['wrong']] == ['backward']
 
 
-def test_what_a_side_raises_is_a_row(tool):
-    models = importlib.import_module('tune_models')
-
+def test_what_a_side_raises_is_a_row():
     def wrong():
         raise TypeError('unknown option')
 
-    rows = models.by_turns({'wrong': models.under({}, wrong), 'late': models.under({}, lambda: wrong)}, 'cpu', 1)
+    rows = by_turns({'wrong': tune_models.under({}, wrong), 'late': tune_models.under({}, lambda: wrong)}, 'cpu', 1)
     assert rows == {name: {'error': 'TypeError: unknown option'} for name in ('wrong', 'late')}
 
 
@@ -229,7 +224,7 @@ def test_swin_needs_no_compiled_operators():
         (['--device', 'cpu', '--tiny'], '--tiny needs --out'),
     ],
 )
-def test_what_cannot_be_measured_is_refused(tool, monkeypatch, capsys, options, said):
+def test_what_cannot_be_measured_is_refused(monkeypatch, capsys, options, said):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     monkeypatch.setattr(sys, 'argv', ['tune_gpu.py', *options])
     with pytest.raises(SystemExit, match='2'):

@@ -1,28 +1,16 @@
 """The rules by which `make tune-gpu` decides, the table that it writes, and its report."""
 
-import importlib
 import sys
 
 import pytest
+import tune_gpu
+import tune_plan
+import tune_report
+import tune_rules as rules
 
 from mmsec.ops.kernels import table
-from tests.conftest import ROOT
-
-pytest.importorskip('triton', reason='Triton is not installed')
 
 LABELS = ('stage 1, 2x8x8', 'stage 2, 2x4x4', 'stage 3, 2x2x2', 'stage 4, 2x1x1')
-
-
-@pytest.fixture(autouse=True)
-def _tools(monkeypatch):
-    """Tools find each other."""
-    monkeypatch.syspath_prepend(ROOT / 'tools/analysis_tools')
-
-
-@pytest.fixture
-def rules():
-    """tools/analysis_tools/tune_rules.py as a module."""
-    return importlib.import_module('tune_rules')
 
 
 def tile(size, registers=64, error=1e-3, equal=True, **seconds):
@@ -48,7 +36,7 @@ WRONG = [
         ([tile(1, error=0.06, a=1.0)], None),  # more than any rounding
     ],
 )
-def test_the_fastest_tile_that_is_right_wins(rules, rows, wanted):
+def test_the_fastest_tile_that_is_right_wins(rows, wanted):
     assert rules.fastest(rows, 1.0 if len(rows) == 1 else 1e-3) == (wanted and {'T': wanted})
 
 
@@ -62,7 +50,7 @@ def cell(kernel, *speeds, **more):
     return {'kernel': kernel, 'against': against, 'took': 1.0, **more}
 
 
-def test_a_kernel_stays_that_is_fast_enough_at_three_of_four_stages(rules):
+def test_a_kernel_stays_that_is_fast_enough_at_three_of_four_stages():
     assert rules.stage_speeds([cell('sort', 1.15, 2.0)]) == pytest.approx({'stage 1': 1.15, 'stage 2': 2.0})
     assert rules.stays(rules.stage_speeds([cell('sort', 1.16, 1.16, 1.16, 0.5)]))
     assert not rules.stays(rules.stage_speeds([cell('sort', 9.0, 9.0, 1.14, 1.14)]))
@@ -96,12 +84,11 @@ def joined(inference, training, distance=1e-2, **more):
         ({'error': 'the process died'}, False),
     ],
 )
-def test_a_kernel_joins_the_set_where_one_pass_falls_and_none_rises(rules, row, joins):
+def test_a_kernel_joins_the_set_where_one_pass_falls_and_none_rises(row, joins):
     assert rules.joins(row) == joins
 
 
-def test_the_set_grows_in_order(rules):
-    tool = importlib.import_module('tune_gpu')
+def test_the_set_grows_in_order():
     assert rules.ORDER == ('cast', 'depthwise', 'attention', 'residual_norm', 'sort', 'scores')
     results = {
         'depthwise': cell('depthwise', 2.0, 2.0, 2.0, 2.0, chosen={'depthwise': {'C64 K3': {'T': 8}}}),
@@ -111,13 +98,13 @@ def test_the_set_grows_in_order(rules):
     }
     adding = {'run': 'kernel_set', 'added': 'depthwise'}
     results['set, cast'] = joined(0.9, 0.9)
-    given = tool.given(adding, results)
+    given = tune_gpu.given(adding, results)
     assert given['kernels'] == ['cast']
     assert given['tiles'] == {'depthwise': {'C64 K3': {'T': 8}}}
     results['set, depthwise'] = {'error': 'out of memory', 'tries': 1}
-    assert tool.given(adding, results)['kernels'] == ['cast']  # tried again
-    assert 'too slow by itself (1.00' in tool.given({'run': 'kernel_set', 'added': 'attention'}, results)
-    assert 'two runs differ' in tool.given({'run': 'kernel_set', 'added': 'residual_norm'}, results)
+    assert tune_gpu.given(adding, results)['kernels'] == ['cast']  # tried again
+    assert 'too slow by itself (1.00' in tune_gpu.given({'run': 'kernel_set', 'added': 'attention'}, results)
+    assert 'two runs differ' in tune_gpu.given({'run': 'kernel_set', 'added': 'residual_norm'}, results)
     results['set, depthwise'] = joined(0.9, 0.9)
     results['set, sort'] = joined(1.0, 1.0)
     assert rules.kernel_set(results) == (
@@ -133,11 +120,11 @@ def test_the_set_grows_in_order(rules):
     )
     results['set, cast'] = {'error': 'the process died'}
     assert rules.kernel_set(results)[1]['cast'] == 'left out: the process died'
-    final = tool.given({'run': 'rivals'}, results)['table']
+    final = tune_gpu.given({'run': 'rivals'}, results)['table']
     assert final == {'kernels': ['depthwise'], 'tiles': {'depthwise': {'C64 K3': {'T': 8}}}}
 
 
-def test_the_table_keeps_what_was_measured_on_other_devices(rules, monkeypatch, tmp_path):
+def test_the_table_keeps_what_was_measured_on_other_devices(monkeypatch, tmp_path):
     path = tmp_path / 'table.json'
     rules.write_table(path, 'sm_80', {'device': 'A100', 'kernels': ['sort'], 'tiles': {}})
     for kernels in ([], ['depthwise']):
@@ -159,21 +146,22 @@ def test_the_table_keeps_what_was_measured_on_other_devices(rules, monkeypatch, 
 
 
 def test_the_report_says_which_aims_are_reached(monkeypatch, tmp_path):
-    report, plan = importlib.import_module('tune_report'), importlib.import_module('tune_plan')
     rows = {
         'clusters of 98': {'seconds': 1.0, 'peak_bytes': 2 << 20},
         'Swin-T': {'seconds': 1.2, 'peak_bytes': 1 << 20},
         'published counts': {'seconds': 1.0},
         'published code': {'seconds': 4.0},
     }
-    names = [plan.rival_name('small', *each) for each in (('inference', 8, (800, 1344)), ('training', 8, (512, 512)))]
+    names = [
+        tune_plan.rival_name('small', *each) for each in (('inference', 8, (800, 1344)), ('training', 8, (512, 512)))
+    ]
     cells = {name: rows | {'took': 1.0} for name in names}
     cells['visits, clusters of 98'] = {'first': [0.1, 0.4], 'second': [0.1, 0.1], 'first_median': 0.25}
-    answers = {what: reached for what, bound, _, reached in report.aims(cells) if bound != 'at least 1.5'}
+    answers = {what: reached for what, bound, _, reached in tune_report.aims(cells) if bound != 'at least 1.5'}
     assert list(answers.values()) == [True, False, None, None, None, None, True, False]
     content = {'machine': {'device': 'NVIDIA H200', 'torch': '2.11'}, 'cells': cells}
     monkeypatch.setitem(sys.modules, 'matplotlib', None)
-    said = report.write(content, tmp_path / 'tuning_nvidia_h200.json')
+    said = tune_report.write(content, tmp_path / 'tuning_nvidia_h200.json')
     assert 'plot: none, for want of matplotlib' in said
     text = (tmp_path / 'tuning_nvidia_h200.md').read_text()
     assert '8x3x800x1344: times as fast as Swin-T | at least 1.5 | 1.2 | not reached |' in text
@@ -181,4 +169,4 @@ def test_the_report_says_which_aims_are_reached(monkeypatch, tmp_path):
     assert '| depthwise | not measured |' in text
     assert '## Kernels by themselves, ms\n\nNot measured.' in text
     with pytest.raises(ModuleNotFoundError):
-        report.draw(content, tmp_path / 'none.png')
+        tune_report.draw(content, tmp_path / 'none.png')

@@ -1,9 +1,10 @@
 """Each subcommand of benchmark.py, tried on tiny models in one process. No time is asserted."""
 
-import importlib
 import json
 
+import benchmark as tool
 import pytest
+import timing
 import torch
 from mmengine.config import Config
 
@@ -16,11 +17,9 @@ TINY = ['--repeats', '1', '--shape', '64', '64']
 DEVICE = ['--device', 'cpu', '--arch', 'tiny']
 
 
-@pytest.fixture
-def tool(monkeypatch):
-    """tools/analysis_tools/benchmark.py, whose sides run in this process."""
-    monkeypatch.syspath_prepend(ROOT / 'tools/analysis_tools')
-    timing = importlib.import_module('timing')
+@pytest.fixture(autouse=True)
+def _here(monkeypatch):
+    """Sides run in this process."""
 
     class Here:
         error, peak_bytes = None, 7
@@ -36,13 +35,13 @@ def tool(monkeypatch):
 
     monkeypatch.setattr(timing, 'Worker', Here)
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.get_num_threads()
-    yield importlib.import_module('benchmark')
+    yield
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before[:2]
     torch.set_num_threads(before[2])
 
 
 @pytest.fixture
-def call(tool, tmp_path):
+def call(tmp_path):
     """A function that runs a subcommand and gives what it writes."""
 
     def run(*arguments) -> dict:
@@ -55,7 +54,7 @@ def call(tool, tmp_path):
 
 
 @pytest.fixture
-def small_mask_rcnn(tool, monkeypatch):
+def small_mask_rcnn(monkeypatch):
     """Mask R-CNN of few channels."""
     load_config = tool.parts.load_config
 
@@ -101,7 +100,7 @@ def test_backbones_have_speed_cost_and_distance(call, capsys, tmp_path):
     assert (tmp_path / 'plot.png').stat().st_size > 1000
 
 
-def test_a_backbone_with_other_weights_has_no_distance(tool):
+def test_a_backbone_with_other_weights_has_no_distance():
     shallower = VIT.replace('depth=4', 'depth=3')
     configs = dict(tool.whole.read(text) for text in (f'plain: {VIT})', f'again: {VIT})', f'other: {shallower})'))
     found = tool.whole.distances(configs, torch.randn(1, 3, 64, 64))
@@ -110,7 +109,7 @@ def test_a_backbone_with_other_weights_has_no_distance(tool):
         tool.whole.read('mmsec.ViT')
 
 
-def test_groupings_stand_beside_the_published_one(call, tool):
+def test_groupings_stand_beside_the_published_one(call):
     settings = [*TINY, *DEVICE]
     for options in (['--alone'], ['--grouping', 'WindowGrouping', 'shift=True']):
         content = call('groupings', *settings, *options)['groupings']
@@ -127,7 +126,7 @@ def test_groupings_stand_beside_the_published_one(call, tool):
         call('groupings', *settings, '--grouping', 'SemanticGrouping')
 
 
-def test_what_is_timed_groups_as_often_as_a_pass_of_the_backbone(tool, monkeypatch):
+def test_what_is_timed_groups_as_often_as_a_pass_of_the_backbone(monkeypatch):
     counts = []
     forward = GROUPINGS['WindowGrouping'].forward
 
@@ -177,7 +176,7 @@ def test_detectors_run(call, mode, dtype):
 
 
 @pytest.mark.usefixtures('small_mask_rcnn')
-def test_optimizers_take_a_step(call, tool):
+def test_optimizers_take_a_step(call):
     rows = call('optimizer', '--repeats', 1, *DEVICE)['rows']
     assert [name for name, row in rows.items() if spread(row)] == list(tool.parts.OPTIMIZERS)
 
@@ -193,7 +192,7 @@ def test_onnxruntime_is_timed_beside_torch(call, capsys, tmp_path):
     assert '| onnxruntime | ' in capsys.readouterr().out
 
 
-def test_the_table_of_make_bench_is_in_docs(tool, tmp_path):
+def test_the_table_of_make_bench_is_in_docs(tmp_path):
     for command in (*tool.TABLE.values(), *tool.GPU_TABLE.values()):
         tool.parse_args(command.split())
     args = tool.parse_args(['all', '--minutes', '-1'])
@@ -213,7 +212,7 @@ def test_the_table_of_make_bench_is_in_docs(tool, tmp_path):
         ('backbone --device cpu --graph', 'a CPU has no CUDA graphs'),
     ],
 )
-def test_what_cannot_be_measured_is_refused(tool, capsys, arguments, said):
+def test_what_cannot_be_measured_is_refused(capsys, arguments, said):
     with pytest.raises(SystemExit):
         tool.parse_args(arguments.split())
     assert said in capsys.readouterr().err
