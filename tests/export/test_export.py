@@ -132,36 +132,6 @@ def vit_that_merges(**merging) -> Backbone:
     return build(**VIT | dict(arch=VIT['arch'] | dict(depth=3), merging=merging))
 
 
-def vit_that_merges(**merging) -> Backbone:
-    return build(**VIT | dict(arch=VIT['arch'] | dict(depth=3), merging=merging))
-
-
-@pytest.mark.parametrize(
-    'merging',
-    [
-        dict(type='PiToMe', ratio=0.8),  # in both of its modes, and of 240 tokens 48 without a remainder
-        dict(type='ToMeSD', ratio=0.4),
-        dict(type='ALGM', layers=(0, 1), threshold=0.2),
-        dict(type='MPM', layers=(0, 2)),
-        dict(type='CubistMerge', after_block=1, r=0.3),
-    ],
-    ids=lambda merging: merging['type'],
-)
-def test_merging_leaves_for_any_size_also_where_the_image_says_how_many_tokens_merge(merging):
-    backbone = vit_that_merges(**merging)
-    file = exported(backbone, dynamic=True)
-    assert domains(file.content) == {''}
-    for shape in ((2, 64, 96), (1, 91, 157), (3, 100, 132)):
-        assert verify(backbone, file, images(*shape)).own_order < 1e-5, shape
-
-
-@pytest.mark.parametrize('merging', ['ATC', 'AiluRus'])
-def test_what_clusters_by_an_operator_of_its_own_is_refused_in_one_line(merging):
-    options = dict(layers=(1,)) if merging == 'ATC' else {}
-    with pytest.raises(InputError, match=r'^ViT cannot be exported: ONNX has no operator for mmsec\.\w+$'):
-        exported(vit_that_merges(type=merging, **options))
-
-
 @pytest.mark.parametrize(
     'merging',
     [
