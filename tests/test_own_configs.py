@@ -39,6 +39,7 @@ def test_a_copy_of_the_config_for_your_own_data_trains(name, shapes, tmp_path):
     cfg = Config.fromstring(text, '.py')
     shrink_model(cfg)
     cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(OFFICIAL))
+    cfg.param_scheduler[0].end = 1
     cfg.train_cfg.update(dict(max_epochs=1) if 'mmdet' in name else dict(val_interval=10))
     for each in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         each.update(num_workers=0, persistent_workers=False)

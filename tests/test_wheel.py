@@ -28,6 +28,7 @@ SMALL = """_base_ = './mine.py'
 model = dict(backbone=dict(arch={arch}), decode_head=dict(in_channels=[16, 32, 64, 96], channels=16),
              auxiliary_head=dict(in_channels=64, channels=16))
 train_cfg = dict(max_iters=1, val_interval=1)
+param_scheduler = []
 """
 
 
@@ -92,6 +93,6 @@ def test_two_openmmlabs_and_a_checkout_of_another_mmsec_are_one_line(tmp_path, m
     installation.check_installation()
     (tmp_path / 'mmsec').mkdir()
     (tmp_path / 'mmsec/version.py').touch()
-    monkeypatch.setattr(sys.modules['__main__'], '__file__', str(tmp_path / 'tools/train.py'))
+    monkeypatch.setattr(sys.modules['__main__'], '__file__', str(tmp_path / 'tools/train.py'), raising=False)
     with pytest.raises(InputError, match=f"is of the checkout '{tmp_path}', and python imports mmsec from"):
         installation.check_installation()

@@ -32,6 +32,8 @@ def train_in(cfg: Config, iterations: int) -> None:
         for name in _TIMES:
             if scheduler.get(name) is not None:
                 scheduler[name] = round(scheduler[name] * factor)
+        if scheduler.get('end') is not None:
+            scheduler.end = max(scheduler.end, scheduler.get('begin', 0) + 1)  # MMEngine takes no empty part
         if 'milestones' in scheduler:
             scheduler.milestones = [round(each * factor) for each in scheduler.milestones]
         scheduler.by_epoch = False
@@ -52,7 +54,8 @@ def check_warm_up(cfg: Config, images: int | None) -> None:
     schedulers = cfg.get('param_scheduler') or []
     in_list = isinstance(schedulers, list | tuple)
     batch_size = cfg.train_dataloader.get('batch_size')
-    epoch = -(-images // (batch_size * get_world_size())) if images and batch_size else None
+    known = images and isinstance(batch_size, int) and batch_size > 0  # of another, the data loader complains
+    epoch = -(-images // (batch_size * get_world_size())) if known else None
     total = cfg.train_cfg.get('max_iters')
     if total is None and epoch:
         total = epoch * cfg.train_cfg.max_epochs

@@ -58,7 +58,9 @@ class FiniteJsonHandler(JsonHandler):
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has for an array, a tensor, or a set or range."""
+    """What JSON has for an array, a tensor, a path, or a set or range."""
+    if isinstance(value, Path):
+        return str(value)
     return value.tolist() if hasattr(value, 'tolist') else list(value)
 
 

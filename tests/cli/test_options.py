@@ -170,7 +170,6 @@ def test_text_for_a_number_is_refused(path, option, value, wanted):
         ({'optim_wrapper.optimizer.lr': None}, 'TypeError: '),
         ({'model.decode_head': {'_delete_': True, 'type': 'UPerHead'}}, r"TypeError: .*missing .* argument"),
         ({'train_dataloader.dataset.pipeline': [3]}, 'TypeError: transform must be'),
-        ({'load_from': 3}, 'TypeError: '),
     ],
 )  # fmt: skip
 def test_options_that_nothing_can_be_built_of_end_a_tool_in_one_line(shapes, tmp_path, options, message):
