@@ -54,8 +54,9 @@ def check_warm_up(cfg: Config, images: int | None) -> None:
     schedulers = cfg.get('param_scheduler') or []
     in_list = isinstance(schedulers, list | tuple)
     batch_size = cfg.train_dataloader.get('batch_size')
-    known = images and isinstance(batch_size, int) and batch_size > 0  # of another, the data loader complains
-    epoch = -(-images // (batch_size * get_world_size())) if known else None
+    if not (isinstance(batch_size, int) and batch_size > 0):  # the data loader complains
+        return
+    epoch = -(-images // (batch_size * get_world_size())) if images else None
     total = cfg.train_cfg.get('max_iters')
     if total is None and epoch:
         total = epoch * cfg.train_cfg.max_epochs

@@ -106,6 +106,9 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     peaks.set_defaults(arch='b2', shape=(224, 224))
 
     add('detector', parts.detector, 'arch shape batch mode dtype device repeats json')
+    waiting = add('threads', parts.threads, 'shape batch repeats json')
+    waiting.add_argument('--busy', type=int, nargs='+', default=[0, 2], help='busy processes beside (default: 0 2)')
+    waiting.set_defaults(shape=(128, 128), batch=4)
     add('optimizer', parts.optimizer, 'arch device repeats json')
 
     exported = add('onnx', parts.onnx, 'shape threads repeats json')

@@ -2,16 +2,20 @@
 
 import argparse
 import copy
+import os
+import subprocess
+import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 
 import torch
 from baselines import precision
-from timing import apart, compared, interleaved, summary, synchronised, table
+from timing import Worker, apart, compared, interleaved, rounds, summary, synchronised, table
 from torch import Tensor
 
+from mmsec.cli import openmp
 from mmsec.cli.config import load_config
 from mmsec.models import ClusTR
 from mmsec.models.inspection import image_channels
@@ -24,6 +28,12 @@ OPTIMIZERS = {
     'a group for each parameter, fused': ('DefaultOptimWrapperConstructor', True),
     'merged': ('mmsec.MergedOptimWrapperConstructor', False),
     'merged, fused': ('mmsec.MergedOptimWrapperConstructor', True),
+}
+WAITING = {  # for OpenMP
+    'its defaults': {},
+    'passive': {'OMP_WAIT_POLICY': 'PASSIVE'},
+    'one thread': {'OMP_NUM_THREADS': '1'},
+    **{f'a spin of {turns}': {'GOMP_SPINCOUNT': str(turns)} for turns in (1_000, 100_000)},
 }
 ONNX = ('onnxruntime', 'eager', 'compiled')
 
@@ -144,6 +154,34 @@ def detector(args: argparse.Namespace) -> dict:
     given = settings(args, 'arch', 'shape', 'batch', 'mode', 'dtype', 'device')
     tasks = {name: (options, given) for name, options in DETECTORS.items()}
     return {'rows': compared(apart(prepare_detector, tasks, args.repeats))}
+
+
+def threads(args: argparse.Namespace) -> dict:
+    """Time a training step under settings of OpenMP, on quiet cores and beside processes that want them too."""
+    given = dict(arch='tiny', shape=tuple(args.shape), batch=args.batch, mode='train', dtype='float32', device='cpu')
+    whole = dict(os.environ)
+    before = {name: value for name, value in whole.items() if not name.startswith(('OMP_', 'GOMP_'))}
+    sides = {'of the tools': openmp.settings(before), **WAITING}
+    found: dict[str, Worker] = {}
+    rows: dict[str, dict] = {}
+    try:
+        for name, variables in sides.items():
+            os.environ.clear()
+            os.environ.update(before | variables)  # which the process starts with
+            found[name] = Worker(prepare_detector, ({}, given))
+        for count in args.busy:
+            with ExitStack() as stack:
+                for _ in range(count):
+                    busy = subprocess.Popen([sys.executable, '-c', 'while True: pass'])
+                    stack.callback(busy.kill)
+                seconds = rounds({name: worker.turn for name, worker in found.items()}, args.repeats)
+            print(f'beside {count} busy processes:')
+            rows[str(count)] = compared({name: summary(each) for name, each in seconds.items()})
+    finally:
+        for worker in found.values():
+            worker.end()
+        os.environ.update(whole)
+    return {'variables': sides, 'rows': rows}
 
 
 def prepare_optimizer(task: tuple[str, str, str, bool]) -> Callable[[], None]:
