@@ -26,6 +26,7 @@ from mmsec import compat, registry
 from mmsec.cli.config import dicts_of
 from mmsec.engine.processes import run
 from mmsec.models import ViT
+from mmsec.models.checkpoints.reading import forget_checkpoints
 from mmsec.ops import Grouping, Tokens
 from mmsec.ops.grouping import GROUPINGS, GroupingMethod
 
@@ -116,11 +117,6 @@ def pytest_runtest_call():
         raise
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
 @pytest.fixture
 def registered():
     """Forget the groupings and backbones that a test registers."""
@@ -133,12 +129,15 @@ def registered():
 
 
 @pytest.fixture(autouse=True)
-def _default_scope():
-    """The host that a test chooses is not that of the next one."""
-    before = dict(DefaultScope._instance_dict)
+def _fresh():
+    """Random numbers, the host that a test chooses, its log and the checkpoints that it has read are its own."""
+    torch.manual_seed(0)
+    kept = [(kind._instance_dict, dict(kind._instance_dict)) for kind in (DefaultScope, MMLogger)]
     yield
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
+    forget_checkpoints()
+    for instances, before in kept:
+        instances.clear()
+        instances.update(before)
 
 
 @pytest.fixture

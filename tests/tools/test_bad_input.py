@@ -23,7 +23,7 @@ from tests.conftest import DETECTOR, SEGMENTER, error_here, run_here, small_run
             ['configs/mmdet/secvit_t_maskrcnn.py', '--cfg-options', 'model.backbone.arch=base'],
             'model.neck.in_channels=[64, 128, 256, 512] does not fit the maps',
         ),
-        ('train.py', ['CONFIG', '--cfg-options', 'load_from=https://a/b.pth'], 'download it first'),
+        ('train.py', ['CONFIG', '--cfg-options', 'load_from=ftp://a/b.pth'], 'expected https://HOST/FILE'),
         ('model_converters/convert_checkpoint.py', ['absent.pth', 'x.pth'], "checkpoint 'absent.pth' not found"),
     ],
 )

@@ -43,7 +43,7 @@ def test_of_a_detector_the_backbone_alone_is_exported(tmp_path):
     ('arguments', 'message'),
     [
         (['configs/mmseg/secvit/secvit_t_mask2former_semantic.py', 'a.onnx'], 'Head needs batch_data_samples beside'),
-        ([f'configs/{SEGMENTER}', 'a.onnx', '--verify', 'absent.jpg'], "--verify 'absent.jpg' is not an image"),
+        ([f'configs/{SEGMENTER}', 'a.onnx', '--verify', 'absent.jpg'], "'absent.jpg' is not an image that can be read"),
         ([f'configs/{SEGMENTER}', 'a.onnx', '--shape', 48, 64, '--dynamic'], '--shape must be at least 64 64, got 48'),
         ([f'configs/{SEGMENTER}', 'a.pth'], "OUT must end in .onnx, got 'a.pth'"),
     ],
