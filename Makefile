@@ -50,7 +50,8 @@ test-slurm: $(ready)
 
 # What needs a newer torch is skipped there and says so.
 test-stock: $(VENV)-stock/.ready
-	$(VENV)-stock/bin/python -m pytest -rs tests/stock tests/ops tests/models tests/engine tests/test_configs.py --override-ini=norecursedirs=
+	$(VENV)-stock/bin/python -m pytest -rs --numprocesses auto --maxprocesses 8 --dist worksteal --override-ini=norecursedirs= \
+	  tests/stock tests/ops tests/models tests/engine tests/test_configs.py tests/test_other_hosts.py
 
 # pytest's code 5 means that nothing ran: there is neither a GPU nor Triton, and it has said so.
 test-gpu: $(ready)
