@@ -177,12 +177,16 @@ def test_kernels_stay_out_of_graphs():
 
 def test_gradients_of_weights_that_are_cast_together_reach_ddp(tmp_path):
     """DistributedDataParallel waits for the gradient of each parameter by a hook on it."""
-    torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
-    try:
+
+    def step():  # what refers to the group is gone behind it: torch can hang if the group ends with its last model
         model, image = backbone(drop_path_rate=0.0).eval(), torch.randn(1, 3, 9, 14)
         wrapped = nn.parallel.DistributedDataParallel(model)
         with ops.use_kernels('on'), torch.autocast('cpu', torch.float16):
             sum(m.float().sum() for m in wrapped(image)).backward()
         assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
+
+    torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
+    try:
+        step()
     finally:
         torch.distributed.destroy_process_group()
