@@ -186,6 +186,7 @@ def test_a_wrong_file_and_an_order_of_its_own_are_told_apart():
         agreement = verify(backbone, file._replace(**exported(moving)._asdict()), x)
     assert agreement.moved > 0.5
     assert agreement.own_order > 1e-3
+    assert agreement.same_order < 1e-5
     with torch.no_grad():
         backbone.out_norms['0'].weight.mul_(1.01)
     assert verify(backbone, file, x).same_order > 1e-3
