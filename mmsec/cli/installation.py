@@ -36,8 +36,9 @@ def check_installation() -> None:
     Raises:
         InputError: With what to do, for each of them.
     """
+    packages = packages_distributions()
     for package in ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain'):
-        distributions = sorted(set(packages_distributions().get(package, ())))
+        distributions = sorted(set(packages.get(package, ())))
         if len(distributions) > 1:
             raise InputError(
                 f'{package} is installed twice, by {" and ".join(distributions)}, whose files overwrite each other. '

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 SPIN = 10_000
-"""Turns of GNU's loop that waits, of 300000 by default: a fraction of a millisecond, which bridges the gap between two
-operators of a model on cores that are free."""
+"""Turns of the loop in which a thread of GNU's OpenMP waits; its default is 300000. Other numbers were not compared."""
 
 _WAIT = {'GOMP_SPINCOUNT', 'OMP_WAIT_POLICY'}
 _COUNT = {'OMP_NUM_THREADS', 'MKL_NUM_THREADS'}

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
 
+from mmsec import compat
 from mmsec.errors import InputError
 from mmsec.export.translations import translations
 from mmsec.ops import Grouping, cluster_ids, plain_torch
@@ -100,6 +100,8 @@ def export(
         InputError: If a package is missing, or the model cannot be exported; why, and what can be done.
     """
     require_packages()
+    from torch.export import Dim
+
     refused = f'{type(model).__name__} cannot be exported'
     for module in model.modules():
         if type(module).__name__ in _BASELINES:
@@ -167,6 +169,8 @@ def verify(model: nn.Module, exported: Exported, images: Tensor) -> Agreement:
 
 def require_packages() -> None:
     """Raise an InputError that names what export needs and is not installed, and what installs it."""
+    if why := compat.why_not('ONNX export'):
+        raise InputError(why)
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"ONNX needs {' and '.join(missing)}, not installed here: pip install -e '.[onnx]'")

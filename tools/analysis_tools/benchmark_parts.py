@@ -180,6 +180,7 @@ def threads(args: argparse.Namespace) -> dict:
     finally:
         for worker in found.values():
             worker.end()
+        os.environ.clear()
         os.environ.update(whole)
     return {'variables': sides, 'rows': rows}
 
