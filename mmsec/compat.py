@@ -87,18 +87,18 @@ def has_amx() -> bool:
     return info.is_file() and ' amx_tile' in info.read_text()
 
 
-def load_data(path: str | Path, stand_ins: Mapping[str, Callable]) -> Any:
+def load_data(path: str | Path, stand_ins: Mapping[str, Callable], mmap: bool = False) -> Any:
     """``torch.load`` of tensors, plain values, and what has a stand-in by its dotted name: no code of the file runs.
 
     Below torch 2.6 its option ``weights_only`` can be evaded (CVE-2025-32434). There pickle itself reads, and finds
-    nothing but what newer versions allow.
+    nothing but what newer versions allow; it reads tensors also where ``mmap`` would leave them on the disk.
 
     Raises:
         Exception: As ``torch.load`` does, of many kinds; ``pickle.UnpicklingError`` with 'GLOBAL NAME' for a class.
     """
     if TORCH >= (2, 6):
         with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in stand_ins.items()]):
-            return torch.load(path, map_location='cpu', weights_only=True)
+            return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
     if tarfile.is_tarfile(path):
         raise ValueError('files of torch 0.1 are not read on this torch')
     if zipfile.is_zipfile(path) and 'constants.pkl' in {Path(name).name for name in zipfile.ZipFile(path).namelist()}:

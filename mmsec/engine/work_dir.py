@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-import torch
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from mmsec import compat
 from mmsec.errors import InputError
 
 _ROOM = 2**20  # bytes: logs and the config of a run that starts
@@ -162,7 +162,7 @@ def peek(path: str | Path) -> dict:
     if not Path(path).is_file():  # a pipe would be waited for
         return {}
     try:
-        content = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+        content = compat.load_data(path, {}, mmap=True)
     except Exception:  # torch.load has no common error: zip, pickle, end of file, runtime
         return {}
     return content if isinstance(content, dict) and isinstance(content.get('meta'), dict) else {}
