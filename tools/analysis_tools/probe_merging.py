@@ -9,7 +9,10 @@ it was. Times are taken last, all rows of a size by turns in one process.
 """
 
 import argparse
+import cProfile
 import json
+import pstats
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -60,11 +63,21 @@ def shares(first: float, last: float) -> Callable[[Grid], list[float]]:
     return lambda grid: [round(float(each), 4) for each in np.linspace(first, last, 201)]
 
 
+def merging_blocks(grid: Grid) -> list[tuple[int, ...]]:
+    """One block of twelve, later two and three, from the last block to the first: what MPM has in the place of a rate."""
+    return [(*first, last) for first in ((), (2,), (2, 5)) for last in range(11, max(first, default=0), -1)]
+
+
 METHODS = {
     'ToMe': Method(dict(type='ToMe'), 'r', lambda grid: range(grid[0] * grid[1] // 12 + 1)),
     'PiToMe': Method(dict(type='PiToMe'), 'ratio', shares(1.0, 0.8)),
     'ToMeSD': Method(dict(type='ToMeSD'), 'ratio', shares(0.0, 0.75)),
     'Expedit': Method(dict(type='Expedit', after_block=4), 'size', smaller_grids),
+    'ALGM': Method(dict(type='ALGM'), 'threshold', shares(1.0, 0.0)),
+    'MPM': Method(dict(type='MPM'), 'layers', merging_blocks),
+    'CubistMerge': Method(dict(type='CubistMerge', after_block=4), 'r', shares(0.0, 0.5)),
+    'AiluRus': Method(dict(type='AiluRus'), 'keep', shares(1.0, 0.05)),
+    'ATC': Method(dict(type='ATC'), 'keep', shares(1.0, 0.2)),
 }
 
 
@@ -233,7 +246,8 @@ class Probe:
             image = self.image(self.test[0])
             runs = {name: partial(self.backbone(row['merging']), image) for name, row in self.rows.items()}
             for name, seconds in interleaved(runs, self.args.repeats).items():
-                self.rows[name] |= summary(seconds)
+                own = statistics.median(merging_share(runs[name]) for _ in range(5))
+                self.rows[name] |= {**summary(seconds), 'merging_share': own}
             self.save()
 
     def row(self, maps: Tensor, wanted: Tensor, heads: Sequence[Head]) -> dict:
@@ -255,6 +269,16 @@ class Probe:
             'aAcc': [100 * (hit.sum() / matrix.sum()).item() for hit, matrix in zip(hits, matrices, strict=True)],
             'cosine': torch.stack(cosines).mean().item(),
         }
+
+
+def merging_share(run: Callable[[], object]) -> float:
+    """Share of the time of a call that finding, applying and undoing merges takes, by Python's profiler."""
+    profile = cProfile.Profile()
+    profile.runcall(run)
+    stats = pstats.Stats(profile)
+    inside = [callers for (file, *_), (*_, callers) in stats.stats.items() if '/mmsec/ops/merging/' in file]
+    outermost = [times[3] for each in inside for (file, *_), times in each.items() if '/mmsec/models/' in file]
+    return sum(outermost) / stats.total_tt
 
 
 @torch.enable_grad()
