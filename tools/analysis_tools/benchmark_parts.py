@@ -98,11 +98,11 @@ def density_peaks(args: argparse.Namespace) -> dict:
     return {'stages': rows, 'all_blocks': every}
 
 
-def _detector(arch: str, options: dict | None, device: str) -> tuple:
+def _detector(arch: str, options: dict | None, device: str, data: str = '') -> tuple:
     """The Mask R-CNN config of a SecViT with options, or with Swin-T in its place (None), and its model."""
     from mmengine.registry import MODELS
 
-    cfg = load_config(str(ROOT / f'configs/mmdet/secvit_{arch[0]}_maskrcnn.py'))
+    cfg = load_config(str(ROOT / f'configs/mmdet/secvit_{arch[0]}_maskrcnn{data}.py'))
     if options is None:
         cfg.model.backbone = dict(type='mmdet.SwinTransformer')  # its defaults are Swin-T
         cfg.model.neck.in_channels = [96, 192, 384, 768]
@@ -121,9 +121,10 @@ def prepare_detector(task: tuple[dict | None, dict]) -> Callable[[], None]:
 
     options, given = task
     device, batch, dtype = given['device'], given['batch'], given['dtype']
-    cfg, model = _detector(given['arch'], options, device)
+    cfg, model = _detector(given['arch'], options, device, given.get('data', ''))
+    classes = model.roi_head.bbox_head.num_classes
     data = demo_mm_inputs(
-        batch, [[3, *given['shape']]] * batch, num_items=[8] * batch, num_classes=80, with_mask=True
+        batch, [[3, *given['shape']]] * batch, num_items=[8] * batch, num_classes=classes, with_mask=True
     )  # fmt: skip
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     scaler = torch.amp.GradScaler(device, enabled=dtype == 'float16')
@@ -157,8 +158,9 @@ def detector(args: argparse.Namespace) -> dict:
 
 
 def threads(args: argparse.Namespace) -> dict:
-    """Time a training step under settings of OpenMP, on quiet cores and beside processes that want them too."""
+    """Time a step of the demo's detector under settings of OpenMP, on quiet cores and beside busy processes."""
     given = dict(arch='tiny', shape=tuple(args.shape), batch=args.batch, mode='train', dtype='float32', device='cpu')
+    given['data'] = '_shapes'
     whole = dict(os.environ)
     before = {name: value for name, value in whole.items() if not name.startswith(('OMP_', 'GOMP_'))}
     sides = {'of the tools': openmp.settings(before), **WAITING}

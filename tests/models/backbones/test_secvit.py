@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+import torch._inductor.config
 from torch import nn
 
 from mmsec.models import SecViT
@@ -126,6 +127,7 @@ def test_clusters_are_those_that_attention_uses(monkeypatch, stage, block):
 
 def test_inductor_compiles_it_and_a_second_size_does_not_compile_again(tmp_path, monkeypatch):
     monkeypatch.setenv('TORCHINDUCTOR_CACHE_DIR', str(tmp_path))
+    monkeypatch.setattr(torch._inductor.config.cpp, 'simdlen', 1)  # scalar code, which compiles in half the time
     backbone = SecViT(TWO_STAGES, num_clusters=(8, 2), out_indices=(0,)).double().eval()
     for _ in ('compiled', 'taken from the cache on disk, with the guards that Inductor noted there'):
         torch._dynamo.reset()

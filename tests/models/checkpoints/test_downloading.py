@@ -2,7 +2,7 @@
 
 import hashlib
 import http.server
-import subprocess
+import multiprocessing
 import sys
 import threading
 
@@ -13,7 +13,7 @@ from mmsec.errors import InputError
 from mmsec.models import SecViT
 from mmsec.models.checkpoints.downloading import fetch
 from mmsec.models.checkpoints.reading import read_checkpoint
-from tests.conftest import OFFICIAL, ROOT, SMALL_ARCH, run_here
+from tests.conftest import OFFICIAL, SMALL_ARCH, run_here
 
 CONTENT = OFFICIAL.read_bytes()
 SUM = hashlib.sha256(CONTENT).hexdigest()
@@ -131,12 +131,9 @@ def test_a_published_file_has_the_weights_alone_and_its_sum_in_its_name(form, tm
 
 
 def test_eight_processes_at_once_download_once(server):
-    code = (
-        'import sys; from mmsec.models.checkpoints import downloading as d; print(d.fetch(sys.argv[1]).stat().st_size)'
-    )
-    command = [sys.executable, '-c', code, f'{server.url}/tiny.pth']
-    running = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(8)]
-    assert {each.communicate()[0].splitlines()[-1] for each in running} == {str(len(CONTENT))}
+    with multiprocessing.get_context('fork').Pool(8) as pool:
+        paths = pool.map(fetch, [f'{server.url}/tiny.pth'] * 8, chunksize=1)
+    assert {path.stat().st_size for path in paths} == {len(CONTENT)}
     assert server.asked == ['/tiny.pth']
 
 
