@@ -64,7 +64,7 @@ def shares(first: float, last: float) -> Callable[[Grid], list[float]]:
 
 
 def merging_blocks(grid: Grid) -> list[tuple[int, ...]]:
-    """One block of twelve, later two and three, from the last block to the first: what MPM has in the place of a rate."""
+    """One, two and three of twelve blocks, from the last to the first: MPM has nothing else that sets its cost."""
     return [(*first, last) for first in ((), (2,), (2, 5)) for last in range(11, max(first, default=0), -1)]
 
 
