@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from mmsec.cli.config import load_config
 from mmsec.cli.flops import count_kinds
+from mmsec.cli.processor import optimize_on_cpu
 from mmsec.engine.files import write_whole
 from mmsec.engine.processes import run
 from mmsec.errors import InputError
@@ -175,6 +176,7 @@ class Probe:
             backbone.init_weights()
         else:
             backbone.load_state_dict(self.plain.state_dict())
+        optimize_on_cpu(backbone)
         return backbone.eval().requires_grad_(False)
 
     def image(self, sample: Sample) -> Tensor:
@@ -327,8 +329,8 @@ def main() -> None:
 
     results: Mapping[str, dict] = content['results']
     with torch.no_grad():
-        for data in args.data:
-            for size in args.sizes:
+        for size in args.sizes:
+            for data in args.data:
                 rows = results.setdefault(f'{data} {size[0]}x{size[1]}', {})
                 Probe(args, cfg, data, size, rows, save).run()
 
