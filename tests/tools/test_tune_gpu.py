@@ -84,6 +84,7 @@ def test_a_dry_run_goes_through_all_and_a_second_one_has_nothing_left(monkeypatc
     assert cells['set, cast']['distance'] <= 2e-2
     assert 'call' in cells['set, cast']['explained']
     assert len(cells['visits, Swin-T']['first']) == 1
+    assert cells['mergings, ViT-B, 1x3x512x512']['PiToMe']['seconds'] > 0
     text = (tmp_path / 'tuning_cpu.md').read_text()
     assert '| depthwise | C16 K3 | {' in text
     assert '## What went wrong or was left out' in text

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tune_kernels import distance
 
 from mmsec import ops
+from mmsec.models import ViT
 from mmsec.ops.kernels.table import use_table
 
 _SIDES = {
@@ -87,6 +88,24 @@ def rivals(cell: dict) -> dict:
         content = plain if 'without' in name else cell['table']
         makers[name] = under(content, lambda side=side: prepare(side, cell['backend']))
     return by_turns(makers, cell['device'], cell['rounds'])
+
+
+def mergings(cell: dict) -> dict:
+    """Inference of a ViT without merging and with each method, by turns."""
+    device = cell['device']
+    images = torch.randn(cell['images'], 3, *cell['shape'], device=device)
+
+    def make(merging: dict | None) -> Callable[[], None]:
+        torch.manual_seed(0)
+        model = ViT(cell['arch'], merging=merging, drop_path_rate=0.0).to(device).eval()
+
+        def run() -> None:
+            with torch.no_grad(), precision(cell['dtype'], device):
+                model(images)
+
+        return synchronised(run, device)
+
+    return by_turns({name: partial(make, merging) for name, merging in cell['sides'].items()}, device, cell['rounds'])
 
 
 def visits(cell: dict) -> dict:

@@ -8,6 +8,24 @@ _DIMS, _HEADS = (64, 128, 256, 512), (2, 4, 8, 16)  # of SecViT-T and -S
 _DETECTOR, _CROP = (800, 1344), (512, 512)
 LENGTHS = (98, 49, 196, 512, 1050, 2100)
 RIVALS = ('clusters of 98', 'Swin-T', 'published counts', 'published code')
+# Near half of the multiply-adds of ViT-B, as docs/token_merging.md has them.
+MERGINGS: dict[str, dict | None] = {
+    'none': None,
+    'ToMe': dict(type='ToMe', r=82),
+    'PiToMe': dict(type='PiToMe', ratio=0.885),
+    'ToMeSD': dict(type='ToMeSD', ratio=0.75),
+    'Expedit': dict(type='Expedit', after_block=3, size=(18, 18)),
+    'ALGM': dict(type='ALGM'),
+    'MPM': dict(type='MPM'),
+    'CubistMerge': dict(type='CubistMerge', after_block=3, r=0.35),
+    'AiluRus': dict(type='AiluRus', keep=0.4),
+    'ATC': dict(type='ATC', keep=0.6),
+}
+_OF_1024 = {
+    'ToMe': dict(type='ToMe', r=290),
+    'PiToMe': dict(type='PiToMe', ratio=0.9),
+    'Expedit': dict(type='Expedit', after_block=4, size=(36, 36)),
+}
 # The aims of the project first: architecture, pass, images, size, and how they are run.
 _FIRST = (
     ('small', 'inference', 8, _DETECTOR, 'eager'),
@@ -105,6 +123,10 @@ def _models() -> dict[str, dict]:
                 | {'part': part, 'run': 'rivals', 'mode': mode, 'sides': RIVALS}
                 | {'graph': how == 'graph', 'compile': how == 'compiled'},
             )
+    for side, changes in ((512, {}), (1024, _OF_1024)):
+        cells[f'mergings, ViT-B, 1x3x{side}x{side}'] = _model('base', 1, (side, side)) | {
+            'part': 4, 'run': 'mergings', 'sides': MERGINGS | changes,
+        }  # fmt: skip
     for side in ('clusters of 98', 'Swin-T', 'clusters of 98, without kernels'):
         seconds = {'seconds': 60 if 'without' in side else 90}
         cells[f'visits, {side}'] = model | {'part': 3, 'run': 'visits', 'side': side, 'sizes': sizes} | seconds
@@ -139,6 +161,9 @@ def _tiny(cells: dict[str, dict]) -> dict[str, dict]:
         **{f'set, {kernel}': model for kernel in ORDER},
         **{rival_name(*_FIRST[i]): model for i in (1, 6)},
         rival_name('small', 'inference', 1, _CROP, 'compiled'): model | {'sides': RIVALS[:1]},
+        'mergings, ViT-B, 1x3x512x512': model
+        | {'arch': dict(embed_dims=32, depth=12, num_heads=2, mlp_ratio=1), 'shape': (96, 96)}
+        | {'sides': {'none': None, 'PiToMe': MERGINGS['PiToMe']}},
         **{name: model for name in cells if name.startswith('visits')},
     }
     return {name: cells[name] | {'rounds': 1} | change for name, change in changes.items()}

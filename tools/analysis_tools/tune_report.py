@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import tune_rules as rules
-from tune_plan import RIVALS, rival_name
+from tune_plan import MERGINGS, RIVALS, rival_name
 
 NOT_MEASURED = 'not measured'
 Cells = Mapping[str, Mapping[str, Any]]
@@ -125,6 +125,9 @@ def markdown(content: Mapping[str, Any]) -> str:
         if 'first' in row
     ]
     lines += _table('Unseen sizes, training, seconds', ('', 'sizes', 'first step', 'longest', 'second step'), rows)
+    merged = _kind(cells, 'mergings, ')
+    rows = [(name, *(_ms(result.get(each, result)) for each in MERGINGS)) for name, result in merged]
+    lines += _table('Token merging in a ViT, inference, milliseconds', ('', *MERGINGS), rows)
     facts = cells.get('machine', {})
     rows = [(key, facts[key]) for key in ('machine', 'copy_TB_s', 'product_TFLOP_s', 'launch_us') if key in facts]
     lines += _table('Machine', ('', ''), rows)
