@@ -102,6 +102,21 @@ def test_the_grouping_of_the_readme_is_one_file_and_a_name():
     backbone(images)[0].sum().backward()
 
 
+def test_a_stage_of_secvit_merges_by_the_hooks_of_the_page():
+    names: dict = {}
+    exec(example('docs/token_merging.md', '# merged_stage.py'), names)
+    backbone = models.SecViT(SMALL_ARCH, drop_path_rate=0.0)
+    images, grids = torch.randn(2, 3, 256, 160), []
+    plain = [m.shape for m in backbone(images)]
+    names['merge_stage'](backbone.stages[2])
+    backbone.stages[2].blocks[0].register_forward_hook(lambda block, args, x: grids.append(x.shape[1:3]))
+    maps = backbone(images)
+    assert [m.shape for m in maps] == plain
+    assert grids == [(12, 8)]  # of 16 x 10
+    maps[3].square().sum().backward()
+    assert all(p.grad is not None for p in backbone.parameters() if p.ndim == 4)
+
+
 @pytest.mark.usefixtures('registered')
 @pytest.mark.parametrize('size', [(64, 96), (37, 53), (1, 1)])
 def test_the_backbone_of_contributing_is_one_file_and_a_config(size):
