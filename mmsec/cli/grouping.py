@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmsec.errors import InputError
 from mmsec.ops.grouping import GROUPINGS
 
-_COUNTS = ('num_clusters', 'cluster_size')
+_COUNTS = ('num_clusters', 'cluster_size', 'carriers')
 
 
 def add_grouping(parser: argparse.ArgumentParser, action: str = 'store') -> None:

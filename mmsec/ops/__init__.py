@@ -7,6 +7,7 @@ from mmsec.ops.attention import (
     proportional_attention,
     qkv_attention,
 )
+from mmsec.ops.carriers import carrier_attention
 from mmsec.ops.grouping import GROUPINGS, Grouping, Tokens, cluster_ids, cluster_sizes
 from mmsec.ops.kernels import explain, plain_torch, use_kernels
 from mmsec.ops.layers import (
@@ -27,6 +28,7 @@ __all__ = [
     'apply_rotary',
     'attention',
     'call',
+    'carrier_attention',
     'cluster_attention',
     'cluster_ids',
     'cluster_sizes',

@@ -27,13 +27,14 @@ class Stage(nn.Module):
         layer_scale: bool,
         clusters: Sequence[ClusterCount],
         grouping: dict,
+        carriers: int,
         with_cp: bool,
     ) -> None:
         super().__init__()
         self.head_dim = embed_dims // num_heads
         self.with_cp = with_cp
         self.blocks = nn.ModuleList(
-            Block(embed_dims, num_heads, mlp_ratio, rate, layer_scale, grouping, block, count)
+            Block(embed_dims, num_heads, mlp_ratio, rate, layer_scale, grouping, block, count, carriers)
             for block, (rate, count) in enumerate(zip(drop_path, clusters, strict=True))
         )
 
@@ -76,6 +77,9 @@ class SecViT(Backbone):
         grouping (dict | Sequence[dict]): Which tokens make a cluster: ``type``, a name in
             :data:`mmsec.ops.grouping.GROUPINGS`, and its options; of all stages, or one dict per stage. Default:
             ``dict(type='SemanticGrouping')``, as published.
+        carriers (int): Carriers of each cluster, means of equal parts of it, which the tokens of all clusters attend
+            to, too, with a learned gate for each head; see :func:`mmsec.ops.carrier_attention`. Gates start at 0, where
+            maps are those without carriers, so published weights load. Blocks of one cluster have none. Default: 0.
         drop_path_rate (float): Drop path of the last block; it rises linearly from 0 over all blocks. Default: 0.1.
         out_indices (Sequence[int]): Stages whose maps are returned, in this order. Default: (0, 1, 2, 3).
         norm_cfg (dict): Norm of stem and patch merging: ``dict(type='BN')`` or ``dict(type='SyncBN')``.
@@ -134,6 +138,7 @@ class SecViT(Backbone):
         num_clusters: PerStage | None = None,
         cluster_size: int | PerStage | None = None,
         grouping: dict | Sequence[dict] = dict(type='SemanticGrouping'),  # noqa: B006 (OpenMMLab's convention; never mutated)
+        carriers: int = 0,
         drop_path_rate: float = 0.1,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         norm_cfg: dict = dict(type='BN'),  # noqa: B006 (OpenMMLab's convention; never mutated)
@@ -153,6 +158,10 @@ class SecViT(Backbone):
         if num_clusters is None and cluster_size is None:
             num_clusters = (32, 8, 2, 1)
         counts = cluster_counts(num_clusters, cluster_size, depths)
+        if isinstance(carriers, bool) or not isinstance(carriers, int) or carriers < 0:
+            raise ValueError(f'carriers must be a whole number of at least 0, got {carriers!r}')
+        if carriers and all(count.is_global for of_blocks in counts[: max(out_indices) + 1] for count in of_blocks):
+            raise ValueError(f'carriers={carriers} need blocks of several clusters, got num_clusters={num_clusters}')
         groupings = per_stage(grouping, len(depths))
         rates = self.drop_path_rates(drop_path_rate, depths)
         if norm_cfg.get('type') not in ('BN', 'SyncBN'):
@@ -173,6 +182,7 @@ class SecViT(Backbone):
                     settings['layer_scale'][i],
                     counts[i],
                     groupings[i],
+                    carriers,
                     with_cp,
                 )
             )

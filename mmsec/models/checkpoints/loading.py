@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
@@ -134,7 +135,7 @@ def load_pretrained(backbone: Any, path: str | Path, prefix: str | None = None) 
 
     What the file has and the backbone has no place for by design (classifier, neck, heads, stages and output norms it
     was built without) is left out and named in the log. Output norms that the file lacks, as published ones do, start
-    as identity, and are named in the log too.
+    as identity, and are named in the log too. So are carriers' gates, which start at 0, of a file that has no carriers.
 
     Args:
         backbone (Backbone): Its ``published`` says where weights are, its ``convert`` renames them.
@@ -160,7 +161,9 @@ def load_pretrained(backbone: Any, path: str | Path, prefix: str | None = None) 
             dropped.append(key)
             del state[key]
     fresh_norms = [key for key in own if key.startswith('out_norms.') and key not in state]
-    state |= {key: own[key] for key in fresh_norms}
+    carriers = [key for key in own if '.carriers.' in key]
+    fresh_carriers = [] if any(key in state for key in carriers) else carriers
+    state |= {key: own[key] for key in fresh_norms} | {key: torch.zeros_like(own[key]) for key in fresh_carriers}
     problems = counted(misfits(own, state))
     if problems:
         raise InputError(
@@ -168,11 +171,12 @@ def load_pretrained(backbone: Any, path: str | Path, prefix: str | None = None) 
         )
     check_values(own, state, path)
     backbone.load_state_dict(state)
-    print_log(f'{name}: loaded {len(state) - len(fresh_norms)} weights from {path}', logger='current')
+    print_log(f'{name}: loaded {len(state) - len(fresh_norms + fresh_carriers)} weights from {path}', logger='current')
     if dropped:
         print_log(f'{name}: not used from the checkpoint: {", ".join(dropped)}', logger='current')
-    if fresh_norms:
-        print_log(f'{name}: not in the checkpoint, start as identity: {", ".join(fresh_norms)}', logger='current')
+    for fresh, start in ((fresh_norms, 'as identity'), (fresh_carriers, 'at 0, which adds nothing')):
+        if fresh:
+            print_log(f'{name}: not in the checkpoint, start {start}: {", ".join(fresh)}', logger='current')
 
 
 def _left_out(backbone: nn.Module, key: str) -> bool:

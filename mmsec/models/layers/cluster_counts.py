@@ -17,6 +17,11 @@ class ClusterCount(NamedTuple):
     value: int
     is_size: bool = False
 
+    @property
+    def is_global(self) -> bool:
+        """Whether every map is one cluster."""
+        return self.value == 1 and not self.is_size
+
     def of(self, num_tokens: int) -> int:
         """Clusters of a map of ``num_tokens`` tokens, at most one per token."""
         return -(-num_tokens // self.value) if self.is_size else min(self.value, num_tokens)

@@ -1,5 +1,6 @@
 """The parts SecViT is made of. Inside a stage maps are (B, H, W, C), between stages (B, C, H, W)."""
 
+import torch
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from mmsec import ops
 from mmsec.models.layers.cluster_attention import ClusterAttention
 from mmsec.models.layers.cluster_counts import ClusterCount
 from mmsec.models.layers.maps import LayerScale
-from mmsec.ops import Tokens
+from mmsec.ops import Grouping, Tokens
 
 
 class Stem(nn.Module):
@@ -46,6 +47,24 @@ class PatchMerging(nn.Module):
         return self.norm(ops.call(self.reduction, x))
 
 
+class Carriers(nn.Module):
+    """Adds to the attention inside clusters what tokens read of all clusters' carriers, times a gate of each head.
+
+    Gates start at 0, where nothing is added. ``carriers`` is the number for each cluster.
+    """
+
+    def __init__(self, num_heads: int, carriers: int) -> None:
+        super().__init__()
+        self.carriers = carriers
+        self.gate = nn.Parameter(torch.zeros(num_heads))
+        self.gamma = nn.Parameter(torch.zeros(num_heads))
+
+    def forward(self, out: Tensor, tokens: Tokens, grouping: Grouping | None) -> Tensor:
+        """(B, H, W, C) -> the same; see :func:`mmsec.ops.carrier_attention`."""
+        read = ops.carrier_attention(tokens.qkv, grouping, self.carriers, self.gamma)  # (B, N, h, d)
+        return out + (self.gate.to(read.dtype)[:, None] * read).reshape(out.shape)
+
+
 class LePEAttention(ClusterAttention):
     """Attention inside clusters of tokens, with a depthwise position term (LePE) of the values.
 
@@ -53,14 +72,18 @@ class LePEAttention(ClusterAttention):
         embed_dims (int): Channels C.
         num_heads (int): Heads h; C / h must be a multiple of 4.
         grouping, block, count: See :class:`ClusterAttention`.
+        carriers (int): Carriers of each cluster; 0, or one cluster of every map, for none. Default: 0.
 
     Source: Semantic Equitable Clustering (arXiv 2405.13337), section 3.2; LePE of CSWin (arXiv 2107.00652).
     """
 
-    def __init__(self, embed_dims: int, num_heads: int, grouping: dict, block: int, count: ClusterCount) -> None:
+    def __init__(
+        self, embed_dims: int, num_heads: int, grouping: dict, block: int, count: ClusterCount, carriers: int = 0
+    ) -> None:
         super().__init__(num_heads, grouping, block, count)
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
         self.lepe = nn.Conv2d(embed_dims, embed_dims, 5, padding=2, groups=embed_dims)
+        self.carriers = Carriers(num_heads, carriers) if carriers and not count.is_global else None
         self.out_proj = nn.Linear(embed_dims, embed_dims)
 
     def forward(self, x: Tensor, rotary: Tensor) -> Tensor:
@@ -74,7 +97,9 @@ class LePEAttention(ClusterAttention):
             Tensor: (B, H, W, C).
         """
         tokens = self.tokens(x, rotary)
-        return self.out_proj(ops.lepe_attention(tokens, self.group(tokens), self.lepe))
+        grouping = self.group(tokens)
+        out = ops.lepe_attention(tokens, grouping, self.lepe)
+        return self.out_proj(self.carriers(out, tokens, grouping) if self.carriers else out)
 
     def tokens(self, x: Tensor, rotary: Tensor) -> Tokens:  # type: ignore[override]  # the inputs of forward
         """What attention and grouping work on."""
@@ -111,11 +136,12 @@ class Block(nn.Module):
         grouping: dict,
         block: int,
         count: ClusterCount,
+        carriers: int = 0,
     ) -> None:
         super().__init__()
         self.pos = nn.Conv2d(embed_dims, embed_dims, 3, padding=1, groups=embed_dims)
         self.norm1 = nn.LayerNorm(embed_dims, eps=1e-6)
-        self.attn = LePEAttention(embed_dims, num_heads, grouping, block, count)
+        self.attn = LePEAttention(embed_dims, num_heads, grouping, block, count, carriers)
         self.norm2 = nn.LayerNorm(embed_dims, eps=1e-6)
         self.ffn = FFN(embed_dims, int(embed_dims * mlp_ratio))
         self.scale1 = LayerScale(embed_dims) if layer_scale else nn.Identity()

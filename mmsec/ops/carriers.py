@@ -1,0 +1,58 @@
+"""Carriers: means of parts of each cluster, by which tokens read the other clusters."""
+
+import torch
+from torch import Tensor
+
+from mmsec.ops.attention import attention, lengths_of, row_indices, take_rows
+from mmsec.ops.grouping import Grouping
+from mmsec.ops.grouping.grouping import part_of
+
+
+def carrier_attention(qkv: Tensor, grouping: Grouping | None, carriers: int, gamma: Tensor) -> Tensor:
+    """Softmax attention of each token over the carriers of all clusters, scaled by d^(-1/2).
+
+    Before that, the value of each carrier takes in those of all carriers once: v + gamma * attention(q, k, v).
+
+    Args:
+        qkv (Tensor): (B, N, 3, h, d) queries, keys and values without positions, which a mean of tokens has not.
+        grouping (Grouping, optional): The clusters of the N tokens, of each image and head or of all; None for one
+            cluster of all tokens in raster order.
+        carriers (int): Carriers m of each of the M clusters, see :func:`carriers_of`.
+        gamma (Tensor): (h,).
+
+    Returns:
+        Tensor: (B, N, h, d).
+
+    Source: FasterViT (arXiv 2306.06189) for carriers that exchange with each other under a learned scale and with
+    their window's tokens. There they are made once for each stage by a convolution, have a LayerNorm and an MLP of
+    their own, and share one softmax with the tokens of their window. That they are means of clusters, made anew in each
+    block, and that tokens attend to all of them and apart from their cluster, are choices of ours: clusters differ from
+    block to block, and of one carrier, that of one's own cluster, attention would be a constant.
+    """
+    q, k, v = carriers_of(qkv, grouping, carriers).unbind(3)  # (B, h, M*m, d) each
+    v = v + gamma.to(v.dtype)[:, None, None] * attention(q, k, v)
+    return attention(qkv[:, :, 0].transpose(1, 2), k, v).transpose(1, 2)  # (B, h, N, d) inside
+
+
+def carriers_of(qkv: Tensor, grouping: Grouping | None, carriers: int) -> Tensor:
+    """Means of tokens over m parts of each cluster, cut in the grouping's order and equal to within one token.
+
+    Args are those of :func:`carrier_attention`. Where the smallest cluster has fewer than m tokens, m is their number.
+
+    Returns:
+        Tensor: (B, h, M*m, 3, d).
+    """
+    batch, num_tokens, _, heads, width = qkv.shape
+    order, num_clusters = grouping or Grouping(torch.arange(num_tokens, device=qkv.device)[None, None], 1)
+    index, inverse = row_indices(Grouping(order.expand(batch, heads, -1), num_clusters))
+    (rows,) = take_rows(index, inverse, qkv.transpose(2, 3).reshape(-1, 3 * width))  # (B*N*h, 3*d)
+    lengths = lengths_of(num_tokens, num_clusters)
+    carriers = min(carriers, num_tokens // num_clusters)
+    means = []
+    for part, (count, length) in zip(rows.split([batch * heads * c * n for c, n in lengths]), lengths, strict=True):
+        part_ids = part_of(torch.arange(length, device=qkv.device), length, carriers)
+        inside = (part_ids == torch.arange(carriers, device=qkv.device)[:, None]).to(qkv.dtype)  # (m, length)
+        weights = (inside / inside.sum(1, keepdim=True)).expand(batch * heads * count, -1, -1)
+        mean = torch.bmm(weights, part.unflatten(0, (batch * heads * count, length)))  # (B*h*count, m, 3*d)
+        means.append(mean.view(batch, heads, count * carriers, 3, width))
+    return torch.cat(means, dim=2)
