@@ -72,7 +72,7 @@ def cluster_attention(q: Tensor, k: Tensor, v: Tensor, grouping: Grouping | None
     index, inverse = row_indices(grouping._replace(order=grouping.order.expand(batch, heads, -1)))
     rows = take_rows(index, inverse, *(x.reshape(-1, x.shape[-1]) for x in (q, k, v)))  # (B*N*h, d) each
     lists = batch * heads
-    lengths = lengths_of(num_tokens, grouping.num_clusters)
+    lengths = _lengths(num_tokens, grouping.num_clusters)
     parts = zip(*(x.split([lists * count * length for count, length in lengths]) for x in rows), strict=True)
     out = []
     for part, (count, length) in zip(parts, lengths, strict=True):
@@ -148,7 +148,7 @@ def row_indices(grouping: Grouping) -> tuple[Tensor, Tensor]:
     batch, heads, num_tokens = order.shape
     row = torch.arange(batch * num_tokens * heads, device=order.device)
     rows = row.view(batch, num_tokens, heads).transpose(1, 2).gather(-1, order)  # (B, h, N)
-    lengths = [count * length for count, length in lengths_of(num_tokens, num_clusters)]
+    lengths = [count * length for count, length in _lengths(num_tokens, num_clusters)]
     if conditions.makes_graph():
         index = _scattered(rows, lengths[0])
     else:
@@ -184,7 +184,7 @@ def take_rows(index: Tensor, inverse: Tensor, *tensors: Tensor) -> tuple[Tensor,
     return tuple(x.index_select(0, index) for x in tensors)
 
 
-def lengths_of(num_tokens: int, num_clusters: int) -> list[tuple[int, int]]:
+def _lengths(num_tokens: int, num_clusters: int) -> list[tuple[int, int]]:
     """How many clusters of which length stand in a sorted list; at most two kinds, no kind is empty."""
     num_long, num_short, length = cluster_sizes(num_tokens, num_clusters)
     if conditions.makes_graph():

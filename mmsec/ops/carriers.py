@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from mmsec.ops.attention import attention, lengths_of, row_indices, take_rows
+from mmsec.ops.attention import attention
 from mmsec.ops.grouping import Grouping
-from mmsec.ops.grouping.grouping import part_of
+from mmsec.ops.grouping.grouping import part_start
 
 
 def carrier_attention(qkv: Tensor, grouping: Grouping | None, carriers: int, gamma: Tensor) -> Tensor:
@@ -44,15 +44,17 @@ def carriers_of(qkv: Tensor, grouping: Grouping | None, carriers: int) -> Tensor
     """
     batch, num_tokens, _, heads, width = qkv.shape
     order, num_clusters = grouping or Grouping(torch.arange(num_tokens, device=qkv.device)[None, None], 1)
-    index, inverse = row_indices(Grouping(order.expand(batch, heads, -1), num_clusters))
-    (rows,) = take_rows(index, inverse, qkv.transpose(2, 3).reshape(-1, 3 * width))  # (B*N*h, 3*d)
-    lengths = lengths_of(num_tokens, num_clusters)
     carriers = min(carriers, num_tokens // num_clusters)
-    means = []
-    for part, (count, length) in zip(rows.split([batch * heads * c * n for c, n in lengths]), lengths, strict=True):
-        part_ids = part_of(torch.arange(length, device=qkv.device), length, carriers)
-        inside = (part_ids == torch.arange(carriers, device=qkv.device)[:, None]).to(qkv.dtype)  # (m, length)
-        weights = (inside / inside.sum(1, keepdim=True)).expand(batch * heads * count, -1, -1)
-        mean = torch.bmm(weights, part.unflatten(0, (batch * heads * count, length)))  # (B*h*count, m, 3*d)
-        means.append(mean.view(batch, heads, count * carriers, 3, width))
-    return torch.cat(means, dim=2)
+    number = torch.arange(num_clusters * carriers + 1, device=qkv.device)
+    cluster, part = number // carriers, number % carriers
+    first, behind = (part_start(each, num_tokens, num_clusters) for each in (cluster, cluster + 1))
+    first = first + part_start(part, behind - first, carriers)  # sorted position of the first token of each part
+    longest = -(-num_tokens // (num_clusters * carriers))
+    position = first[:-1, None] + torch.arange(longest, device=qkv.device)
+    inside = (position < first[1:, None]).to(qkv.dtype)  # (M*m, longest)
+    token = order[..., position.clamp_max(num_tokens - 1)]  # (B, h, M*m, longest)
+    image, head = torch.arange(batch, device=qkv.device), torch.arange(heads, device=qkv.device)
+    row = (image[:, None, None, None] * num_tokens + token) * heads + head[:, None, None]
+    rows = qkv.transpose(2, 3).reshape(-1, 3 * width).index_select(0, row.flatten())
+    weight = (inside / inside.sum(1, keepdim=True))[..., None]
+    return (rows.unflatten(0, row.shape) * weight).sum(3).unflatten(-1, (3, width))

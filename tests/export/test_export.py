@@ -88,7 +88,9 @@ def test_remainders_and_quotients_of_negative_numbers_are_those_of_torch():
 
 
 @pytest.mark.parametrize(
-    'options', [TWO_WINDOWED_BLOCKS, VIT, DINOV3], ids=['shifted windows', 'positions', 'rotary positions']
+    'options',
+    [TWO_WINDOWED_BLOCKS, dict(ONE_STAGE, grouping=dict(type='WindowGrouping'), carriers=2), VIT, DINOV3],
+    ids=['shifted windows', 'carriers', 'positions', 'rotary positions'],
 )
 def test_a_dynamic_file_takes_any_number_of_images_of_any_size(options):
     backbone = build(**options)

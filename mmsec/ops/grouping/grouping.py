@@ -59,6 +59,6 @@ def part_of(position: Tensor, count: int, num_parts: int | Tensor) -> Tensor:
     return torch.where(position < split, position // (length + 1), num_long + (position - split) // length)
 
 
-def part_start(part: Tensor, count: int, num_parts: int) -> Tensor:
+def part_start(part: Tensor, count: int | Tensor, num_parts: int) -> Tensor:
     """The first position of each int64 part, the inverse of :func:`part_of`; of ``num_parts`` itself the list's end."""
     return part * (count // num_parts) + part.clamp_max(count % num_parts)

@@ -93,6 +93,7 @@ SMALL = {
         ),
     ),
     'SecViT with clusters of 20 tokens': Small('SecViT', _SECVIT | dict(cluster_size=20), channels=(16, 32)),
+    'SecViT with carriers': Small('SecViT', _SECVIT | dict(cluster_size=20, carriers=3), channels=(16, 32)),
     'ClusTR': Small('ClusTR', _CLUSTR, channels=(16, 32), measured=_CLUSTR_MEASURED),
     'ClusTR in regions': Small(
         'ClusTR',
