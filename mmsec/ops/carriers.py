@@ -38,6 +38,7 @@ def carriers_of(qkv: Tensor, grouping: Grouping | None, carriers: int) -> Tensor
     """Means of tokens over m parts of each cluster, cut in the grouping's order and equal to within one token.
 
     Args are those of :func:`carrier_attention`. Where the smallest cluster has fewer than m tokens, m is their number.
+    Half precision is summed in float32.
 
     Returns:
         Tensor: (B, h, M*m, 3, d).
@@ -51,10 +52,10 @@ def carriers_of(qkv: Tensor, grouping: Grouping | None, carriers: int) -> Tensor
     first = first + part_start(part, behind - first, carriers)  # sorted position of the first token of each part
     longest = -(-num_tokens // (num_clusters * carriers))
     position = first[:-1, None] + torch.arange(longest, device=qkv.device)
-    inside = (position < first[1:, None]).to(qkv.dtype)  # (M*m, longest)
+    inside = (position < first[1:, None]).to(torch.promote_types(qkv.dtype, torch.float32))  # (M*m, longest)
     token = order[..., position.clamp_max(num_tokens - 1)]  # (B, h, M*m, longest)
     image, head = torch.arange(batch, device=qkv.device), torch.arange(heads, device=qkv.device)
     row = (image[:, None, None, None] * num_tokens + token) * heads + head[:, None, None]
     rows = qkv.transpose(2, 3).reshape(-1, 3 * width).index_select(0, row.flatten())
     weight = (inside / inside.sum(1, keepdim=True))[..., None]
-    return (rows.unflatten(0, row.shape) * weight).sum(3).unflatten(-1, (3, width))
+    return (rows.unflatten(0, row.shape) * weight).sum(3).to(qkv.dtype).unflatten(-1, (3, width))

@@ -38,6 +38,7 @@ def test_the_grouping_of_a_config_is_replaced():
 def test_a_backbone_groups_otherwise_by_words_of_a_grouping_and_numbers_of_clusters():
     found = backbone_options('WindowGrouping shift=True num_clusters=16,4,1,1')
     assert found == dict(grouping=dict(type='WindowGrouping', shift=True), num_clusters=(16, 4, 1, 1))
+    assert backbone_options('RandomGrouping carriers=2') == dict(grouping=dict(type='RandomGrouping'), carriers=2)
     with pytest.raises(InputError, match="num_clusters must be numbers such as 32,8,2,1, got 'a'"):
         backbone_options('WindowGrouping num_clusters=a')
     with pytest.raises(InputError, match='a grouping must have a name, got nothing'):
