@@ -15,6 +15,7 @@ COMMANDS = {
     'infer': 'infer.py',
     'check': 'check_data.py',
     'visualize': 'analysis_tools/visualize_clusters.py',
+    'explore': 'explore.py',
 }
 
 

@@ -15,20 +15,18 @@ if __name__ == '__main__':  # before torch loads OpenMP
 import mmcv
 import numpy as np
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.infer.infer import BaseInferencer
-from mmengine.registry import MODELS
 from mmengine.utils import ProgressBar
 
 from mmsec.cli.config import check_operators, load_config
-from mmsec.cli.heads import check_channels, check_classes
+from mmsec.cli.heads import check_channels
 from mmsec.cli.images import check_outputs, find_images, read_image
+from mmsec.cli.inference import build_inferencer
 from mmsec.cli.processor import optimize_on_cpu
-from mmsec.cli.weights import load_state
 from mmsec.engine.files import to_json
 from mmsec.engine.processes import run
 from mmsec.errors import InputError
-from mmsec.models.checkpoints.reading import forget_checkpoints, read_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
@@ -50,22 +48,6 @@ def parse_args() -> argparse.Namespace:
     if args.score_thr is not None and not 0 <= args.score_thr <= 1:
         parser.error(f'--score-thr must be in [0, 1], got {args.score_thr}')
     return args
-
-
-def build_inferencer(cfg: Config, args: argparse.Namespace) -> BaseInferencer:
-    """The host's inferencer with every weight of the checkpoint."""
-    checkpoint = read_checkpoint(args.checkpoint)
-    load_state(MODELS.build(cfg.model), checkpoint, args.checkpoint)  # strict; the inferencers are not
-    if not isinstance((checkpoint.get('meta', {}).get('dataset_meta') or {}).get('classes'), list | tuple):
-        raise InputError(f"checkpoint '{args.checkpoint}' has no class names (meta.dataset_meta.classes)")
-    check_classes(cfg, checkpoint['meta']['dataset_meta'], f"checkpoint '{args.checkpoint}'")
-    if cfg.default_scope == 'mmdet':
-        from mmdet.apis import DetInferencer as Inferencer
-    else:
-        from mmseg.apis import MMSegInferencer as Inferencer
-    inferencer = Inferencer(cfg, args.checkpoint, device=args.device, scope=cfg.default_scope, show_progress=False)
-    forget_checkpoints()
-    return inferencer
 
 
 def batches(images: dict[Path, Path], size: int, failed: list[Path]) -> Iterator[list[Path]]:
@@ -139,7 +121,7 @@ def main() -> None:
         raise InputError(f"--score-thr: '{args.config}' is a segmenter, whose pixels have no score to leave out")
     score_thr = 0.3 if args.score_thr is None else args.score_thr
     check_channels(cfg)
-    inferencer = build_inferencer(cfg, args)
+    inferencer = build_inferencer(cfg, args.checkpoint, args.device)
     optimize_on_cpu(inferencer.model)
     classes = list(inferencer.model.dataset_meta['classes'])
     options = {'pred_score_thr': score_thr} if detector else {}

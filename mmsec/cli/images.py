@@ -58,7 +58,7 @@ def read_image(path: Path, channels: int = 3) -> np.ndarray:
         check_image_file(path)
         image = mmcv.imread(str(path), flag=flag)
     except (OSError, ValueError, cv2.error) as error:  # the last for an empty file
-        image, reason = None, f'{error}'.splitlines()[0]
+        image, reason = None, reason if isinstance(error, cv2.error) else f'{error}'.splitlines()[0]
     if image is None:
         raise InputError(f"'{path}' is not an image that can be read: {reason}")
     image = np.atleast_3d(image)

@@ -176,6 +176,14 @@ def _is_classifier(model: nn.Module) -> bool:
     return isinstance(getattr(model, 'backbone', None), Backbone) and hasattr(getattr(model, 'head', None), 'fc')
 
 
+def config_of_backbone(type: str, arch: str | dict) -> Config:
+    """A config of a backbone alone, whose images are normalised as for all published weights."""
+    preprocessor = dict(
+        type='ImgDataPreprocessor', mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375), bgr_to_rgb=True
+    )
+    return Config(dict(model=dict(backbone=dict(type=type, arch=arch), data_preprocessor=preprocessor)))
+
+
 def build_backbone(cfg: Config, checkpoint: str | None) -> Backbone:
     """The backbone of a config in evaluation mode, with the weights of a published or trained file or random ones.
 

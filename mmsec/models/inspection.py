@@ -27,13 +27,19 @@ def token_clusters(backbone: Backbone, x: Tensor, stages: Sequence[int], block: 
         ValueError: If there is no such stage or block.
     """
     layers: list[Any] = [attention_layer(backbone, stage, block) for stage in stages]
+    return [layer.clusters(*given) for layer, given in zip(layers, inputs_of(backbone, x, layers), strict=True)]
+
+
+@torch.no_grad()
+def inputs_of(backbone: Backbone, x: Tensor, layers: Sequence[nn.Module]) -> list[tuple]:
+    """What layers are given in one pass of images (B, in_channels, H, W), with the backbone in evaluation mode."""
     seen: dict[nn.Module, tuple] = {}
     hooks = [layer.register_forward_pre_hook(seen.__setitem__) for layer in layers]
     modes = [(module, module.training) for module in backbone.modules()]
     try:
         backbone.eval()
         backbone(x)
-        return [layer.clusters(*seen[layer]) for layer in layers]
+        return [seen[layer] for layer in layers]
     finally:
         for hook in hooks:
             hook.remove()

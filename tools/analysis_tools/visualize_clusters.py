@@ -3,14 +3,13 @@
 import argparse
 from pathlib import Path
 
-from mmengine.config import Config
 from torch import nn
 
 from mmsec.cli.config import load_config
 from mmsec.cli.grouping import add_grouping, set_grouping
 from mmsec.cli.images import check_outputs, find_images
 from mmsec.cli.sheets import write_sheets
-from mmsec.cli.weights import build_backbone
+from mmsec.cli.weights import build_backbone, config_of_backbone
 from mmsec.engine.processes import run
 from mmsec.errors import InputError
 from mmsec.models import ClusTR, SecViT
@@ -21,9 +20,6 @@ from mmsec.registry import MODELS
 from mmsec.visualization.clusters import cluster_maps, cluster_sheet
 
 ARCHS = {arch: kind.__name__ for kind in (SecViT, ClusTR) for arch in kind.arch_zoo}
-PREPROCESSOR = dict(  # that of all published weights
-    type='ImgDataPreprocessor', mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375), bgr_to_rgb=True
-)
 
 
 def parse_args() -> argparse.Namespace:
@@ -56,8 +52,7 @@ def build(args: argparse.Namespace) -> tuple[Backbone, nn.Module]:
     if args.config:
         cfg = load_config(args.config)
     else:
-        backbone = dict(type=f'mmsec.{ARCHS[args.arch]}', arch=args.arch)
-        cfg = Config(dict(model=dict(backbone=backbone, data_preprocessor=PREPROCESSOR)))
+        cfg = config_of_backbone(type=f'mmsec.{ARCHS[args.arch]}', arch=args.arch)
     set_grouping(cfg, args.grouping)
     backbone = build_backbone(cfg, args.checkpoint)
     preprocessor = MODELS.build(cfg.model.data_preprocessor)

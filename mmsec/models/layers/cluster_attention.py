@@ -77,3 +77,19 @@ class ClusterAttention(nn.Module):
         scores = self.grouping.scores(tokens)  # (B, h, N)
         scores = None if scores is None else scores.unflatten(-1, tokens.size)
         return TokenClusters(ids.unflatten(-1, tokens.size), scores, self.grouping.score_name)
+
+    def attended(self, token: int, *inputs: Any) -> Tensor:
+        """What one token attends to.
+
+        Args:
+            token (int): Its raster index in the map.
+            inputs (Any): Those of :meth:`clusters`.
+
+        Returns:
+            Tensor: (B, h, H', W') the share of each token of the map in what the token is given, 0 outside of its
+            cluster; each map sums to 1. The shares of what is beside the map, such as a class token, are left out.
+        """
+        tokens, ids = self.tokens(*inputs), self.clusters(*inputs).ids.flatten(2)
+        logits = torch.einsum('bhd,bnhd->bhn', tokens.query[:, token], tokens.key) * tokens.query.shape[-1] ** -0.5
+        shares = logits.masked_fill(ids != ids[..., token, None], -torch.inf).softmax(-1)  # (B, h, N)
+        return shares.unflatten(-1, tokens.size)

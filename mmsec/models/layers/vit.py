@@ -285,9 +285,20 @@ class Block(nn.Module):
 
     def clusters(self, tokens: TokenList) -> TokenClusters:
         """Which tokens of the whole map are one behind this block, or if none are, attend to each other in it."""
-        merging = self.merging_around(tokens) or self(tokens).merging if self.merge else None
+        merging = self._merged(tokens)
         if merging is None:
             assert tokens.grid is not None  # only merging takes it away
             return self.attn.clusters(self.norm1(tokens.x), tokens.protected, tokens.grid, tokens.rotary)
         together = [each.unique(return_inverse=True)[1] for each in merging.assignment[:, tokens.protected :]]
         return TokenClusters(torch.stack(together).unflatten(1, tokens.map_size)[:, None])
+
+    def attended(self, token: int, tokens: TokenList) -> Tensor | None:
+        """See :meth:`ClusterAttention.attended`; None where tokens have merged, which attend to merged ones."""
+        if self._merged(tokens) is not None:
+            return None
+        assert tokens.grid is not None  # only merging takes it away
+        return self.attn.attended(token, self.norm1(tokens.x), tokens.protected, tokens.grid, tokens.rotary)
+
+    def _merged(self, tokens: TokenList) -> Merging | None:
+        """What has merged behind this block, or for its attention alone."""
+        return self.merging_around(tokens) or self(tokens).merging if self.merge else None
