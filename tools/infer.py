@@ -21,9 +21,10 @@ from mmengine.utils import ProgressBar
 
 from mmsec.cli.config import check_operators, load_config
 from mmsec.cli.heads import check_channels
-from mmsec.cli.images import check_outputs, find_images, read_image
+from mmsec.cli.images import check_outputs, find_images
 from mmsec.cli.inference import build_inferencer
 from mmsec.cli.processor import optimize_on_cpu
+from mmsec.datasets.image_files import read_image
 from mmsec.engine.files import to_json
 from mmsec.engine.processes import run
 from mmsec.errors import InputError

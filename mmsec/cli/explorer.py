@@ -12,9 +12,9 @@ from mmengine.config import Config
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
-from mmsec.cli.images import read_image
 from mmsec.cli.inference import build_predictor
 from mmsec.cli.weights import build_backbone, config_of_backbone
+from mmsec.datasets.image_files import read_image
 from mmsec.models import ViT
 from mmsec.models.backbones.base import Backbone
 from mmsec.models.inspection import attention_layer, inputs_of, scales_of

@@ -5,11 +5,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
-import mmcv
-import numpy as np
-
-from mmsec.datasets.image_files import check_image_file
 from mmsec.errors import InputError
 from mmsec.visualization.names import picture_names
 
@@ -44,24 +39,3 @@ def check_outputs(images: dict[Path, Path], out: Path, ending: str = '.png') -> 
     for name in images.values():
         if (out / f'{name}{ending}').resolve() in inputs:
             raise InputError(f"--out '{out}': '{out / f'{name}{ending}'}' is one of the images; choose another folder")
-
-
-def read_image(path: Path, channels: int = 3) -> np.ndarray:
-    """Read an image as (H, W, channels): BGR for 3, grey for 1, for others as the file has it.
-
-    Raises:
-        InputError: If it cannot be read, or has other channels.
-    """
-    flag = {1: 'grayscale', 3: 'color'}.get(channels, 'unchanged')
-    reason = 'no decoder takes it'
-    try:
-        check_image_file(path)
-        image = mmcv.imread(str(path), flag=flag)
-    except (OSError, ValueError, cv2.error) as error:  # the last for an empty file
-        image, reason = None, reason if isinstance(error, cv2.error) else f'{error}'.splitlines()[0]
-    if image is None:
-        raise InputError(f"'{path}' is not an image that can be read: {reason}")
-    image = np.atleast_3d(image)
-    if image.shape[2] != channels:
-        raise InputError(f"'{path}' is an image of {image.shape[2]} channels, the backbone takes {channels}")
-    return image

@@ -19,6 +19,7 @@ from mmengine.utils import get_object_from_string
 from torch import nn
 
 from mmsec.errors import InputError
+from mmsec.models.backbones.base import Backbone
 
 _REGISTRIES = [each for each in vars(mmengine.registry).values() if isinstance(each, Registry)]
 READ = (
@@ -61,6 +62,11 @@ def check_options(cfg: Config) -> None:
         if not kinds:
             _check_type(place, part['type'], scope)
             continue
+        if part.get('pretrained') and any(inspect.isclass(kind) and issubclass(kind, Backbone) for kind in kinds):
+            raise InputError(
+                f'{place}.pretrained is for Python and would be read by tests, too. In a config: '
+                f"init_cfg=dict(type='Pretrained', checkpoint={part['pretrained']!r})"
+            )
         taken = [_options(kind) for kind in kinds]
         known = list(dict.fromkeys(name for names in taken for name in names or ()))
         for option, value in part.items():

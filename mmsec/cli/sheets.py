@@ -12,7 +12,7 @@ from mmengine.structures import BaseDataElement
 from mmengine.utils import track_iter_progress
 from torch import Tensor
 
-from mmsec.cli.images import read_image
+from mmsec.datasets.image_files import read_image
 from mmsec.errors import InputError
 from mmsec.visualization.drawing import as_seen
 

@@ -14,6 +14,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from torch import Tensor, nn
 
 from mmsec.cli.config import dicts_of
+from mmsec.datasets.image_files import MEAN, STD
 from mmsec.engine.unwrap import unwrapped
 from mmsec.errors import InputError
 from mmsec.models.backbones.base import Backbone
@@ -178,9 +179,7 @@ def _is_classifier(model: nn.Module) -> bool:
 
 def config_of_backbone(type: str, arch: str | dict) -> Config:
     """A config of a backbone alone, whose images are normalised as for all published weights."""
-    preprocessor = dict(
-        type='ImgDataPreprocessor', mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375), bgr_to_rgb=True
-    )
+    preprocessor = dict(type='ImgDataPreprocessor', mean=MEAN, std=STD, bgr_to_rgb=True)
     return Config(dict(model=dict(backbone=dict(type=type, arch=arch), data_preprocessor=preprocessor)))
 
 

@@ -8,9 +8,16 @@ import tempfile
 from pathlib import Path
 
 import cv2
+import mmcv
 import numpy as np
-from PIL import Image
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
 
+from mmsec.errors import InputError
+
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+"""Of ImageNet's RGB values from 0 to 255, by which all published weights were trained."""
 _SETTING = os.environ.get('OPENCV_IO_MAX_IMAGE_PIXELS', '256MB').upper().removesuffix('B')
 MAX_PIXELS = int(_SETTING.rstrip('KM')) * {'K': 2**10, 'M': 2**20}.get(_SETTING[-1], 1)
 """Pixels of the largest image that is read, 16384 x 16384 by default; OpenCV reads the same variable."""
@@ -57,6 +64,52 @@ def check_image_file(path: str | Path) -> None:
         return
     if pixels > MAX_PIXELS:
         raise ValueError(f'the image has {pixels} pixels or more; {_allowed(MAX_PIXELS, "pixels")}')
+
+
+def read_image(path: Path, channels: int = 3) -> np.ndarray:
+    """Read an image as (H, W, channels): BGR for 3, grey for 1, for others as the file has it.
+
+    Raises:
+        InputError: If it cannot be read, or has other channels.
+    """
+    flag = {1: 'grayscale', 3: 'color'}.get(channels, 'unchanged')
+    reason = 'no decoder takes it'
+    try:
+        check_image_file(path)
+        image = mmcv.imread(str(path), flag=flag)
+    except (OSError, ValueError, cv2.error) as error:  # the last for an empty file
+        image, reason = None, reason if isinstance(error, cv2.error) else f'{error}'.splitlines()[0]
+    if image is None:
+        raise InputError(f"'{path}' is not an image that can be read: {reason}")
+    image = np.atleast_3d(image)
+    if image.shape[2] != channels:
+        raise InputError(f"'{path}' is an image of {image.shape[2]} channels, the backbone takes {channels}")
+    return image
+
+
+def load_image(image: str | Path | Image.Image | np.ndarray) -> Tensor:
+    """Make the input of a backbone of an image, as published weights want it.
+
+    Args:
+        image: A file, an image of Pillow, or (H, W, 3) uint8 RGB values.
+
+    Returns:
+        Tensor: (1, 3, H, W) float32, RGB, normalised by :data:`MEAN` and :data:`STD`, at the size of the image.
+
+    Raises:
+        InputError: If it is something else, or a file that cannot be read.
+    """
+    if isinstance(image, str | Path):
+        pixels = read_image(Path(image))[..., ::-1]
+    elif isinstance(image, Image.Image):
+        pixels = np.asarray(ImageOps.exif_transpose(image).convert('RGB'))
+    else:
+        pixels = image
+    if not isinstance(pixels, np.ndarray) or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+        given = f'{getattr(pixels, "dtype", type(pixels).__name__)} {getattr(pixels, "shape", "")}'.strip()
+        raise InputError(f'expected a path, a Pillow image or (H, W, 3) uint8 RGB values, got {given}')
+    normalised = (torch.from_numpy(pixels.astype(np.float32)) - torch.tensor(MEAN)) / torch.tensor(STD)
+    return normalised.permute(2, 0, 1)[None].contiguous()
 
 
 def _allowed(most: int, unit: str) -> str:

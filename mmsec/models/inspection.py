@@ -11,13 +11,15 @@ from mmsec.models.layers.cluster_attention import TokenClusters
 
 
 @torch.no_grad()
-def token_clusters(backbone: Backbone, x: Tensor, stages: Sequence[int], block: int = -1) -> list[TokenClusters]:
+def token_clusters(
+    backbone: Backbone, x: Tensor, stages: Sequence[int] | None = None, block: int = -1
+) -> list[TokenClusters]:
     """Look at the clusters that attention uses, in one pass, with the backbone in evaluation mode.
 
     Args:
         backbone (Backbone): Its attention layers answer for their inputs by ``clusters``.
         x (Tensor): (B, in_channels, H, W) images.
-        stages (Sequence[int]): Stages from 0, as in ``out_indices``.
+        stages (Sequence[int], optional): Stages from 0, as in ``out_indices``. Default: None, all that are built.
         block (int): Block of each stage from 0, or from its end if negative. Default: -1.
 
     Returns:
@@ -26,6 +28,8 @@ def token_clusters(backbone: Backbone, x: Tensor, stages: Sequence[int], block: 
     Raises:
         ValueError: If there is no such stage or block.
     """
+    if stages is None:
+        stages = range(len(backbone.attention_layers()))
     layers: list[Any] = [attention_layer(backbone, stage, block) for stage in stages]
     return [layer.clusters(*given) for layer, given in zip(layers, inputs_of(backbone, x, layers), strict=True)]
 

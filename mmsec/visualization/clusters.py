@@ -9,8 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap, hsv_to_rgb
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
+from mmsec.datasets.image_files import MEAN, STD
 from mmsec.models.backbones.base import Backbone
 from mmsec.models.inspection import scales_of, token_clusters
 from mmsec.ops import Grouping, cluster_ids
@@ -77,7 +79,7 @@ def cluster_maps(
         scales = scales_of(backbone, stage)
         names = scales or [f'head {head + 1}' for head in range(len(ids))]
         title = f'stage {stage + 1}' + (f', block {block + 1}' if block >= 0 else '')
-        stride = backbone.strides[stage]
+        stride = backbone.stage_strides[stage]
         if heads == 'mean' and scores is not None:
             mean = mean_of_heads(scores, int(ids.max()) + 1)
             maps.append(ClusterMap(f'{title}, mean of heads', stride, *mean, score_name))
@@ -92,6 +94,33 @@ def cluster_maps(
             sorted_by = scores[head] if scores is not None else None
             maps.append(ClusterMap(f'{title}, {names[head]}', stride, ids[head], sorted_by, score_name))
     return maps
+
+
+def visualize_clusters(
+    backbone: Backbone, x: Tensor, stages: Sequence[int] | None = None, block: int = -1, heads: str | int = 'mean'
+) -> Image.Image:
+    """Draw the clusters of one image, a row for each stage and head, as :func:`cluster_sheet` does.
+
+    Args:
+        backbone (Backbone): The backbone.
+        x (Tensor): (1, 3, H, W), as :func:`mmsec.datasets.image_files.load_image` makes it.
+        stages (Sequence[int], optional): Stages from 0. Default: None, all that are built.
+        block (int): As in :func:`cluster_maps`.
+        heads (str | int): As in :func:`cluster_maps`.
+
+    Returns:
+        Image.Image: For a notebook to show, or ``.save('clusters.png')``.
+
+    Raises:
+        ValueError: If ``x`` is not one image, or there is no such stage, block or head.
+    """
+    if x.dim() != 4 or x.shape[:2] != (1, 3):
+        raise ValueError(f'expected one image (1, 3, H, W), as load_image makes it, got {tuple(x.shape)}')
+    if stages is None:
+        stages = range(len(backbone.attention_layers()))
+    values = x[0].permute(1, 2, 0).cpu().double().numpy() * STD + MEAN
+    image = values.round().clip(0, 255).astype(np.uint8)
+    return Image.fromarray(cluster_sheet(image, cluster_maps(backbone, x, stages, block, heads)))
 
 
 def cluster_sheet(image: np.ndarray, maps: Sequence[ClusterMap]) -> np.ndarray:

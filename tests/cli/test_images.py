@@ -5,7 +5,8 @@ import cv2
 import numpy as np
 import pytest
 
-from mmsec.cli.images import check_outputs, find_images, read_image
+from mmsec.cli.images import check_outputs, find_images
+from mmsec.datasets.image_files import read_image
 from mmsec.errors import InputError
 
 

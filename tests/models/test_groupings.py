@@ -94,7 +94,7 @@ def test_one_can_look_at_the_clusters_of_every_head(grouping):
     backbone = small(grouping=grouping, num_clusters=(7, 5, 3, 1)).eval()
     images = torch.randn(2, 3, 64, 96, dtype=torch.float64)
     for found, heads, stride in zip(
-        token_clusters(backbone, images, range(4)), SMALL_ARCH['num_heads'], backbone.strides, strict=True
+        token_clusters(backbone, images, range(4)), SMALL_ARCH['num_heads'], backbone.stage_strides, strict=True
     ):
         assert found.ids.shape == (2, heads, 64 // stride, 96 // stride)
         assert bool(found.score_name) == (found.scores is not None)

@@ -126,7 +126,7 @@ def analyze(
         image, batch = as_seen(preprocessor, sample)
         for stage, found in enumerate(token_clusters(backbone, batch, stages)):
             ids = found.ids[0].cpu().numpy()  # (heads, H', W')
-            stride = backbone.strides[stage]
+            stride = backbone.stage_strides[stage]
             labels = token_labels(sample['data_samples'], image.shape[:2], ids.shape[1:], stride, num_classes)
             if labels is None:
                 raise InputError(

@@ -18,7 +18,7 @@ from mmsec.cli.config import load_config
 from mmsec.cli.deployment import prepared as prepared_image
 from mmsec.cli.flops import count_kinds
 from mmsec.cli.grouping import grouping_of
-from mmsec.cli.images import read_image
+from mmsec.datasets.image_files import read_image
 from mmsec.errors import InputError
 from mmsec.models.inspection import image_channels
 from mmsec.ops import Tokens
@@ -56,7 +56,7 @@ def clustering_share(side: Side, repeats: int) -> dict:
     """Time of clustering (scores, sort, moving tokens there and back) in the attention layers, and of those layers."""
     model = secvit(side).to(side.device).eval()
     total = {'clustering': 0.0, 'attention_layers': 0.0}
-    for stage, stride in zip(model.stages, model.strides, strict=True):
+    for stage, stride in zip(model.stages, model.stage_strides, strict=True):
         height, width = (-(-length // stride) for length in side.shape)
         layer, num_clusters = stage.blocks[0].attn, stage.clusters_for(height * width)
         x = torch.randn(side.batch, height, width, layer.out_proj.in_features, device=side.device)
@@ -109,7 +109,7 @@ def grouping_alone(side: Side) -> Callable[[], None]:
     """A function that groups random tokens as all blocks of a backbone do in one pass, and waits for the device."""
     model = secvit(side).to(side.device).train(side.mode == 'train')
     calls = []
-    for stage, stride in zip(model.stages, model.strides, strict=True):
+    for stage, stride in zip(model.stages, model.stage_strides, strict=True):
         height, width = (-(-length // stride) for length in side.shape)
         heads = (stage.blocks[0].attn.num_heads, stage.head_dim)
         qkv = torch.randn(side.batch, height * width, 3, *heads, device=side.device)

@@ -7,7 +7,7 @@ import torch
 
 from mmsec.cli.config import load_config
 from mmsec.cli.deployment import deployable, prepared, preprocessing
-from mmsec.cli.images import read_image
+from mmsec.datasets.image_files import read_image
 from mmsec.engine.files import write_whole
 from mmsec.engine.processes import run
 from mmsec.errors import InputError

@@ -3,6 +3,8 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, ClassVar
 
 from mmengine.logging import print_log
@@ -10,8 +12,29 @@ from mmengine.model import BaseModule, initialize
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmsec.errors import InputError
 from mmsec.models.checkpoints.loading import load_pretrained
-from mmsec.models.checkpoints.reading import is_pretrained, named_by
+from mmsec.models.checkpoints.reading import forget_checkpoints, is_pretrained, named_by
+
+
+class FeatureInfo(list):
+    """What a backbone returns: for each map a dict of ``num_chs``, ``reduction`` and ``module``, as in timm.
+
+    ``reduction`` is in pixels of the image a token, and ``module`` the name of the module whose output the map is,
+    before its output norm.
+    """
+
+    def channels(self) -> list[int]:
+        """Channels of each map."""
+        return [each['num_chs'] for each in self]
+
+    def reduction(self) -> list[int]:
+        """Stride of each map."""
+        return [each['reduction'] for each in self]
+
+    def module_name(self) -> list[str]:
+        """Module of each map."""
+        return [each['module'] for each in self]
 
 
 class Backbone(BaseModule):
@@ -27,7 +50,13 @@ class Backbone(BaseModule):
         frozen_stages (int): -1 freezes nothing, 0 the stem, i the stem and the first i stages. Default: -1.
         norm_eval (bool): Whether BatchNorm keeps its running statistics in training. Default: False.
         init_cfg (dict | list[dict], optional): As MMEngine's; ``dict(type='Pretrained', checkpoint=PATH)`` loads
-            strictly. Default: None, random weights.
+            strictly, when a host calls :meth:`init_weights`. Default: None, random weights.
+        pretrained (str | Path, optional): What such a ``checkpoint`` may be, loaded at once, because in Python no host
+            calls. Exclusive with ``init_cfg``. Default: None or False, random weights.
+
+    Attributes:
+        stage_strides (tuple[int, ...]): Pixels of the image that a token of each stage covers, along each side.
+        feature_info (FeatureInfo): Channels, stride and module of each map that is returned.
 
     Raises:
         ValueError: If an option has a value that cannot be used; the message names the option.
@@ -47,8 +76,10 @@ class Backbone(BaseModule):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        pretrained: str | Path | bool | None = None,
     ) -> None:
-        super().__init__(init_cfg)
+        super().__init__(self._init_cfg_of(pretrained, init_cfg))
+        self._load_at_once = pretrained is not None and pretrained is not False
         last = len(strides) - 1
         if in_channels < 1:
             raise ValueError(f'in_channels must be at least 1, got {in_channels}')
@@ -61,7 +92,8 @@ class Backbone(BaseModule):
         if not -1 <= frozen_stages <= last + 1:
             raise ValueError(f'frozen_stages must be in [-1, {last + 1}], got {frozen_stages}')
         self.in_channels = in_channels
-        self.strides = tuple(strides)
+        self.stage_strides = tuple(strides)
+        self.feature_info = FeatureInfo()
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
@@ -82,9 +114,11 @@ class Backbone(BaseModule):
         Raises:
             ValueError: If there is no such name, or keys or lengths are wrong.
         """
-        if isinstance(arch, str):
-            if arch not in cls.arch_zoo:
-                raise ValueError(f'arch must be one of {sorted(cls.arch_zoo)} or a dict, got {arch!r}')
+        if not isinstance(arch, dict):
+            if arch not in [*cls.arch_zoo]:
+                near = get_close_matches(str(arch).lower(), cls.arch_zoo, n=2)
+                meant = f'. Did you mean {" or ".join(map(repr, near))}?' if near else ''
+                raise ValueError(f'arch must be one of {sorted(cls.arch_zoo)} or a dict, got {arch!r}{meant}')
             return {**(optional or {}), **cls.arch_zoo[arch]}
         expected, more = set(next(iter(cls.arch_zoo.values()))), set(optional or {})
         if not expected <= set(arch) <= expected | more:
@@ -131,7 +165,7 @@ class Backbone(BaseModule):
         return dict(state), []
 
     def finish(self, embed_dims: Sequence[int], out_norm: bool, norm_eps: float = 1e-6) -> None:
-        """Add the output norms and freeze what is frozen.
+        """Add the output norms, freeze what is frozen, and load what ``pretrained`` names.
 
         Args:
             embed_dims (Sequence[int]): Channels of each stage's map.
@@ -143,6 +177,27 @@ class Backbone(BaseModule):
             self.out_norms.update(norms)
         for module in self._frozen_modules():
             module.requires_grad_(False)
+        names = {module: name for name, module in self.named_modules()}
+        parts = self.parts()
+        for i in self.out_indices:
+            last = parts[i + 1][-1]
+            while isinstance(last, nn.ModuleList):  # which is never called itself
+                last = last[-1]
+            info = dict(num_chs=embed_dims[i], reduction=self.stage_strides[i], module=names[last])
+            self.feature_info.append(info)
+        if self._load_at_once:
+            self.init_weights()
+            forget_checkpoints()
+
+    @property
+    def out_channels(self) -> list[int]:
+        """Channels of each map that is returned."""
+        return self.feature_info.channels()
+
+    @property
+    def strides(self) -> list[int]:
+        """Pixels of the image that a token of each map that is returned covers, along each side."""
+        return self.feature_info.reduction()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the maps of ``out_indices``.
@@ -212,6 +267,19 @@ class Backbone(BaseModule):
                     if isinstance(module, _BatchNorm):
                         module.eval()
         return self
+
+    def _init_cfg_of(
+        self, pretrained: str | Path | bool | None, init_cfg: dict | list[dict] | None
+    ) -> dict | list[dict] | None:
+        """The initialiser that a checkpoint stands for, or the one that was given."""
+        if pretrained is None or pretrained is False:
+            return init_cfg
+        if init_cfg:
+            raise InputError('pretrained and init_cfg exclude each other: pretrained loads now, init_cfg in a host')
+        if pretrained is True or not str(pretrained):
+            where = f'. Published weights: follow the links in the README of {self.published}' if self.published else ''
+            raise InputError(f'pretrained must be a file or an address of one, got {pretrained!r}{where}')
+        return dict(type='Pretrained', checkpoint=str(pretrained))
 
     def _frozen_modules(self) -> list[nn.Module]:
         """The stem and the first ``frozen_stages`` stages with the output norms they use."""

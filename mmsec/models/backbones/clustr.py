@@ -1,6 +1,7 @@
 """ClusTR: a vision transformer in which all tokens attend to few, the tokens of clusters at two scales."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +69,8 @@ class ClusTR(Backbone):
         init_cfg (dict | list[dict], optional): ``dict(type='Pretrained', checkpoint=PATH)``, alone or in a list, loads
             a published ClusTR checkpoint or one trained here, strictly; see :mod:`mmsec.models.checkpoints.loading`.
             Default: None, random weights.
+        pretrained (str | Path, optional): A checkpoint as in ``init_cfg``, loaded at once, because in Python no host
+            calls :meth:`init_weights`. Exclusive with ``init_cfg``. Default: None or False, random weights.
 
     Raises:
         ValueError: If an option has a value that cannot be used; the message names the option.
@@ -111,11 +114,12 @@ class ClusTR(Backbone):
         frozen_stages: int = -1,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        pretrained: str | Path | bool | None = None,
     ) -> None:
         settings = self.settings(arch, ('embed_dims', 'depths', 'num_heads', 'mlp_ratios', 'sr_ratios'))
         dims, heads, ratios = settings['embed_dims'], settings['num_heads'], settings['sr_ratios']
         strides = tuple(4 << i for i in range(len(dims)))
-        super().__init__(in_channels, strides, out_indices, frozen_stages, norm_eval=False, init_cfg=init_cfg)
+        super().__init__(in_channels, strides, out_indices, frozen_stages, False, init_cfg, pretrained)
         for width, count in zip(dims, heads, strict=True):
             if width % count:
                 raise ValueError(f'embed_dims must be a multiple of num_heads, got {width} and {count}')

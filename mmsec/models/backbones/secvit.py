@@ -1,6 +1,7 @@
 """SecViT: a vision transformer whose attention runs inside semantic clusters of equal size."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -90,6 +91,8 @@ class SecViT(Backbone):
         init_cfg (dict | list[dict], optional): ``dict(type='Pretrained', checkpoint=PATH)``, alone or in a list, loads
             a published SecViT checkpoint or one trained here, strictly; see :mod:`mmsec.models.checkpoints.loading`.
             Default: None, random weights.
+        pretrained (str | Path, optional): A checkpoint as in ``init_cfg``, loaded at once, because in Python no host
+            calls :meth:`init_weights`. Exclusive with ``init_cfg``. Default: None or False, random weights.
 
     Raises:
         ValueError: If an option has a value that cannot be used; the message names the option.
@@ -147,11 +150,12 @@ class SecViT(Backbone):
         norm_eval: bool = False,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        pretrained: str | Path | bool | None = None,
     ) -> None:
         settings = self.settings(arch, ('embed_dims', 'depths', 'num_heads', 'layer_scale'))
         dims, depths, heads = settings['embed_dims'], settings['depths'], settings['num_heads']
         strides = tuple(4 << i for i in range(len(depths)))
-        super().__init__(in_channels, strides, out_indices, frozen_stages, norm_eval, init_cfg)
+        super().__init__(in_channels, strides, out_indices, frozen_stages, norm_eval, init_cfg, pretrained)
         for width, count in zip(dims, heads, strict=True):
             if width % count or width // count % 4:
                 raise ValueError(f'embed_dims / num_heads must be a multiple of 4, got {width} / {count}')

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from operator import mul
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -37,6 +38,8 @@ class ClusteredSwin(Backbone):
             :data:`mmsec.ops.grouping.GROUPINGS`. Default: ``dict(type='SemanticGrouping')``, as published.
         init_cfg (dict | list[dict], optional): As MMEngine's; ``dict(type='Pretrained', checkpoint=PATH)`` loads a file
             of the Swin authors, of a host, or of this backbone, strictly. It may stand in ``backbone`` instead.
+        pretrained (str | Path, optional): A checkpoint as in ``init_cfg``, loaded at once, because in Python no host
+            calls :meth:`init_weights`. Exclusive with ``init_cfg``. Default: None or False, random weights.
 
     Raises:
         ValueError: If ``backbone`` is something else than a Swin, or an option has a value that cannot be used.
@@ -54,7 +57,10 @@ class ClusteredSwin(Backbone):
         cluster_size: int | PerStage | None = None,
         grouping: dict | Sequence[dict] = dict(type='SemanticGrouping'),  # noqa: B006 (OpenMMLab's convention; never mutated)
         init_cfg: dict | list[dict] | None = None,
+        pretrained: str | Path | bool | None = None,
     ) -> None:
+        if not isinstance(backbone, dict):
+            raise ValueError(f"backbone must be a dict(type='mmdet.SwinTransformer', ...), got {backbone!r}")
         options = dict(backbone)
         for name, needed in _UNUSED.items():
             if options.get(name, needed) != needed:
@@ -62,11 +68,12 @@ class ClusteredSwin(Backbone):
         inner_init_cfg = options.pop('init_cfg', None)
         if init_cfg and inner_init_cfg:
             raise ValueError('init_cfg is given twice, in backbone and beside it')
+        init_cfg = init_cfg or inner_init_cfg
         frozen_stages, self.with_cp = options.pop('frozen_stages', -1), options.pop('with_cp', False)
         out_indices = options.get('out_indices', (0, 1, 2, 3))
         strides = tuple(accumulate(options.get('strides', (4, 2, 2, 2)), mul))
         super().__init__(
-            options.get('in_channels', 3), strides, out_indices, frozen_stages, False, init_cfg or inner_init_cfg
+            options.get('in_channels', 3), strides, out_indices, frozen_stages, False, init_cfg, pretrained
         )
         host: Any = MODELS.build(options)
         if type(host).__name__ != 'SwinTransformer':

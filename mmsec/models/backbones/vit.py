@@ -1,6 +1,7 @@
 """ViT: a plain vision transformer with a map of one stride, whose tokens may merge on the way."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +67,8 @@ class ViT(Backbone):
         init_cfg (dict | list[dict], optional): ``dict(type='Pretrained', checkpoint=PATH)``, alone or in a list, loads
             strictly a file of timm, DeiT, MAE, DINOv2 or DINOv3, or one trained here; see
             :mod:`mmsec.models.checkpoints.vit`. Default: None, random weights.
+        pretrained (str | Path, optional): A checkpoint as in ``init_cfg``, loaded at once, because in Python no host
+            calls :meth:`init_weights`. Exclusive with ``init_cfg``. Default: None or False, random weights.
 
     Raises:
         ValueError: If an option has a value that cannot be used; the message names the option.
@@ -115,13 +118,14 @@ class ViT(Backbone):
         frozen_stages: int = -1,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        pretrained: str | Path | bool | None = None,
     ) -> None:
         settings = self.settings(arch, (), _OPTIONAL)
         num_registers = settings['num_registers'] if num_registers is None else num_registers
         layer_scale = settings['layer_scale'] if layer_scale is None else layer_scale
         dims, depth, heads = settings['embed_dims'], settings['depth'], settings['num_heads']
         out_indices = (depth - 1,) if out_indices is None else out_indices
-        super().__init__(in_channels, (patch_size,) * depth, out_indices, frozen_stages, False, init_cfg)
+        super().__init__(in_channels, (patch_size,) * depth, out_indices, frozen_stages, False, init_cfg, pretrained)
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         if dims % heads:
             raise ValueError(f'embed_dims must be a multiple of num_heads, got {dims} and {heads}')

@@ -25,12 +25,11 @@ def read_pretrained(path: str | Path, published: str | None, norm_eval: bool = T
     statistics, which random weights should not.
     """
     local = str(path).partition('#sha256=')[0]
-    if published and '://' not in local and not Path(local).is_file():
+    if published and '://' not in local and not Path(local).expanduser().is_file():
         raise InputError(
             f"checkpoint '{path}' not found. Published weights: follow the links in the README of {published} and save "
-            f"the file as '{path}'. To train from random weights instead: --cfg-options model.backbone.init_cfg=None"
-            + ' model.backbone.norm_eval=False'
-            * norm_eval
+            f"the file as '{path}'. For random weights instead: pretrained=None in Python, else --cfg-options "
+            'model.backbone.init_cfg=None' + ' model.backbone.norm_eval=False' * norm_eval
         )
     return read_checkpoint(path)
 

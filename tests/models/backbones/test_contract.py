@@ -1,11 +1,13 @@
 """What holds for every backbone that is registered. Small variants of them are in ``small.py``."""
 
 import copy
+import hashlib
 import re
 
 import numpy as np
 import pytest
 import torch
+from mmengine.model import BaseModule
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -96,6 +98,25 @@ def test_maps_come_in_the_order_of_out_indices(small, tmp_path):
             some = build(small, out_indices=out_indices).double().eval()
             load_pretrained(some, tmp_path / 'whole.pth')  # the weights of what it does not return are left out
             assert_close(some(x), [maps[i] for i in out_indices])
+
+
+def test_it_says_what_it_returns(small):
+    last, x = len(small.channels) - 1, images(70, 90, dtype=torch.float32)
+    for out_indices in (tuple(range(last + 1)), (last, 0), (last,)):
+        backbone = build(small, out_indices=out_indices).eval()
+        info, seen = backbone.feature_info, {}
+        for name in info.module_name():
+            backbone.get_submodule(name).register_forward_hook(
+                lambda module, given, output, seen=seen: seen.__setitem__(module, output)
+            )
+        maps = backbone(x)
+        assert len(info) == len(maps)
+        assert backbone.out_channels == info.channels() == [each.shape[1] for each in maps]
+        assert backbone.strides == info.reduction() == [each['reduction'] for each in info]
+        for each, stride, name in zip(maps, backbone.strides, info.module_name(), strict=True):
+            assert each.shape[2:] == (-(-70 // stride), -(-90 // stride))
+            output = seen[backbone.get_submodule(name)]
+            assert (output.map() if small.type == 'ViT' else output).numel() == each.numel()
 
 
 def test_a_map_depends_on_the_parts_up_to_its_stage_and_each_parameter_is_in_one(small):
@@ -250,6 +271,36 @@ def test_published_weights_give_the_measured_maps(small):
             assert (ours - wanted).norm() < 1e-6 * wanted.norm(), name
 
 
+def test_in_python_weights_are_loaded_at_once_and_stay(small, tmp_path):
+    trained, path = build(small), tmp_path / 'trained.pth'
+    torch.save({'state_dict': trained.state_dict()}, path)
+    for given in (path, f'{path}#sha256={hashlib.sha256(path.read_bytes()).hexdigest()}'):
+        found = MODELS.build(small.config() | dict(pretrained=given))
+        assert all(torch.equal(value, found.state_dict()[name]) for name, value in trained.state_dict().items())
+    with torch.no_grad():
+        next(found.parameters()).add_(1)
+    changed = copy.deepcopy(found.state_dict())
+    model = BaseModule()
+    model.backbone = found
+    model.init_weights()  # as a host does
+    assert all(torch.equal(value, changed[name]) for name, value in found.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(pretrained='absent.pth'), r"checkpoint 'absent\.pth' not found"),
+        (dict(pretrained=True), 'pretrained must be a file or an address'),
+        (dict(pretrained=''), 'pretrained must be a file or an address'),
+        (dict(pretrained='a.pth', init_cfg=dict(type='Pretrained', checkpoint='a.pth')), 'exclude each other'),
+        (dict(pretrained=f'{DATA}/atc.npz'), 'cannot be read'),
+    ],
+)
+def test_in_python_weights_that_cannot_be_loaded_are_refused(small, options, message):
+    with pytest.raises(InputError, match=message):
+        MODELS.build(small.config() | options)
+
+
 def test_a_missing_checkpoint_says_where_published_ones_are(small):
     backbone = build(small, init_cfg=dict(type='Pretrained', checkpoint='absent.pth'))
     with pytest.raises(InputError, match=r"checkpoint 'absent\.pth' not found") as error:
@@ -289,7 +340,7 @@ def test_one_can_look_at_the_clusters_of_each_stage(small, block):
     found = token_clusters(backbone, x, reversed(stages), block)  # in the order that is asked for
     for stage, (ids, scores, score_name) in zip(reversed(stages), found, strict=True):
         assert torch.equal(ids, token_clusters(backbone, x, [stage], block)[0].ids)
-        stride = backbone.strides[stage]
+        stride = backbone.stage_strides[stage]
         assert ids.shape == (2, ids.shape[1], -(-70 // stride), -(-90 // stride))
         assert ids.dtype == torch.int64
         for each in ids.flatten(2).flatten(0, 1):
