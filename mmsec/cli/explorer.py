@@ -125,7 +125,7 @@ class Explorer:
             if vit:
                 part |= {'window_size': 0, 'merging': None, 'num_clusters': part.get('num_clusters') or _CLUSTERS}
         if clusters and not vit:
-            part |= {'num_clusters': [clusters] * len(self.backbone.strides), 'cluster_size': None}
+            part |= {'num_clusters': [clusters] * len(self.backbone.stage_strides), 'cluster_size': None}
         elif clusters and part.get('grouping'):
             part['num_clusters'] = clusters
         backbone = MODELS.build(part)
@@ -172,7 +172,7 @@ class Explorer:
         if amount and other in MERGINGS:
             strength = amount[1]
         elif amount and self.groups:
-            height, width = (-(-side // self.backbone.strides[stage]) for side in batch.shape[2:])
+            height, width = (-(-side // self.backbone.stage_strides[stage]) for side in batch.shape[2:])
             clusters = ClusterCount(int(amount[1]), amount[0] == 'cluster_size').of(height * width)
         shown = []
         for key in [('', clusters, None), (other, clusters, strength)][: 2 if other else 1]:
@@ -190,7 +190,7 @@ class Explorer:
         ids, scores, _ = layer.clusters(*inputs)
         of_head = head if ids.shape[1] > 1 else 0  # all heads may share their clusters
         scores = scores[0, of_head].cpu() if scores is not None else None
-        each = ClusterMap('', self.backbone.strides[stage], ids[0, of_head].cpu(), scores)
+        each = ClusterMap('', self.backbone.stage_strides[stage], ids[0, of_head].cpu(), scores)
         token = token_at(each, image, place)
         shares = layer.attended(token, *inputs) if hasattr(layer, 'attended') else None
         total, left = each.ids.numel(), len(each.ids.unique())

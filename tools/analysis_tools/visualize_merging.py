@@ -63,7 +63,7 @@ def chosen_blocks(asked: list[int] | None, depth: int) -> list[int]:
 
 def merged_maps(backbone: ViT, batch: torch.Tensor, blocks: list[int]) -> list[ClusterMap]:
     """Which merged token each token of the first image is in, after each block."""
-    stride = backbone.strides[0]
+    stride = backbone.stage_strides[0]
     height, width = (-(-side // stride) for side in batch.shape[2:])
     maps = []
     mergings = backbone.mergings(batch)
