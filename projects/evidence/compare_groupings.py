@@ -143,7 +143,7 @@ def number(value: float | None, pattern: str, unit: float = 1) -> str:
 
 def table(metric: str, rows: dict[str, dict]) -> str:
     """Markdown: a line for each grouping, as they were given."""
-    titles = [f'{metric}, mean', 'std over seeds', 'seeds', 's an iteration', 'peak MiB', 'multiply-adds, G', 'AMI']
+    titles = [f'{metric}, mean', 'std over seeds', 'seeds', 's per iteration', 'peak MiB', 'multiply-adds, G', 'AMI']
     lines = head(['grouping', *titles])
     for text, row in rows.items():
         seeds = f'{len(row["values"])}' + (f', {len(row["failed"])} failed' if row['failed'] else '')
@@ -165,7 +165,7 @@ def draw(metric: str, rows: dict[str, dict], path: Path) -> None:
     left.set_yticks(range(len(rows)), rows)
     left.invert_yaxis()
     left.set_xlabel(f'{metric}: a dot for each seed, a bar at the mean')
-    right.set_xlabel('seconds an iteration')
+    right.set_xlabel('seconds per iteration')
     for axes in (left, right):
         axes.grid(axis='x', alpha=0.3)
         axes.spines[['top', 'right']].set_visible(False)

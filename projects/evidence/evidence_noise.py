@@ -1,4 +1,4 @@
-"""When a difference between runs is more than noise; docs/evidence.md says it in words."""
+"""When a difference between runs is beyond noise: docs/evidence.md, "What is noise"."""
 
 import math
 import statistics
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from evidence_runs import PUBLISHED, SEEDS
 
-FACTOR = 2  # noise is what is up to so many times the spread
+FACTOR = 2  # noise: up to this many pooled standard deviations
 
 
 def pooled_spread(rows: Iterable[Sequence[float]]) -> float | None:
@@ -19,7 +19,7 @@ def pooled_spread(rows: Iterable[Sequence[float]]) -> float | None:
 
 
 def spread_beside_seeds(rows: Sequence[Sequence[float]]) -> float | None:
-    """The standard deviation that is left where all rows have the same seeds, with the mean of each seed taken off."""
+    """The residual standard deviation of rows with the same seeds, after the means of rows and of seeds."""
     if len(rows) < 2 or len(rows[0]) < 2:
         return None
     values = np.array(rows)
@@ -28,21 +28,21 @@ def spread_beside_seeds(rows: Sequence[Sequence[float]]) -> float | None:
     return math.sqrt((rest**2).sum() / freedom)
 
 
-def verdict(row: dict, published: dict | None, spread: float | None) -> tuple[str, str]:
-    """The difference of a row's mean to the published grouping's, and whether it is more than noise."""
-    if published is None or published is row or not row['values'] or not published['values']:
-        return '', 'the published one' if published is row else ''
-    difference = row['mean'] - published['mean']
-    if spread is None or min(len(row['values']), len(published['values'])) < SEEDS:
+def verdict(row: dict, default: dict | None, spread: float | None) -> tuple[str, str]:
+    """The difference of a row's mean from that of the default grouping, and whether it is beyond noise."""
+    if default is None or default is row or not row['values'] or not default['values']:
+        return '', 'default' if default is row else ''
+    difference = row['mean'] - default['mean']
+    if spread is None or min(len(row['values']), len(default['values'])) < SEEDS:
         return f'{difference:+.2f}', 'too few seeds'
     if abs(difference) <= FACTOR * spread:
-        return f'{difference:+.2f}', 'within noise'
-    return f'{difference:+.2f}', f'{"higher" if difference > 0 else "lower"}, beyond noise'
+        return f'{difference:+.2f}', 'no'
+    return f'{difference:+.2f}', f'yes, {"higher" if difference > 0 else "lower"}'
 
 
 def beyond_noise(rows: Mapping[str, dict], names: Mapping[str, str], spread: float) -> str:
-    """The rows of a table that differ from the published grouping by more than noise, in words."""
-    published = rows.get(PUBLISHED)
-    judged = {name: verdict(rows[text], published, spread)[1] for text, name in names.items() if text in rows}
-    beyond = [f'{name} ({said.partition(", ")[0]})' for name, said in judged.items() if said.endswith('beyond noise')]
-    return ', '.join(beyond) or ('none' if 'within noise' in judged.values() else 'not known, too few seeds')
+    """The rows of a table that differ from the default grouping by more than noise, in words."""
+    default = rows.get(PUBLISHED)
+    judged = {name: verdict(rows[text], default, spread)[1] for text, name in names.items() if text in rows}
+    beyond = [f'{name} ({said.removeprefix("yes, ")})' for name, said in judged.items() if said.startswith('yes')]
+    return ', '.join(beyond) or ('none' if 'no' in judged.values() else 'not known, too few seeds')

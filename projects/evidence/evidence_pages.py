@@ -47,7 +47,7 @@ COSTS = {  # of a row: title, unit, format
     'parameters': ('parameters, M', 1e6, '.1f'),
     'multiply_adds_with_neck': ('multiply-adds, G', 1e9, '.2f'),
     'threads': ('threads', 1, '.0f'),
-    'seconds_per_iteration': ('s an iteration', 1, '.2f'),
+    'seconds_per_iteration': ('s per iteration', 1, '.2f'),
     'minutes': ('minutes', 1, '.0f'),
     'peak_bytes': ('peak MiB', 2**20, '.0f'),
 }
@@ -88,7 +88,7 @@ def spreads(runs: Runs, data: str) -> list[str]:
         spread = pooled_spread([row['metrics'][metric] for row in seeds if metric in row['metrics']] for seeds in rows)
         if spread is not None:
             said.append(f'{title} {digits(spread, metric)}')
-    return ['', f'The spread of seeds, pooled over the rows that have several: {", ".join(said)}.'] if said else []
+    return ['', f'Standard deviation over seeds, pooled over the rows with several: {", ".join(said)}.'] if said else []
 
 
 def source(out: Path, logs: Mapping[str, Runs]) -> list[str]:
@@ -149,7 +149,7 @@ def semantic(out: Path, images: Path) -> list[str]:
         shown = [key for key in MEASURES if any(each[key] is not None for values in found.values() for each in values)]
         lines += ['', f'{TITLES[data]}, {f"seeds: {len(rows)}" if rows else NOT_RUN}:']
         if rows:
-            lines += ['', *head(['stage', '', *(MEASURES[key] for key in shown)])]
+            lines += ['', *head(['stage', 'clusters', *(MEASURES[key] for key in shown)])]
         for (stage, grouping), values in found.items():
             known = {key: [each[key] for each in values if each[key] is not None] for key in shown}
             means = {key: statistics.mean(each) for key, each in known.items() if each}
@@ -172,14 +172,15 @@ def merging(out: Path, images: Path) -> list[str]:
         lines += ['', f'{TITLES[data]}{"" if row else f", {NOT_RUN}"}:']
         if not row:
             continue
-        lines += ['', *head(['merging', title, 'multiply-adds, G', 'of the first', 'seconds', 'of the first'])]
+        lines += ['', *head(['merging', title, 'multiply-adds, G', 'relative', 'latency, s', 'relative'])]
         seconds = times.get(data, {}).get('seconds', {})
         first = {'multiply_adds': row['merged_multiply_adds'][NOT_MERGED], 'seconds': seconds.get(NOT_MERGED)}
         methods: dict[str, list[dict]] = {}
         for name, tested in row['merging'].items():
             cost = {'multiply_adds': row['merged_multiply_adds'][name], 'seconds': seconds.get(name)}
-            methods.setdefault(name.split()[0], []).append({'metric': tested['metrics'].get(metric, math.nan)} | cost)
-            cells = [name, each_seed([tested], metric)]
+            shown = 'none' if name == NOT_MERGED else name
+            methods.setdefault(shown.split()[0], []).append({'metric': tested['metrics'].get(metric, math.nan)} | cost)
+            cells = [shown, each_seed([tested], metric)]
             for (key, value), unit, pattern in zip(cost.items(), (1e9, 1), ('.2f', '.3f'), strict=True):
                 cells += [number(value, pattern, unit), number(value, '.2f', first[key] or 1)]
             lines.append(line(cells))
@@ -196,13 +197,13 @@ def merging(out: Path, images: Path) -> list[str]:
 
 
 def transfer(out: Path, images: Path) -> list[str]:
-    """SecViT-T from weights of the demo, and from two kinds of random ones."""
+    """SecViT-T from weights of the demo, and from two kinds of random weights."""
     configs = {data: config_of('secvit_t', data).stem for data in METRICS}
     default = {stem: seeds for stem, seeds in runs_in(out, 'backbones.json').items() if stem in configs.values()}
     learnt, lines = runs_in(out, 'transfer.json'), []
     panels: dict[str, dict[str, list[dict]]] = {}
     for data, metrics in METRICS.items():
-        weights = {'random, the default': default.get(configs[data], {})}
+        weights = {"random, SecViT's default": default.get(configs[data], {})}
         weights |= {name: learnt.get(path.stem, {}) for path, name in TRANSFER.items() if data in path.stem.split('_')}
         lines += ['', f'{TITLES[data]}:', '', *head(['initial weights', 'seeds', *metrics.values(), 'failed'])]
         for name, seeds in weights.items():
@@ -220,27 +221,27 @@ def compared(out: Path, names: Mapping[str, str], first: str, with_ami: bool) ->
     """A table of groupings, in the order of ``names`` and not by rank; the metric; rows that have values, by name."""
     every = {**runs_in(out, GROUPING_RUNS), **runs_in(out, CLUSTER_RUNS)}  # runs of one model
     metric, rows = summary(every)
-    spread, published = pooled_spread(row['values'] for row in rows.values()), rows.get(PUBLISHED)
-    titles = [f'{metric or "metric"}, mean', 'std', 'seeds', 'difference', 'to the published one', 's an iteration',
-              'multiply-adds, G', *(['AMI'] if with_ami else []), 'failed']  # fmt: skip
+    spread, default = pooled_spread(row['values'] for row in rows.values()), rows.get(PUBLISHED)
+    titles = [f'{metric or "metric"}, mean', 'std', 'seeds', 'difference from the default', 'beyond noise',
+              's per iteration', 'multiply-adds, G', *(['AMI'] if with_ami else []), 'failed']  # fmt: skip
     lines = ['', *head([first, *titles])]
     for text, name in names.items():
         row = rows.get(text)
         if row is None:
             lines.append(line([name, NOT_RUN, *[''] * (len(titles) - 1)]))
             continue
-        difference, judged = verdict(row, published, spread)
+        difference, judged = verdict(row, default, spread)
         numbers = [number(row['mean'], '.2f'), number(row['std'], '.2f'), f'{len(row["values"])}', difference, judged]
         numbers += [number(row['seconds_per_iteration'], '.2f'), number(row['multiply_adds'], '.2f', 1e9)]
         numbers += [number(row['ami'], '.3f')] if with_ami else []
         lines.append(line([name, *numbers, failures(every[text])]))
     if spread is not None:
-        lines += ['', f'The spread is {spread:.2f} {metric}, so noise is up to {FACTOR * spread:.2f}. '
-                  f'Rows that differ from the published one by more: {beyond_noise(rows, names, spread)}.']  # fmt: skip
+        lines += ['', f'Pooled standard deviation over seeds: {spread:.2f} {metric}. Noise is up to '
+                  f'{FACTOR * spread:.2f}. Rows beyond noise: {beyond_noise(rows, names, spread)}.']  # fmt: skip
     seeds = [[row['metrics'][metric] for row in finished(each)] for each in every.values()]
     beside = spread_beside_seeds([values for values in seeds if len(values) == SEEDS])
     if beside is not None:
-        lines += ['', f'With the means of seeds taken off, the spread is {beside:.2f}, and twice that '
+        lines += ['', f'Residual standard deviation without the means of seeds: {beside:.2f}. Twice that is '
                   f'{FACTOR * beside:.2f}. Rows that differ by more: {beyond_noise(rows, names, beside)}.']  # fmt: skip
     drawn = {name: rows[text] for text, name in names.items() if text in rows and rows[text]['values']}
     return lines, metric or '', drawn
@@ -260,9 +261,9 @@ def clusters(out: Path, images: Path) -> list[str]:
     """Numbers of clusters."""
     fewest, *more = COUNTS
     names = {text: text.rpartition('=')[2] for text in (GLOBAL, fewest, PUBLISHED, *more)}
-    names[PUBLISHED] = '32,8,2,1 (published)'
+    names[PUBLISHED] = '32,8,2,1 (default)'
     lines, metric, rows = compared(out, names, 'clusters of stages 1 to 4', with_ami=False)
-    if len(rows) > 1:  # the published numbers alone are no curve
+    if len(rows) > 1:  # the default alone is no curve
         draw_counts(metric, rows, images / 'evidence_clusters.png')
         lines += ['', f'![Metric against multiply-adds]({images.name}/evidence_clusters.png)']
     shared = {text: seeds for text, seeds in runs_in(out, GROUPING_RUNS).items() if text in names}

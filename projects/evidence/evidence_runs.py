@@ -38,9 +38,9 @@ COUNTS = tuple(f'{PUBLISHED} num_clusters={each}' for each in ('8,2,1,1', '64,16
 SEEDS = 3  # of groupings and numbers of clusters
 IMAGES = 200  # for AMI
 TRANSFER = {  # config: its initial weights
-    CONFIGS / 'secvit_t_maskrcnn_nuclei_kaiming.py': 'random, as the demo starts',
-    CONFIGS / 'secvit_t_maskrcnn_nuclei_from_shapes.py': 'learnt by the demo on shapes',
-    CONFIGS / 'secvit_t_upernet_camvid_kaiming.py': 'random, as the demo starts',
+    CONFIGS / 'secvit_t_maskrcnn_nuclei_kaiming.py': "random, PyTorch's default",
+    CONFIGS / 'secvit_t_maskrcnn_nuclei_from_shapes.py': 'pre-trained on shapes by the demo',
+    CONFIGS / 'secvit_t_upernet_camvid_kaiming.py': "random, PyTorch's default",
 }
 # The grid has 16 x 16 tokens in most images of nuclei, and 23 x 17 in those of CamVid.
 REMOVED = {'nuclei': (4, 8, 12, 16), 'camvid': (6, 12, 18, 24)}
