@@ -89,8 +89,8 @@ def test_names_of_mmsec_are_there(name):
 
 
 @pytest.mark.usefixtures('registered')
-def test_the_grouping_of_the_readme_is_one_file_and_a_name():
-    exec(example('README.md', '# value_length.py'), {'__name__': 'value_length'})
+def test_the_grouping_of_the_page_is_one_file_and_a_name():
+    exec(example('docs/groupings.md', '# value_length.py'), {'__name__': 'value_length'})
     backbone = models.SecViT(SMALL_ARCH, grouping=dict(type='ValueLengthGrouping')).eval()
     images = torch.randn(2, 3, 64, 96)
     (clusters,) = token_clusters(backbone, images, [1])
@@ -115,6 +115,18 @@ def test_a_stage_of_secvit_merges_by_the_hooks_of_the_page():
     assert grids == [(12, 8)]  # of 16 x 10
     maps[3].square().sum().backward()
     assert all(p.grad is not None for p in backbone.parameters() if p.ndim == 4)
+
+
+@pytest.mark.usefixtures('registered')
+def test_the_grouping_of_the_readme_works_as_it_stands():
+    exec(example('README.md', 'from mmsec.ops.grouping import'), {'__name__': 'of_the_readme'})
+    backbone = models.SecViT(SMALL_ARCH, grouping=dict(type='ValueLengthGrouping'))
+    backbone(torch.randn(2, 3, 64, 96))[0].sum().backward()
+
+
+def test_the_own_config_of_the_page_is_the_one_that_ships():
+    shipped = (ROOT / 'configs/mmseg/secvit/secvit_t_upernet_custom.py').read_text()
+    assert example('docs/get_started.md', "_base_ = './secvit_t_upernet.py'") in shipped
 
 
 @pytest.mark.usefixtures('registered')

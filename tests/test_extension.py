@@ -1,4 +1,4 @@
-"""A new method is one file and a config: the grouping of README and a backbone, thrown away again."""
+"""A new method is one file and a config: the grouping of docs/groupings.md and a backbone, thrown away again."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ class Patches(Backbone):
 '''
 
 
-SOURCES = {'value_length': example('README.md', '# value_length.py'), 'patches': BACKBONE}
+SOURCES = {'value_length': example('docs/groupings.md', '# value_length.py'), 'patches': BACKBONE}
 
 
 @pytest.mark.usefixtures('registered')

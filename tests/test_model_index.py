@@ -85,6 +85,16 @@ def test_the_tables_are_those_of_the_index():
         assert (ROOT / name).read_text() == tool.page(name), f'{name} is out of date: make tables'
 
 
+def test_images_of_a_schedule():
+    found = {name: tool.images_of(MODELS_OF[name]) for name in MODELS_OF}
+    assert found['secvit_b_maskrcnn'] == 12 * 117_266
+    assert found['secvit_t_cascade_maskrcnn_3x'] == 36 * 117_266
+    assert found['secvit_t_upernet'] == 160_000 * 16
+    assert found['secvit_s_mask2former'] == 50 * 117_266
+    assert found['secvit_t_maskrcnn_nuclei'] is None  # of sets whose size is not noted
+    assert tool.row('a', MODELS_OF['secvit_s_maskrcnn'])[3] == '17'
+
+
 def test_results_are_those_of_the_evidence():
     rows = {name: found for name, found in tool.trained().items() if name in MODELS_OF}
     assert {name for name, each in MODELS_OF.items() if 'Results' in each} == set(rows), 'out of date: make tables'

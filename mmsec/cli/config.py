@@ -156,7 +156,7 @@ def check_operators(device: str) -> None:
         from mmcv.ops import get_compiling_cuda_version
     except ImportError as error:
         raise InputError(
-            f'mmcv has no compiled operators ({error}). Install it as the README says ("Install")'
+            f'mmcv has no compiled operators ({error}). Install it as docs/installation.md says'
         ) from error
     if device.startswith('cuda') and get_compiling_cuda_version() == 'not available':
         distribution = packages_distributions().get('mmcv', ['onedl-mmcv'])[0]  # stock or maintained

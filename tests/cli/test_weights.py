@@ -67,7 +67,7 @@ def test_random_weights_that_stay_as_they_are_are_refused(tmp_path):
 
 
 def test_the_line_for_random_weights_trains(tmp_path):
-    """What README and the error for a missing checkpoint give."""
+    """What docs/get_started.md and the error for a missing checkpoint give."""
     options = {'model.backbone.init_cfg': None, 'model.backbone.norm_eval': False}
     for path in (DETECTOR, SEGMENTER):
         cfg = load_config(path, options)
@@ -75,7 +75,7 @@ def test_the_line_for_random_weights_trains(tmp_path):
         check_frozen(cfg)
         assert MODELS.build(cfg.model.backbone).train().patch_embed.proj[1].training
     line = '--cfg-options ' + ' '.join(f'{name}={value}' for name, value in options.items())
-    assert line in (ROOT / 'README.md').read_text()
+    assert line in (ROOT / 'docs/get_started.md').read_text()
 
 
 class Model(BaseModule):

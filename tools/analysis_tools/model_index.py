@@ -1,4 +1,4 @@
-"""Bring the model index up to date: an entry for each config, and the tables of README and docs from the entries.
+"""Bring the model index up to date: an entry for each config, and the tables of docs from the entries.
 
 Results are those of docs/evidence; nothing else is trained here.
 """
@@ -8,7 +8,6 @@ import json
 import re
 import statistics
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,8 +59,19 @@ ALGORITHMS = {  # a head's name in OpenMMLab's configs, where it is another
     'mask2former_semantic': 'mask2former',
     'semanticfpn': 'fpn',
 }
+IMAGES = {'COCO 2017': 117_266, 'ImageNet-1k': 1_281_167}  # to train on; of COCO those with annotations
+GPUS, RATE = 8, 7.6e12  # FLOP/s of a GPU; see docs/models.md
+SMALL = 'Ablations, and demos on generated shapes'
+DATA_SECTIONS = {
+    'COCO 2017': 'COCO: detection and instance segmentation',
+    'ADE20K': 'ADE20K: semantic segmentation',
+    'ImageNet-1k': 'ImageNet-1k: classification and pre-training',
+    'your own': 'Your own data',
+}
+OTHERS = 'Other data sets'
+SECTIONS = (*DATA_SECTIONS.values(), OTHERS, SMALL)
 BEGIN, END = '<!-- models: made by make tables -->', '<!-- /models -->'
-PAGES = ('README.md', 'docs/models.md')
+PAGES = ('docs/models.md',)
 
 
 def parse_args() -> argparse.Namespace:
@@ -226,33 +236,43 @@ def add_results() -> None:
         write(path.parent, content['Models'])
 
 
-def summary() -> str:
-    """Markdown: how many configs of which backbone are there for which data."""
-    keys = ((model['In Collection'], path.split('/')[1], model['Metadata']['Training Data'])
-            for path, model in entries().items())  # fmt: skip
-    said = (
-        'What there is to train; [docs/models.md](docs/models.md) lists every config with its parameters and, where '
-        'they were counted, FLOPs:'
-    )
-    rows = [(*key, count) for key, count in sorted(Counter(keys).items())]
-    return f'{said}\n\n{table(("backbone", "host", "training data", "configs"), rows)}'
+def images_of(model: dict) -> float | None:
+    """Images that a config trains on, repeats counted, by its alias; None where the data set's size is not known."""
+    alias, data = model['Alias'][0], model['Metadata']['Training Data']
+    epochs = {'_1x_': 12, '_3x_': 36}.get(''.join(re.findall(r'_[13]x_', alias)))
+    of_all = re.search(r'_(\d+)xb(\d+)-([\d.]+)(e|k)_', alias)
+    if of_all and of_all[4] == 'k':
+        return 1000 * float(of_all[3]) * int(of_all[1]) * int(of_all[2])
+    epochs = epochs or (int(of_all[3]) if of_all else None)
+    return epochs * IMAGES[data] if epochs and data in IMAGES else None
 
 
 def row(path: str, model: dict) -> list[str]:
-    """The cells of an entry in the table of all."""
-    metadata = model['Metadata']
-    cost = f'{metadata["FLOPs"] / 1e9:.1f} at {metadata["Input Size"]}' if 'FLOPs' in metadata else ''
+    """The cells of an entry in a table."""
+    metadata, images = model['Metadata'], images_of(model)
+    cost = f'{metadata["FLOPs"] / 1e9:.1f}, {metadata["Input Size"]}' if 'FLOPs' in metadata else ''
+    hours = 6 * metadata['FLOPs'] * images / (GPUS * RATE) / 3600 if cost and images else None
     metrics = [f'{name} {value}' for each in model.get('Results', []) for name, value in each['Metrics'].items()]
     return [
-        *(f'[{model["Name"]}](../{path})', model['In Collection'], metadata['Training Data']),
-        *(f'{metadata["Parameters"] / 1e6:.1f}', cost, ', '.join(metrics) or 'not trained yet'),
+        *(f'[{model["Name"]}](../{path})', f'{metadata["Parameters"] / 1e6:.1f}', cost),
+        *('' if hours is None else f'{hours:.0f}' if hours >= 10 else f'{hours:.1f}', ', '.join(metrics) or '-'),
     ]
 
 
 def every() -> str:
-    """Markdown: all entries."""
-    head = ('config', 'backbone', 'training data', 'parameters (M)', 'FLOPs (G)', 'result')
-    return table(head, [row(*each) for each in sorted(entries().items())])
+    """Markdown: all entries, by what they are for; ablations and demos are folded."""
+    head = ('config', 'parameters, M', 'FLOPs, G, of one image', f'hours on {GPUS} GPUs, estimate', 'result')
+    sections: dict[str, list[list[str]]] = {title: [] for title in SECTIONS}
+    for path, model in sorted(entries().items()):
+        data = model['Metadata']['Training Data']
+        wanted = SMALL if '/ablations/' in path or data == 'generated shapes' else DATA_SECTIONS.get(data, OTHERS)
+        sections[wanted].append(row(path, model))
+    lines = []
+    for title, rows in sections.items():
+        made = table(head, rows)
+        folded = f'<details>\n<summary>{title}</summary>\n\n{made}\n\n</details>'
+        lines.append(folded if title == SMALL else f'## {title}\n\n{made}')
+    return '\n\n'.join(lines)
 
 
 def page(name: str) -> str:
@@ -262,7 +282,7 @@ def page(name: str) -> str:
     _, ended, after = rest.partition(END)
     if not (found and ended):
         raise InputError(f"{name} has no '{BEGIN}' with '{END}' behind it")
-    return f'{before}{BEGIN}\n\n{summary() if name == "README.md" else every()}\n\n{END}{after}'
+    return f'{before}{BEGIN}\n\n{every()}\n\n{END}{after}'
 
 
 def main() -> None:
