@@ -21,6 +21,10 @@ from tests.test_configs import CONFIGS, load
 
 DETECTOR = str(ROOT / 'configs/mmdet/secvit_t_maskrcnn.py')
 SEGMENTER = str(ROOT / 'configs/mmseg/secvit_t_upernet.py')
+OTHER_BACKBONES = [
+    str(ROOT / 'configs' / each)
+    for each in ('mmdet/clustr/clustr_b1_maskrcnn.py', 'mmdet/ablations/swin_t_maskrcnn_clusters.py')
+]
 STOCK = [
     (mmdet, 'mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'),
     (mmdet, 'dino/dino-4scale_r50_8xb2-12e_coco.py'),
@@ -94,6 +98,13 @@ def test_a_misspelt_type_is_named(part, given, meant):
     message = message_for(SEGMENTER, {f'model.{part}.type': given})
     assert message.startswith(f"model.{part}.type: no '{given}' in the registry")
     assert message.endswith(f"Did you mean '{meant}'?")
+
+
+@pytest.mark.parametrize('path', [DETECTOR, SEGMENTER, *OTHER_BACKBONES])
+def test_what_is_for_python_is_refused_in_a_config(path):
+    message = message_for(path, {'model.backbone.pretrained': 'a.pth'})
+    assert message.startswith('model.backbone.pretrained is for Python')
+    assert message.endswith("In a config: init_cfg=dict(type='Pretrained', checkpoint='a.pth')")
 
 
 def test_no_name_is_suggested_where_none_is_close():

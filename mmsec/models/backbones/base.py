@@ -116,9 +116,9 @@ class Backbone(BaseModule):
         """
         if not isinstance(arch, dict):
             if arch not in [*cls.arch_zoo]:
-                near = get_close_matches(str(arch).lower(), cls.arch_zoo, n=2)
-                meant = f'. Did you mean {" or ".join(map(repr, near))}?' if near else ''
-                raise ValueError(f'arch must be one of {sorted(cls.arch_zoo)} or a dict, got {arch!r}{meant}')
+                near = get_close_matches(str(arch).lower(), cls.arch_zoo, n=2, cutoff=0.5)
+                meant = f' (did you mean {" or ".join(map(repr, near))}?)' if near else ''
+                raise ValueError(f'arch must be one of {sorted(cls.arch_zoo)} or a dict{meant}, got {arch!r}')
             return {**(optional or {}), **cls.arch_zoo[arch]}
         expected, more = set(next(iter(cls.arch_zoo.values()))), set(optional or {})
         if not expected <= set(arch) <= expected | more:
