@@ -85,7 +85,7 @@ check-hosts:
 	  echo "$(python) lacks something; in an environment with OpenMMLab: $(python) -m pip install -e ." >&2; exit 1; }
 
 check:
-	@$(python) -c 'import mmcv._ext, mmdet, mmseg, mmsec, mypy, onnxruntime, onnxscript, pytest, ruff, xdist' || { \
+	@$(python) -c 'import ipykernel, mmcv._ext, mmdet, mmseg, mmsec, mypy, nbclient, onnxruntime, onnxscript, pytest, ruff, xdist' || { \
 	  echo "$(python) lacks something; in an environment with OpenMMLab: $(python) -m pip install -e '.[dev,onnx]'" >&2; exit 1; }
 
 check-docs: check
