@@ -13,17 +13,9 @@ if TYPE_CHECKING:
     from mmsec.visualization.clusters import visualize_clusters
 
 __all__ = [
-    'ClusTR',
-    'ClusteredSwin',
-    'SecViT',
-    'ViT',
-    '__version__',
-    'create_model',
-    'list_models',
-    'load_image',
-    'token_clusters',
-    'visualize_clusters',
-]
+    'ClusTR', 'ClusteredSwin', 'SecViT', 'ViT', '__version__', 'create_model', 'list_models', 'load_image',
+    'token_clusters', 'visualize_clusters',
+]  # fmt: skip
 _PLACES = {
     'create_model': 'models.factory',
     'list_models': 'models.factory',
