@@ -37,7 +37,7 @@ def main() -> None:
     if command not in COMMANDS:
         print(f'usage: python -m mmsec {"|".join(COMMANDS)} ...')
         print('       python -m mmsec copy CONFIG FILE.py   a config to edit, based on the installed ones')
-        print('Each has --help; docs/get_started.md says what it does. CONFIG is a path, or a name like secvit_t_maskrcnn.')
+        print('Each has --help; docs/get_started.md says more. CONFIG is a path, or a name like secvit_t_maskrcnn.')
         sys.exit(0 if command in ('-h', '--help') else 2)
     tool = files('tools') / COMMANDS[command]
     sys.argv = [str(tool), *arguments]
