@@ -11,6 +11,7 @@ if __name__ == '__main__':  # before torch loads OpenMP
 
     choose_threads()
 
+import mmcv
 import torch
 from mmengine.config import DictAction
 
@@ -22,9 +23,8 @@ from mmsec.models import ViT
 from mmsec.ops.merging import MERGINGS
 from mmsec.visualization.exploring import picture_size
 
-MODEL = 'as in the model'
-KINDS = [('number of clusters', 'num_clusters'), ('tokens in a cluster', 'cluster_size')]
-HELP = 'Click a place in a picture. The frame is its token; below it is what the token attends to, brighter for more.'
+COUNTED = {'': 'as in the model', 'num_clusters': 'number of clusters', 'cluster_size': 'tokens in a cluster'}
+HELP = 'Click a place. Below are the tokens that the framed one attends to, brighter for more, or is merged with.'
 
 
 def parse_args() -> argparse.Namespace:
@@ -58,40 +58,47 @@ def make_page(explorer: Explorer) -> Any:
     stages = [(f'{"block" if vit else "stage"} {i + 1}', i) for i, blocks in enumerate(explorer.blocks) if blocks]
     others = explorer.others
 
-    def heads(stage: int) -> list[tuple[str, int]]:
-        return [(name, i) for i, name in enumerate(explorer.heads(stage))]
-
-    def of_stage(stage: int, block: int, head: int) -> tuple[Any, Any]:
-        """What there is to choose from in a stage."""
-        blocks, names = explorer.blocks[stage], heads(stage)
+    def of_stage(stage: int) -> tuple[Any, Any]:
+        """What there is to choose from in a stage: at first its last block and first head."""
+        blocks = explorer.blocks[stage]
         return (
-            gr.Slider(maximum=max(blocks, 2), value=min(block, blocks), visible=blocks > 1),
-            gr.Dropdown(choices=names, value=min(head, len(names) - 1)),
+            gr.Slider(1, max(blocks, 2), value=blocks, step=1, label='Block', visible=blocks > 1),
+            gr.Dropdown([(name, i) for i, name in enumerate(explorer.heads(stage))], value=0, label='Head'),
         )
 
-    def of_other(other: str, by: str) -> tuple[Any, Any]:
-        """What can be set of a grouping or merging."""
-        kinds = [STRENGTHS[other][:1] * 2] if other in STRENGTHS else [] if other in MERGINGS else KINDS
-        by = by if by in [value for _, value in kinds] else MODEL
-        return gr.Radio(choices=[(MODEL, MODEL), *kinds], value=by, visible=bool(kinds)), of_amount(other, by)
+    def of_other(other: str) -> tuple[Any, Any]:
+        """What can be set of a grouping or a merging."""
+        if other not in STRENGTHS:
+            return gr.Column(visible=other not in MERGINGS), gr.Slider(visible=False)
+        option, least, most, start, step = STRENGTHS[other]
+        return gr.Column(visible=False), gr.Slider(least, most, start, step=step, label=option, visible=True)
 
-    def of_amount(other: str, by: str) -> Any:
-        if by == MODEL:
-            return gr.Slider(visible=False)
-        least, most, start, step = STRENGTHS[other][1:] if other in STRENGTHS else COUNTS[by]
-        label = {value: label for label, value in KINDS}.get(by, by)
-        return gr.Slider(minimum=least, maximum=most, value=start, step=step, label=label, visible=True)
+    def of_count(by: str) -> Any:
+        """The number that can be set."""
+        least, most, start, step = COUNTS.get(by) or COUNTS['num_clusters']
+        return gr.Slider(least, most, start, step=step, label=COUNTED.get(by), visible=by in COUNTS)
 
     def show(
-        file: str, stage: int, block: int, head: int, x: float, y: float, other: str, by: str, amount: float
+        file: str,
+        stage: int,
+        block: int,
+        head: int,
+        x: float,
+        y: float,
+        other: str,
+        by: str,
+        count: int,
+        strength: float,
     ) -> list[Any]:
         """Look, and fill the page in."""
         nothing = [gr.Column(visible=False), '', None, None] * 2
         if file is None:
             return ['Upload an image.', *nothing]
-        set_to = None if by == MODEL else (by, amount)
+        amount: tuple[str, float] | None = (by, count) if by in COUNTS else None
+        if other in MERGINGS:
+            amount = ('', strength) if other in STRENGTHS else None
         try:
-            looked = explorer.look(Path(file), stage, block - 1, head, (x, y), other or '', set_to)
+            looked = explorer.look(Path(file), stage, block - 1, head, (x, y), other or '', amount)
         except ValueError as error:  # of what was given
             return [f'**{str(error).replace(f"{Path(file).parent}/", "")}**', *nothing]
         shown = []
@@ -108,6 +115,7 @@ def make_page(explorer: Explorer) -> Any:
             return gr.Image(visible=False), ''
         drawn, words = explorer.predict(path) if explorer.predict else (None, '')
         picture = picture if drawn is None else drawn
+        picture = mmcv.imresize(picture, picture_size(picture))
         return gr.Image(picture, visible=True), f'Predicted: {words}' if words else ''
 
     def clicked(file: str, at: gr.SelectData) -> list[float]:  # type: ignore[name-defined]  # gradio reads it
@@ -123,13 +131,14 @@ def make_page(explorer: Explorer) -> Any:
                 file = gr.File(label='Image', file_count='single', height=140)
                 predicted, of_model = gr.Image(visible=False, **options), gr.Markdown()
                 stage = gr.Dropdown(stages, value=stages[0][1], label='Block' if vit else 'Stage')
-                blocks = explorer.blocks[stages[0][1]]
-                block = gr.Slider(1, max(blocks, 2), value=blocks, step=1, label='Block', visible=blocks > 1)
-                head = gr.Dropdown(heads(stages[0][1]), value=0, label='Head')
+                block, head = of_stage(stages[0][1])
                 beside = 'WindowGrouping' if 'WindowGrouping' in others else None
                 other = gr.Dropdown(others, value=beside, label='Beside it', visible=bool(others))
-                by = gr.Radio([(MODEL, MODEL), *KINDS], value=MODEL, label='How many', visible=bool(others))
-                amount = gr.Slider(1, 2, visible=False)
+                with gr.Column(visible=explorer.groups) as counts:
+                    choices = [(label, value) for value, label in COUNTED.items()]
+                    by = gr.Radio(choices, value='', label='How many')
+                    count = of_count('')
+                strength = gr.Slider(visible=False)
                 x, y = (gr.Number(0.5, label=name, visible=False) for name in ('x', 'y'))
             with gr.Column(scale=3):
                 said = gr.Markdown('Upload an image.')
@@ -138,10 +147,10 @@ def make_page(explorer: Explorer) -> Any:
                     for _ in range(2):
                         with gr.Column(min_width=300, visible=False) as column:
                             parts += [column, gr.Markdown(), gr.Image(**options), gr.Image(**options)]
-        given = [file, stage, block, head, x, y, other, by, amount]
+        given = [file, stage, block, head, x, y, other, by, count, strength]
         one = dict(concurrency_id='model', concurrency_limit=1, trigger_mode='always_last')
         gr.on(
-            [file.change, block.release, head.input, amount.release],
+            [file.change, block.release, head.input, count.release, strength.release],
             show,
             given,
             [said, *parts],
@@ -149,9 +158,9 @@ def make_page(explorer: Explorer) -> Any:
             **one,
         )
         first = [  # what must be done before a look
-            stage.input(of_stage, [stage, block, head], [block, head], api_visibility='private'),
-            other.input(of_other, [other, by], [by, amount], api_visibility='private'),
-            by.input(of_amount, [other, by], amount, api_visibility='private'),
+            stage.input(of_stage, stage, [block, head], api_visibility='private'),
+            other.input(of_other, other, [counts, strength], api_visibility='private'),
+            by.input(of_count, by, count, api_visibility='private'),
         ]
         for picture in (parts[2], parts[3], parts[6], parts[7]):
             first.append(picture.select(clicked, file, [x, y], api_visibility='private'))

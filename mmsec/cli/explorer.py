@@ -198,7 +198,8 @@ class Explorer:
         if shares is None:
             merge = getattr(layer, 'merge', None)
             name = type(merge.method if merge else self.backbone).__name__
-            words = f'{total} tokens become {left}. The framed token is merged with {with_it - 1} more.'
+            merged = f'merged with {with_it - 1} more' if with_it > 1 else 'merged with none'
+            words = f'{total} tokens become {left}. The framed token is {merged}.'
         else:
             shares = shares[0, head].cpu()
             grouping = getattr(layer, 'attn', layer).grouping

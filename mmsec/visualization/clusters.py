@@ -16,7 +16,7 @@ from mmsec.datasets.image_files import MEAN, STD
 from mmsec.models.backbones.base import Backbone
 from mmsec.models.inspection import scales_of, token_clusters
 from mmsec.ops import Grouping, cluster_ids
-from mmsec.visualization.drawing import OPACITY, extent, flatness, frame, grey, pixels
+from mmsec.visualization.drawing import OPACITY, draw_grey, extent, flatness, frame, pixels
 
 PALETTE = 'viridis'  # ordered in brightness, readable by the colour-blind
 _GOLDEN = 0.618034  # step of the hue from one cluster to the next, so that similar hues are far apart
@@ -171,7 +171,7 @@ def draw_clusters(axes: Axes, image: np.ndarray, each: ClusterMap) -> ListedColo
     num_clusters = int(each.ids.max()) + 1
     colours = ListedColormap(colormaps[PALETTE](np.linspace(0, 1, num_clusters) if num_clusters > 1 else [0.5]))
     # Grey of little contrast, so that a colour is nearly the same everywhere, and that of the legend.
-    axes.imshow(grey(image), cmap='gray', vmin=-128, vmax=383)
+    draw_grey(axes, image, -128, 383)
     last, bounds = max(num_clusters - 1, 1), extent(each.ids, each.stride)
     axes.imshow(each.ids, cmap=colours, vmin=0, vmax=last, alpha=OPACITY, extent=bounds, interpolation='nearest')
     return colours
@@ -189,7 +189,7 @@ def draw_together(axes: Axes, image: np.ndarray, each: ClusterMap) -> int:
     over = np.ones((*ids.shape, 4))
     over[..., :3] = hsv_to_rgb(np.stack([hue, np.full(ids.shape, 0.9), np.where(ids % 2, 0.95, 0.7)], axis=-1))
     over[..., 3] = np.where(together, OPACITY, 0)
-    axes.imshow(grey(image), cmap='gray', vmin=0, vmax=255)
+    draw_grey(axes, image)
     axes.imshow(over, extent=extent(each.ids, each.stride), interpolation='nearest')
     across, down = ids[:, 1:] != ids[:, :-1], ids[1:] != ids[:-1]
     rows, columns = np.nonzero(across & (together[:, 1:] | together[:, :-1]))

@@ -55,6 +55,12 @@ def extent(ids: Tensor, stride: int) -> tuple[int, int, int, int]:
     return 0, ids.shape[1] * stride, ids.shape[0] * stride, 0
 
 
+def draw_grey(axes: Axes, image: np.ndarray, vmin: int = 0, vmax: int = 255) -> None:
+    """Draw an image in grey from edge to edge, where ``vmin`` is black and ``vmax`` white."""
+    edges = (0, image.shape[1], image.shape[0], 0)
+    axes.imshow(grey(image), cmap='gray', vmin=vmin, vmax=vmax, extent=edges)
+
+
 def pixels(figure: Figure) -> np.ndarray:
     """Draw a figure as (height, width, 3) uint8, RGB."""
     canvas = FigureCanvasAgg(figure)

@@ -8,7 +8,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from mmsec.visualization.clusters import ClusterMap, draw_clusters
-from mmsec.visualization.drawing import OPACITY, extent, grey, pixels
+from mmsec.visualization.drawing import OPACITY, draw_grey, extent, pixels
 
 _LONGER, _SHORTER = 768, 48  # pixels of a picture's sides: always, and at least
 _DOTS = 100
@@ -53,7 +53,7 @@ def attended_picture(image: np.ndarray, each: ClusterMap, token: int, shares: Te
     shade = (shares / shares.max()).sqrt().numpy() if shares is not None else np.full(together.shape, 0.7)
     colours = colormaps['plasma'](0.15 + 0.85 * shade)  # (H', W', 4)
     colours[..., 3] = OPACITY * together
-    axes.imshow(grey(image), cmap='gray', vmin=-96, vmax=480)
+    draw_grey(axes, image, -96, 480)
     axes.imshow(colours, extent=extent(each.ids, each.stride), interpolation='nearest')
     return _framed(figure, axes, image, each, token)
 

@@ -34,7 +34,7 @@ def test_the_page_answers_and_outlives_bad_files(image, tmp_path, monkeypatch):
         client = Client(address, verbose=False, download_files=str(tmp_path))
 
         def show(path, *rest):
-            given = [0, 1, 0, 0.5, 0.5, 'WindowGrouping', explore.MODEL, 1]
+            given = [0, 1, 0, 0.5, 0.5, 'WindowGrouping', '', 1, 1]
             return client.predict(handle_file(path), *rest, *given[len(rest) :], api_name='/show')
 
         (tmp_path / 'cut.png').write_bytes(image.read_bytes()[:900])
@@ -46,7 +46,7 @@ def test_the_page_answers_and_outlives_bad_files(image, tmp_path, monkeypatch):
         )
         assert said == explore.HELP
         assert '5 clusters of 96 tokens' in model
-        assert 'KMeansGrouping' in beside
+        assert 'Beside it: KMeansGrouping' in beside
         assert clusters.endswith('.png')
         assert clusters != attended
         assert client.predict(handle_file(image), api_name='/predict')[1] == ''
