@@ -43,7 +43,7 @@ def parse_args() -> argparse.Namespace:
 
 def gradio() -> Any:
     """The library of the page, told to stay away from the network."""
-    os.environ |= {'GRADIO_ANALYTICS_ENABLED': 'False', 'HF_HUB_OFFLINE': '1'}
+    os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
     try:
         import gradio
     except ImportError as error:
@@ -123,7 +123,7 @@ def make_page(explorer: Explorer) -> Any:
         size = picture_size(explorer.read(Path(file))[1])
         return [(at.index[i] + 0.5) / size[i] for i in (0, 1)]
 
-    with gr.Blocks(title='mmsec explore', analytics_enabled=False) as page:
+    with gr.Blocks(title='mmsec explore', analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         gr.Markdown(f'# {explorer.title}')
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
@@ -170,25 +170,24 @@ def make_page(explorer: Explorer) -> Any:
     return page
 
 
-def launch(page: Any, port: int | None, wait: bool = True) -> str:
-    """Serve a page on this machine alone; its address."""
-    gr = gradio()
-    theme = gr.themes.Default(font=['system-ui', 'sans-serif'], font_mono=['monospace'])  # no fonts of other servers
-    _, address, _ = page.launch(
-        server_name='127.0.0.1',
-        server_port=port,
-        share=False,
-        quiet=True,
-        ssr_mode=False,
-        show_error=True,
-        footer_links=[],
-        max_file_size='100mb',
-        theme=theme,
-        prevent_thread_lock=True,
-    )
-    if wait:
-        print(f'{address}   (Ctrl-C ends it)', flush=True)
-        page.block_thread()
+def launch(page: Any, port: int | None) -> str:
+    """Serve a page on this machine alone, at a port or any; its address."""
+    fonts = dict(font=['system-ui', 'sans-serif'], font_mono=['monospace'])  # the default ones are of another server
+    try:
+        _, address, _ = page.launch(
+            server_name='127.0.0.1',
+            server_port=port,
+            share=False,
+            quiet=True,
+            ssr_mode=False,
+            show_error=True,
+            footer_links=[],
+            max_file_size='100mb',
+            theme=gradio().themes.Default(**fonts),
+            prevent_thread_lock=True,
+        )
+    except (OSError, OverflowError) as error:
+        raise InputError(f'--port {port} cannot be used, by another program or at all; name another') from error
     return address
 
 
@@ -200,7 +199,9 @@ def main() -> None:
     device = args.device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
     with tempfile.TemporaryDirectory() as folder:
         os.environ['GRADIO_TEMP_DIR'] = folder  # for images of the page
-        launch(make_page(Explorer(cfg, args.checkpoint, device)), args.port)
+        page = make_page(Explorer(cfg, args.checkpoint, device))
+        print(f'{launch(page, args.port)}   (Ctrl-C ends it)', flush=True)
+        page.block_thread()
 
 
 if __name__ == '__main__':

@@ -17,7 +17,7 @@ say() { printf '\n== %s\n' "$*"; }
 die() { printf 'set-up failed: %s\n' "$*" >&2; exit 1; }
 
 case $stack in
-  maintained) constraints=requirements/constraints.txt mmcv=onedl-mmcv extras='[openmmlab,pretrain,rotate,hub,onnx,dev]' oldest='3, 10' ;;
+  maintained) constraints=requirements/constraints.txt mmcv=onedl-mmcv extras='[openmmlab,pretrain,rotate,hub,onnx,explore,dev]' oldest='3, 10' ;;
   stock) constraints=requirements/stock.txt mmcv=mmcv extras='' oldest='3, 10' ;;
   *) die "STACK must be maintained or stock, got '$stack'" ;;
 esac

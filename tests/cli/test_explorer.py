@@ -3,11 +3,13 @@ import numpy as np
 import pytest
 import torch
 
+from mmsec.cli.config import load_config
 from mmsec.cli.explorer import MAX_SIDE, STRENGTHS, Explorer
 from mmsec.cli.weights import config_of_backbone
 from mmsec.models.inspection import token_clusters
 from mmsec.ops.grouping import GROUPINGS
 from mmsec.ops.merging import MERGINGS
+from mmsec.registry import MODELS
 from tests.conftest import DETECTOR, SEGMENTER, SMALL_ARCH, SMALL_CLUSTR, SMALL_VIT, small_checkpoint, small_run
 
 
@@ -100,8 +102,6 @@ def test_large_images_are_shrunk_and_every_side_is_taken(tmp_path):
 
 @pytest.mark.parametrize('config', [DETECTOR, SEGMENTER])
 def test_a_checkpoint_with_a_head_predicts_and_one_without_does_not(shapes, tmp_path, path, config):
-    from mmsec.cli.config import load_config
-
     config = small_run(config, shapes, tmp_path)
     whole, part = small_checkpoint(config), tmp_path / 'part.pth'
     one = Explorer(load_config(str(config)), str(whole), 'cpu')
@@ -113,3 +113,16 @@ def test_a_checkpoint_with_a_head_predicts_and_one_without_does_not(shapes, tmp_
     weights = {f'backbone.{name}': value for name, value in one.backbone.state_dict().items()}
     torch.save({'state_dict': weights}, part)
     assert Explorer(load_config(str(config)), str(part), 'cpu').predict is None
+
+
+def test_a_classifier_names_the_likeliest_classes(tmp_path, path):
+    pytest.importorskip('mmpretrain')
+    config = load_config(str(small_run('mmpretrain/secvit/secvit_t_classifier_in1k.py', tmp_path, tmp_path)))
+    state = MODELS.build(config.model).state_dict()
+    state['head.fc.bias'][7] = 90.0
+    torch.save({'state_dict': state}, tmp_path / 'whole.pth')
+    picture, words = Explorer(config, str(tmp_path / 'whole.pth'), 'cpu').predict(path)
+    assert picture is None
+    assert words.startswith('class 7 100%, ')
+    torch.save({'state_dict': {name: state[name] for name in state if name[:4] == 'back'}}, tmp_path / 'part.pth')
+    assert Explorer(config, str(tmp_path / 'part.pth'), 'cpu').predict is None

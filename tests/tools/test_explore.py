@@ -1,9 +1,15 @@
+import socket
 import sys
 
 import pytest
 
-from tests.conftest import error_here
+from mmsec.cli.explorer import Explorer
+from mmsec.cli.weights import config_of_backbone
+from mmsec.errors import InputError
+from tests.conftest import SMALL_ARCH, error_here
 from tools import explore
+
+NEEDED = "the page needs gradio: pip install 'gradio>=6.31,<7'"
 
 
 def test_without_the_extra_one_line_says_what_to_install(monkeypatch):
@@ -18,17 +24,21 @@ def test_options_need_a_config(capsys, monkeypatch):
     assert '--cfg-options need a config' in capsys.readouterr().err
 
 
-def test_the_page_answers_and_outlives_bad_files(image, tmp_path, monkeypatch):
-    pytest.importorskip('gradio', reason="the page needs gradio: pip install 'gradio>=6.31,<7'")
-    from gradio_client import Client, handle_file
+def test_a_port_that_cannot_be_used_is_one_line():
+    gradio = pytest.importorskip('gradio', reason=NEEDED)
+    with socket.create_server(('127.0.0.1', 0)) as other:
+        for port in (other.getsockname()[1], 99999):
+            with pytest.raises(InputError, match=f'--port {port} cannot be used'):
+                explore.launch(gradio.Blocks(), port)
 
-    from mmsec.cli.explorer import Explorer
-    from mmsec.cli.weights import config_of_backbone
-    from tests.conftest import SMALL_ARCH
+
+def test_the_page_answers_and_outlives_bad_files(image, tmp_path, monkeypatch):
+    pytest.importorskip('gradio', reason=NEEDED)
+    from gradio_client import Client, handle_file
 
     monkeypatch.setenv('GRADIO_TEMP_DIR', str(tmp_path / 'page'))
     page = explore.make_page(Explorer(config_of_backbone('mmsec.SecViT', SMALL_ARCH), None, 'cpu'))
-    address = explore.launch(page, None, wait=False)
+    address = explore.launch(page, None)
     assert address.startswith('http://127.0.0.1:')
     try:
         client = Client(address, verbose=False, download_files=str(tmp_path))
