@@ -28,8 +28,10 @@ def test_a_port_that_cannot_be_used_is_one_line():
     gradio = pytest.importorskip('gradio', reason=NEEDED)
     with socket.create_server(('127.0.0.1', 0)) as other:
         for port in (other.getsockname()[1], 99999):
+            with gradio.Blocks() as page:
+                pass
             with pytest.raises(InputError, match=f'--port {port} cannot be used'):
-                explore.launch(gradio.Blocks(), port)
+                explore.launch(page, port)
 
 
 def test_the_page_answers_and_outlives_bad_files(image, tmp_path, monkeypatch):
