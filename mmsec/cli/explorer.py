@@ -3,6 +3,7 @@
 import inspect
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import mmcv
@@ -81,6 +82,7 @@ class Explorer:
         weights = f'weights of {Path(checkpoint).name}' if checkpoint else 'random weights'
         arch = self.part.get('arch')
         self.title = f'{type(self.backbone).__name__}{f" {arch}" if isinstance(arch, str) else ""}, {weights}'
+        self.folder = TemporaryDirectory()  # for images that are shrunk
         self.read = lru_cache(2)(self._read)
         self.inputs = lru_cache(4)(self._inputs)
         self.other = lru_cache(2)(self._other)
@@ -103,7 +105,7 @@ class Explorer:
             scale = MAX_SIDE / max(height, width)
             size = max(round(width * scale), 1), max(round(height * scale), 1)
             image = np.atleast_3d(mmcv.imresize(image, size, interpolation='area'))
-            path = path.with_name('smaller.png')
+            path = Path(self.folder.name, f'{abs(hash(path))}.png')
             mmcv.imwrite(image, str(path))
         sample = {'inputs': torch.from_numpy(image).permute(2, 0, 1), 'data_samples': BaseDataElement()}
         return path, *as_seen(self.preprocessor, sample)

@@ -98,6 +98,7 @@ def test_large_images_are_shrunk_and_every_side_is_taken(tmp_path):
         assert one.read(path)[1].shape == (min(height, 10), min(width, MAX_SIDE), 3)
         assert cv2.imread(str(one.read(path)[0])).shape[1] == min(width, MAX_SIDE)
         assert one.look(path, 0, 0, 0, (1.0, 1.0))[0].clusters.shape[1] == 768
+    assert len([*tmp_path.iterdir()]) == 3  # nothing is written beside an image
 
 
 @pytest.mark.parametrize('config', [DETECTOR, SEGMENTER])
