@@ -23,7 +23,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
-from timing import interleaved, summary
+from probe_data import DATA, Sample
+from timing import interleaved, summary, table
 from torch import Tensor, nn
 
 from mmsec.cli.config import load_config
@@ -80,39 +81,6 @@ METHODS = {
     'AiluRus': Method(dict(type='AiluRus'), 'keep', shares(1.0, 0.05)),
     'ATC': Method(dict(type='ATC'), 'keep', shares(1.0, 0.2)),
 }
-
-
-class Sample(NamedTuple):
-    """An image and a function that gives its labels, (H, W) uint8, 255 where there is none."""
-
-    image: Path
-    labels: Callable[[], np.ndarray]
-
-
-def camvid(root: Path, train: bool) -> list[Sample]:
-    """The training or test images of CamVid, as tools/dataset_converters/camvid.py writes it."""
-    split = 'train' if train else 'test'
-    images = sorted((root / 'images' / split).glob('*.jpg'))
-    labels = [root / 'annotations' / split / f'{each.stem}.png' for each in images]
-    return [Sample(*each) for each in zip(images, [partial(mmcv.imread, p, 'unchanged') for p in labels], strict=True)]
-
-
-def nuclei(root: Path, train: bool) -> list[Sample]:
-    """The training or validation images of tools/dataset_converters/nuclei.py; a pixel is of a nucleus or not."""
-    from pycocotools.coco import COCO
-
-    split = 'train' if train else 'val'
-    coco = COCO(str(root / f'annotations/{split}.json'))
-
-    def labels(image: int) -> np.ndarray:
-        size = coco.imgs[image]
-        masks = [coco.annToMask(each) for each in coco.loadAnns(coco.getAnnIds(image))]
-        return np.max([np.zeros((size['height'], size['width']), np.uint8), *masks], axis=0)
-
-    return [Sample(root / split / each['file_name'], partial(labels, key)) for key, each in sorted(coco.imgs.items())]
-
-
-DATA: dict[str, tuple[Callable[[Path, bool], list[Sample]], int]] = {'camvid': (camvid, 11), 'nuclei': (nuclei, 2)}
 
 
 def parse_args() -> argparse.Namespace:
@@ -273,6 +241,27 @@ class Probe:
         }
 
 
+def markdown(results: Mapping[str, dict]) -> str:
+    """A table for each set of images and size."""
+    head = ['merging', 'cost', 'setting', 'mIoU of each head', 'difference', 'cosine', 'time', 'of it merging']
+    pages = []
+    for title, rows in results.items():
+        none, lines = rows['none'], []
+        for name, row in rows.items():
+            loss = [a - b for a, b in zip(row['mIoU'], none['mIoU'], strict=True)]
+            setting = ', '.join(f'{key}={value}' for key, value in (row['merging'] or {}).items() if key != 'type')
+            timed = 'seconds_median' in row and 'seconds_median' in none
+            time = f'{row["seconds_median"] / none["seconds_median"]:.2f}' if timed else 'not measured'
+            share = f'{row["merging_share"]:.0%}' if 'merging_share' in row else 'not measured'
+            cost = f'{row["multiply_adds"] / none["multiply_adds"]:.2f}' + ' *' * ('not_comparable' in row)
+            metric = ' / '.join(f'{value:.1f}' for value in row['mIoU'])
+            figures = [cost, setting, metric, f'{statistics.mean(loss):+.1f}', f'{row["cosine"]:.3f}', time, share]
+            lines.append([name.split(' at ')[0], *figures])
+        absolute = f', {none["seconds_median"]:.3f} s without merging' if 'seconds_median' in none else ''
+        pages.append(f'{title}{absolute}:\n\n{table(head, lines)}')
+    return '\n\n'.join(pages)
+
+
 def merging_share(run: Callable[[], object]) -> float:
     """Share of the time of a call that finding, applying and undoing merges takes, by Python's profiler."""
     profile = cProfile.Profile()
@@ -333,6 +322,7 @@ def main() -> None:
             for data in args.data:
                 rows = results.setdefault(f'{data} {size[0]}x{size[1]}', {})
                 Probe(args, cfg, data, size, rows, save).run()
+    print(markdown(results))
 
 
 if __name__ == '__main__':

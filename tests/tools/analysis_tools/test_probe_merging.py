@@ -38,7 +38,7 @@ def probe(tmp_path, monkeypatch):
 
 
 def test_rows_cost_what_was_asked_for_and_a_second_call_measures_what_is_missing(probe, tmp_path):
-    run_here(*probe, '--methods', 'PiToMe')
+    printed = run_here(*probe, '--methods', 'PiToMe').stdout
     first = json.loads((tmp_path / 'probe.json').read_text())
     rows = first['results']['camvid 96x128']
     assert list(rows) == ['none', 'PiToMe at 0.7']
@@ -51,6 +51,11 @@ def test_rows_cost_what_was_asked_for_and_a_second_call_measures_what_is_missing
     assert merged['cosine'] < 1
     assert merged['share'] == merged['multiply_adds'] / none['multiply_adds'] == pytest.approx(0.7, rel=0.02)
     assert 'not_comparable' not in merged
+    ours = f'| PiToMe | {merged["share"]:.2f} | ratio={merged["merging"]["ratio"]} | '
+    time = merged['seconds_median'] / none['seconds_median']
+    assert f' | {merged["cosine"]:.3f} | {time:.2f} | {merged["merging_share"]:.0%} |' in printed.split(ours)[1]
+    assert 0 < merged['merging_share'] < 1
+    assert none['merging_share'] == 0
     run_here(*probe, '--methods', 'PiToMe', 'ToMe')
     second = json.loads((tmp_path / 'probe.json').read_text())['results']['camvid 96x128']
     assert list(second) == ['none', 'PiToMe at 0.7', 'ToMe at 0.7']
