@@ -28,7 +28,7 @@ def test_it_runs(notebook, tmp_path, monkeypatch):
     printed = ''.join(each.get('text', '') for each in outputs)
     assert 'tests/data/nuclei: 3 images to train' in printed
     for stage, count in enumerate((32, 8, 2, 1), start=1):
-        assert f'stage {stage}: {2**stage} heads, {128 >> stage}x{128 >> stage} tokens in {count} clusters' in printed
+        assert f'stage {stage}: {2**stage} heads, {128 >> stage}x{128 >> stage} tokens, clusters: {count}' in printed
     assert 'coco/segm_mAP: ' in printed
     assert 'nuclei with a score above 0.5' in printed
     assert sum('image/png' in each.get('data', {}) for each in outputs) == 4
