@@ -3,7 +3,6 @@
 import importlib
 import io
 import logging
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -298,7 +297,6 @@ def run_here(tool: str, *args: object, check: bool = True) -> subprocess.Complet
         except Exception:
             traceback.print_exc()
             code = 1
-    [child.kill() for child in multiprocessing.active_children()]  # data workers, as the end of a process does
     assert not (check and code), printed.getvalue()[-4000:]
     return subprocess.CompletedProcess([tool, *args], code, printed.getvalue())
 

@@ -1,5 +1,6 @@
 """Runs that are killed, or go on from a checkpoint."""
 
+import multiprocessing
 import re
 import signal
 import subprocess
@@ -49,6 +50,15 @@ def test_resume_auto_says_that_it_starts_from_scratch_and_refuses_another_config
     assert 'iter: 2' in run_here('train.py', config, '--work-dir', tmp_path / 'work', *all_the_same).stdout
 
 
+def end_data_workers():
+    """As the end of a process does: torch waits five seconds for each, and its handler calls their end an error."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for child in multiprocessing.active_children():
+        child.kill()
+        child.join()
+    signal.signal(signal.SIGCHLD, before)
+
+
 @pytest.mark.parametrize(
     ('name', 'crop', 'whole', 'half', 'last'),
     [
@@ -68,6 +78,7 @@ def test_a_resumed_run_augments_as_the_uninterrupted_one(shapes, tmp_path, name,
         pipeline[-1:-1] = [dict(type='RandomCrop', crop_size=crop), dict(type='PhotoMetricDistortion')]
         cfg.dump(config)
         run_here('train.py', config, '--work-dir', tmp_path / work, '--resume')
+        end_data_workers()
         if (tmp_path / work / last).exists():
             weights.append(torch.load(tmp_path / work / last, weights_only=True)['state_dict'])
     one, other = weights
