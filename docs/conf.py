@@ -23,6 +23,7 @@ extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.autosummary', 'sp
 templates_path = [str(Path(__file__).with_name('_templates'))]
 myst_heading_anchors = 3
 
+autodoc_inherit_docstrings = False  # of torch
 autodoc_member_order = 'bysource'
 autodoc_typehints_format = 'short'
 autosummary_ignore_module_all = True  # a name stands on the page of the file that defines it

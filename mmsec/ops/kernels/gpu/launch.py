@@ -23,7 +23,7 @@ class Variant(NamedTuple):
 
     Attributes:
         kernel (Any): The kernel.
-        types (dict[str, str]): Types of the arguments that are not constants, such as '*bf16', 'i32', 'fp32'.
+        types (dict[str, str]): Types of the arguments that are not constants, such as ``'*bf16'``, 'i32' or 'fp32'.
         constants (dict[str, Any]): The constants.
         warps (int): Warps of a program.
         stages (int): Stages of its pipeline. Default: 2.
