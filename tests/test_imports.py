@@ -138,3 +138,13 @@ print(len(MODELS.build(dict(type='mmsec.SecViT', arch='tiny')).eval()(torch.zero
 """
     absent = ('mmdet', 'mmseg', 'mmpretrain', 'mmcv._ext', 'torchvision', 'timm', 'einops', 'pycocotools', 'scipy')
     assert run(code, *absent) == '4\n'
+
+
+def test_what_torch_2_1_lacks_is_asked_for_in_one_module():
+    """Names of newer versions, and what may use them because it says beforehand which version it needs."""
+    newer = r'custom_op\(|register_flop_formula|is_(?:exporting|compiling)\(|get_autocast_dtype|nn\.attention|torch\.export'
+    says_so = {'compat.py', 'export/onnx.py'}
+    for path in sorted((ROOT / 'mmsec').rglob('*.py')):
+        if str(path.relative_to(ROOT / 'mmsec')) not in says_so:
+            code = re.sub(r'"""[\s\S]*?"""|#.*', '', path.read_text())
+            assert re.findall(rf'(?<!compat\.)(?:torch\.[\w.]*)?(?:{newer})', code) == [], path

@@ -6,8 +6,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
+from mmsec import compat
 from mmsec.ops.merging.matching import positions, products, unit
 from mmsec.ops.merging.merging import Merging
 from mmsec.ops.merging.method import MERGINGS, MergingMethod, check_layers
@@ -43,7 +43,7 @@ def agglomerative(metric: Tensor, num_clusters: int, linkage: Linkage = 'average
 
 # One operator for graphs: what is done on the host is no part of them. The number of clusters is a shape, for as a
 # number it would be a constant of a trace.
-@torch.library.custom_op('mmsec::agglomerative', mutates_args=())
+@compat.custom_op('mmsec::agglomerative')
 def _agglomerative(metric: Tensor, clusters: Tensor, linkage: str) -> Tensor:
     """(B, n, d) of length 1 -> (B, n) int64, the cluster of each token."""
     from scipy.cluster import hierarchy
@@ -71,7 +71,7 @@ def _(metric: Tensor, clusters: Tensor, linkage: str) -> Tensor:
     return metric.new_empty(metric.shape[:2], dtype=torch.int64)
 
 
-@register_flop_formula(torch.ops.mmsec.agglomerative)
+@compat.flop_formula('agglomerative')
 def _flops(
     metric_shape: Sequence[int], clusters_shape: Sequence[int], linkage: str, *, out_shape: Sequence[int]
 ) -> int:

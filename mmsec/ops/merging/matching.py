@@ -51,7 +51,7 @@ def merge_pairs(num_tokens: int, kept: Tensor, merged: Tensor, into: Tensor) -> 
     assignment = kept.new_empty(kept.shape[0], num_tokens)
     assignment = assignment.scatter_(1, both, torch.cat([positions, into], dim=1))
     num_merged = renamed(kept.shape[1])
-    if torch.compiler.is_exporting():
+    if compat.is_exporting():
         torch._check(num_merged < num_tokens)
     return Merging.from_assignment(assignment, num_merged)
 

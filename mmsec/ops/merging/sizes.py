@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mmsec import compat
+
 
 def at_least(size: int, number: int) -> int:
     """The larger of a size and a number."""
@@ -51,6 +53,6 @@ def known(count: Tensor, least: int = 16) -> int:
     if torch.jit.is_tracing():
         return count  # type: ignore[return-value]
     size = count.item()
-    if torch.compiler.is_exporting():
+    if compat.is_exporting():
         torch._check(size >= least)
     return size  # type: ignore[return-value]  # an integer

@@ -67,7 +67,7 @@ def _scores(
 
 
 def semantic_scores(key: Tensor, table: Tensor | None, metric: str, magnitude: bool) -> Tensor:
-    """Similarity of each token with the mean token, as :func:`mmsec.ops.grouping.semantic.semantic_scores` of rotated tokens.
+    """:func:`mmsec.ops.grouping.semantic.semantic_scores` of rotated tokens: their similarity with the mean one.
 
     Args:
         key (Tensor): (B, N, h, d), a slice of what a linear layer leaves, with any stride of tokens; see
