@@ -142,7 +142,7 @@ print(len(MODELS.build(dict(type='mmsec.SecViT', arch='tiny')).eval()(torch.zero
 
 def test_what_torch_2_1_lacks_is_asked_for_in_one_module():
     """Names of newer versions, and what may use them because it says beforehand which version it needs."""
-    newer = r'custom_op\(|register_flop_formula|is_(?:exporting|compiling)\(|get_autocast_dtype|nn\.attention|torch\.export'
+    newer = r'custom_op\(|register_flop|is_(?:exporting|compiling)\(|get_autocast_dtype|nn\.attention|torch\.export'
     says_so = {'compat.py', 'export/onnx.py'}
     for path in sorted((ROOT / 'mmsec').rglob('*.py')):
         if str(path.relative_to(ROOT / 'mmsec')) not in says_so:
