@@ -1,10 +1,12 @@
 """What differs between versions of torch, from 2.1 on, and nowhere else. It needs torch alone."""
 
+import functools
 import importlib
 import os
 import pickle
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +21,9 @@ TORCH = tuple(int(part) for part in torch.__version__.split('+')[0].split('.')[:
 if TORCH < (2, 1):
     raise ImportError(f'mmsec needs torch 2.1 or newer; this is torch {torch.__version__}')
 # What a feature needs, as far as it was run.
-NEEDED = {'torch.compile': (2, 7), 'ONNX export': (2, 7), 'GPU kernels': (2, 7), 'counting FLOPs': (2, 4)}
+NEEDED = {'torch.compile': (2, 7), 'ONNX export': (2, 7), 'GPU kernels': (2, 7)}
+NEEDED |= {'counting FLOPs': (2, 4), 'a trace of this model': (2, 4)}
+_LOOPS = ('mmsec::agglomerative', 'mmsec::density_peaks', 'mmsec::kmeans_order')  # whose numbers depend on the image
 OPERATORS = TORCH >= (2, 4)  # torch.library.custom_op; without them the functions are plain Python
 FUSED_ON_CPU = TORCH >= (2, 4)  # optimizers' option ``fused``
 CUDNN_ATTENTION = hasattr(torch.backends.cuda, 'enable_cudnn_sdp')  # from 2.5 on
@@ -41,10 +45,16 @@ def custom_op(name: str) -> Callable[[Function], Any]:
     if OPERATORS:
         return torch.library.custom_op(name, mutates_args=())
 
-    def plain(function: Function) -> Function:
-        function.register_fake = lambda fake: fake  # type: ignore[attr-defined]
-        function.register_autograd = lambda backward, setup_context: None  # type: ignore[attr-defined]
-        return function
+    def plain(function: Function) -> Any:
+        @functools.wraps(function)
+        def call(*args: Any) -> Any:
+            if torch.jit.is_tracing() and name in _LOOPS:
+                raise ValueError(f'{why_not("a trace of this model")}, which would keep what one image was given')
+            return function(*args)
+
+        call.register_fake = lambda fake: fake  # type: ignore[attr-defined]
+        call.register_autograd = lambda backward, setup_context: None  # type: ignore[attr-defined]
+        return call
 
     return plain
 
@@ -103,13 +113,15 @@ def load_data(path: str | Path, stand_ins: Mapping[str, Callable], mmap: bool = 
         raise ValueError('files of torch 0.1 are not read on this torch')
     if zipfile.is_zipfile(path) and 'constants.pkl' in {Path(name).name for name in zipfile.ZipFile(path).namelist()}:
         raise ValueError('it is a TorchScript archive')
-    known = torch._weights_only_unpickler._get_allowed_globals() | stand_ins
+    newer = {'_codecs.encode': _latin1, 'builtins.set': set, 'collections.Counter': Counter}
+    known = torch._weights_only_unpickler._get_allowed_globals() | newer | stand_ins
 
     class Unpickler(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
-            if f'{module}.{name}' not in known:
-                raise pickle.UnpicklingError(f'Unsupported global: GLOBAL {module}.{name}')
-            return known[f'{module}.{name}']
+            place = f'{ {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module) }.{name}'  # of Python 2
+            if place not in known:
+                raise pickle.UnpicklingError(f'Unsupported global: GLOBAL {place}')
+            return known[place]
 
     def load(file: Any, **options: Any) -> Any:
         return Unpickler(file, **options).load()
@@ -121,6 +133,13 @@ def load_data(path: str | Path, stand_ins: Mapping[str, Callable], mmap: bool = 
     finally:
         if forced is not None:
             os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = forced
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """Bytes as pickle writes them in its older protocols; no other encoding is looked up."""
+    if encoding != 'latin1':
+        raise pickle.UnpicklingError(f'it holds text to be encoded as {encoding!r}')
+    return text.encode('latin1')
 
 
 def total_norm(tensors: list[Tensor]) -> Tensor:

@@ -24,7 +24,7 @@ class PlacedBatches:
         self.start(0)
 
     def start(self, epoch: int) -> None:
-        """Begin an epoch; the iterations of a run that counts those are one."""
+        """Begin an epoch."""
         self.epoch, self._number, self._behind = epoch, 0, 0
 
     def skip(self, batches: int) -> None:

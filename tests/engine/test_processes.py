@@ -9,6 +9,7 @@ import torch.distributed
 from mmengine.config import Config
 from torch import nn
 
+from mmsec import compat
 from mmsec.engine import processes
 from mmsec.engine.hooks.rank_consistency import weights_hash
 from mmsec.engine.processes import end_group, join_processes
@@ -49,7 +50,8 @@ def test_a_tool_leaves_with_its_code_and_a_gloo_group_without_finalization(tmp_p
     assert result.returncode == (1 if code == 'error' else int(code))
     assert ('error: no such file' in result.stderr) == (code == 'error')
     assert 'at exit' in result.stdout
-    assert ('finalized' in result.stdout) == (group == 'none')
+    if compat.OPERATORS or group == 'gloo':  # older ones hold the globals of a script for ever
+        assert ('finalized' in result.stdout) == (group == 'none')
 
 
 def test_processes_that_arrive_together_wait_for_each_other_and_end_an_nccl_group(group, monkeypatch):

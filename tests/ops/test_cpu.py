@@ -9,6 +9,7 @@ from mmsec.models import SecViT
 from mmsec.ops import explain
 from mmsec.ops.kernels import cpu, processor
 from tests.conftest import SMALL_ARCH
+from tests.models.backbones.small import autocast
 
 
 @pytest.fixture(params=['AuthenticAMD', 'GenuineIntel'])
@@ -24,7 +25,7 @@ def test_results_stay_and_the_pass_can_be_undone(vendor, dtype):
     model = SecViT(SMALL_ARCH, grouping=dict(type='WindowGrouping')).eval()  # which rounding does not change
     images = torch.randn(2, 3, 70, 90)
     names, modules = list(model.state_dict()), list(model.modules())
-    with torch.no_grad(), torch.autocast('cpu', dtype, enabled=dtype != torch.float32):
+    with torch.no_grad(), autocast(dtype):
         expected = model(images)
         undo = cpu.optimize(model)
         assert list(model.state_dict()) == names

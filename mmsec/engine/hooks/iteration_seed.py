@@ -40,12 +40,14 @@ class IterationSeedHook(Hook):
                 loop.dataloader_iterator.skip_iter = self._batches.skip
             else:  # of stock MMEngine, which starts the workers before any hook
                 loader._iterator = None
+                if hasattr(loader.sampler, '_indices_of_rank'):  # of one endless list, from which they have taken
+                    loader.sampler.indices = loader.sampler._indices_of_rank()
                 loop.dataloader_iterator = type(loop.dataloader_iterator)(loader)
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Count samples from the beginning of the epoch."""
-        if self._batches:
-            self._batches.start(0 if isinstance(runner.train_loop, IterBasedTrainLoop) else runner.epoch)
+        """Count samples from the beginning of the epoch; the iterations of a run that counts those are one."""
+        if self._batches and not isinstance(runner.train_loop, IterBasedTrainLoop):  # workers may have begun
+            self._batches.start(runner.epoch)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Seed the generators of the CPU and of all devices."""

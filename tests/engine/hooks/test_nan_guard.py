@@ -5,9 +5,12 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmsec import compat
 from mmsec.engine.hooks.nan_guard import NaNGuardHook
 from mmsec.errors import InputError
 from tests.engine import in_two_processes
+
+FUSED = [(torch.optim.AdamW, dict(fused=True))] if compat.FUSED_ON_CPU else []
 
 
 class Model(nn.Module):
@@ -86,7 +89,7 @@ def test_a_bad_loss_stops_before_a_weight_changes(bad):
 @pytest.mark.parametrize('what', ['loss', 'gradient'])
 @pytest.mark.parametrize(
     ('optimizer', 'options'),
-    [(torch.optim.SGD, dict(momentum=0.9)), (torch.optim.AdamW, dict()), (torch.optim.AdamW, dict(fused=True))],
+    [(torch.optim.SGD, dict(momentum=0.9)), (torch.optim.AdamW, dict()), *FUSED],
 )
 def test_bad_batches_are_left_out_without_a_trace_until_there_are_too_many(what, optimizer, options):
     def bad():
@@ -131,6 +134,7 @@ def test_a_bad_loss_in_an_iteration_without_a_step_is_seen():
         run.step(torch.tensor([1.0, float('nan')]), update=False)
 
 
+@pytest.mark.skipif(not compat.FUSED_ON_CPU, reason='neither fused optimizers nor a scaler on a CPU')
 @pytest.mark.parametrize('fused', [False, True])
 def test_steps_that_the_fp16_scaler_skips_are_none_of_its_business(fused):
     run = Run(fused=fused)  # the scaler calls a fused optimizer's step, which leaves it out by itself

@@ -1,11 +1,14 @@
 """A small variant of every backbone: a new one adds itself here, and nowhere else; and how two of them compare."""
 
 import copy
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
+import pytest
 import torch
 from torch import Tensor, nn
 
+from mmsec import compat
 from mmsec.models.backbones.base import Backbone
 from mmsec.registry import MODELS
 from tests.conftest import SMALL_ARCH, SMALL_CLUSTR
@@ -146,3 +149,12 @@ def outputs_and_gradients(backbone: nn.Module, x: Tensor, forward=None) -> list[
 def assert_close(results: list[Tensor], wanted: list[Tensor], smallest: float = 1e-12) -> None:
     for ours, theirs in zip(results, wanted, strict=True):
         assert (ours - theirs).norm() <= 1e-9 * theirs.norm() + smallest
+
+
+def autocast(dtype: torch.dtype) -> AbstractContextManager:
+    """Autocast on the CPU; nothing for float32. The test is skipped where this torch has it for bfloat16 alone."""
+    if dtype == torch.float32:
+        return nullcontext()
+    if dtype != torch.bfloat16 and not compat.OPERATORS:
+        pytest.skip(f'no autocast to {dtype} on a CPU')
+    return torch.autocast('cpu', dtype)

@@ -8,7 +8,7 @@ from mmsec.models import SecViT
 from mmsec.models.inspection import token_clusters
 from mmsec.ops import cluster_ids, lepe_attention
 from tests.conftest import DATA, OFFICIAL, SMALL_ARCH
-from tests.models.backbones.small import assert_close, outputs_and_gradients
+from tests.models.backbones.small import assert_close, autocast, outputs_and_gradients
 from tools.analysis_tools import reference
 
 TWO_STAGES = dict(embed_dims=(16, 32), depths=(1, 1), num_heads=(1, 2), mlp_ratio=1, layer_scale=(False, True))
@@ -94,7 +94,7 @@ def test_initial_weights_are_truncated_normal():
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('value', [0.0, 7.0])
 def test_constant_images_at_detection_size_give_numbers_in_half_precision(dtype, value):
-    with torch.no_grad(), torch.autocast('cpu', dtype):
+    with torch.no_grad(), autocast(dtype):
         maps = small().eval()(torch.full((1, 3, 800, 1344), value))
     assert all(m.isfinite().all() for m in maps)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mmsec import compat
 from mmsec.ops.merging import MERGINGS
 from tests.models.backbones.small import SMALL, Small, build, outputs_and_gradients
 
@@ -29,6 +30,7 @@ VARIANTS = SMALL | {
     'DINOv3 with ToMeSD': merging_by('DINOv3', type='ToMeSD', ratio=0.5),
     'DINOv3 in windows with Expedit': merging_by('DINOv3 in windows', type='Expedit', after_block=1, size=0.5),
 }
+LOOPS = ('ClusTR', 'ClusTR in regions', 'ViT with AiluRus', 'ViT with ATC')  # whose numbers depend on the image
 TRACED = (2, 64, 96)  # images, their height and their width
 
 
@@ -51,6 +53,10 @@ def test_every_way_of_merging_is_tried():
 @torch.no_grad()
 def test_a_trace_saved_and_loaded_gives_the_same_maps_at_every_size(name):
     backbone, file = build(VARIANTS[name]).eval(), io.BytesIO()
+    if not compat.OPERATORS and name in LOOPS:
+        with pytest.raises(ValueError, match='a trace of this model needs torch'):
+            torch.jit.trace(backbone, images(*TRACED))
+        return
     torch.jit.save(torch.jit.trace(backbone, images(*TRACED)), file)
     file.seek(0)
     loaded = torch.jit.load(file)
@@ -74,6 +80,8 @@ def test_a_trace_at_the_size_of_the_learned_positions_serves_other_sizes():
 # mmdeploy and users' own scripts trace without no_grad.
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning', 'ignore:`torch.jit:DeprecationWarning')
 def test_a_trace_that_was_made_with_gradients_has_the_maps_and_gradients_of_the_backbone(name):
+    if not compat.OPERATORS and name in LOOPS:
+        pytest.skip('refused on this torch, as the test before says')
     backbone = build(VARIANTS[name]).eval()
     traced = torch.jit.trace(backbone, images(*TRACED))
     x = images(*TRACED)
@@ -83,6 +91,8 @@ def test_a_trace_that_was_made_with_gradients_has_the_maps_and_gradients_of_the_
 
 
 def test_gradients_of_torch_func_are_those_of_autograd(name):
+    if not compat.OPERATORS and name == 'ViT with ATC':
+        pytest.skip('scipy gets no numbers from torch.func on this torch')
     backbone, x = build(VARIANTS[name]).eval(), images(2, 48, 64)
 
     def scalar(x: Tensor) -> Tensor:
