@@ -31,7 +31,8 @@ def build_inferencer(cfg: Config, path: str, device: str | None) -> BaseInferenc
         from mmdet.apis import DetInferencer as Inferencer
     else:
         from mmseg.apis import MMSegInferencer as Inferencer
-    inferencer = Inferencer(cfg, path, device=device, scope=cfg.default_scope, show_progress=False)
+    inferencer = Inferencer(cfg, path, device=device, scope=cfg.default_scope)
+    inferencer.show_progress = False  # no option of stock mmsegmentation's
     forget_checkpoints()
     return inferencer
 

@@ -42,7 +42,7 @@ def weights(path: Path) -> dict:
 
 
 @pytest.mark.parametrize(('name', 'metric'), [(DETECTOR, 'bbox_mAP'), (SEGMENTER, 'mIoU')])
-def test_our_tools_train_resume_bit_for_bit_and_evaluate(name, metric, shapes, tmp_path):
+def test_our_tools_train_resume_bit_for_bit_evaluate_and_predict(name, metric, shapes, tmp_path):
     config = small_run(name, shapes, tmp_path, **{'default_hooks.checkpoint.max_keep_ckpts': -1})
     whole, parts = tmp_path / 'whole', tmp_path / 'parts'
     run_tool('train.py', config, '--work-dir', whole)
@@ -51,7 +51,11 @@ def test_our_tools_train_resume_bit_for_bit_and_evaluate(name, metric, shapes, t
     expected, resumed = weights(last), weights(parts / last.name)
     assert expected.keys() == resumed.keys()
     assert all(torch.equal(expected[key], resumed[key]) for key in expected)
-    assert metric in run_tool('test.py', config, last, '--work-dir', parts).stdout
+    assert metric in run_tool('test.py', config, last, '--work-dir', parts, '--show-dir', tmp_path / 'drawn').stdout
+    assert (tmp_path / 'drawn/contact_sheet.png').is_file()
+    images = sorted((shapes / 'coco/val2017').glob('*.jpg'))
+    run_tool('infer.py', images[0].parent, config, last, '--out', tmp_path / 'predicted')
+    assert {path.stem for path in (tmp_path / 'predicted').glob('*.json')} == {path.stem for path in images}
 
 
 def test_train_py_of_mmdetection_trains_a_config_of_the_user(shapes, tmp_path):
