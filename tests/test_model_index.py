@@ -97,10 +97,19 @@ def test_images_of_a_schedule():
 
 def test_results_are_those_of_the_evidence():
     rows = {name: found for name, found in tool.trained().items() if name in MODELS_OF}
-    assert {name for name, each in MODELS_OF.items() if 'Results' in each} == set(rows), 'out of date: make tables'
+    assert {name for name, each in MODELS_OF.items() if 'Results' in each} >= set(rows), 'out of date: make tables'
     for name, found in rows.items():
         model = MODELS_OF[name]
         assert model['Results'] == tool.results_of(model, found), f'{name} is out of date: make tables'
+
+
+def test_a_result_that_was_written_by_hand_stays(monkeypatch):
+    content = {'Models': [{'Name': 'secvit_b_maskrcnn', 'Config': 'a', 'Results': [{'Metrics': {'box AP': 50.0}}]}]}
+    written = []
+    monkeypatch.setattr(tool, 'metafiles', lambda: {Path('a/metafile.yml'): content})
+    monkeypatch.setattr(tool, 'write', lambda folder, models: written.extend(models))
+    tool.add_results()
+    assert written[0]['Results'] == [{'Metrics': {'box AP': 50.0}}]
 
 
 def test_a_result_is_the_mean_over_finished_seeds_in_percent(monkeypatch, tmp_path):

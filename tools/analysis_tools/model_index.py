@@ -226,11 +226,10 @@ def results_of(model: dict, rows: list[dict]) -> list[dict]:
 
 
 def add_results() -> None:
-    """Bring the results of all entries up to date."""
+    """Bring the results that are of docs/evidence up to date; others are written by hand and stay."""
     rows = trained()
     for path, content in metafiles().items():
         for model in content['Models']:
-            model.pop('Results', None)
             if model['Name'] in rows:
                 model['Results'] = results_of(model, rows[model['Name']])
         write(path.parent, content['Models'])
