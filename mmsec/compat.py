@@ -23,7 +23,6 @@ if TORCH < (2, 1):
 # What a feature needs, as far as it was run.
 NEEDED = {'torch.compile': (2, 7), 'ONNX export': (2, 7), 'GPU kernels': (2, 7)}
 NEEDED |= {'counting FLOPs': (2, 4), 'a trace of this model': (2, 4)}
-_LOOPS = ('mmsec::agglomerative', 'mmsec::density_peaks', 'mmsec::kmeans_order')  # whose numbers depend on the image
 OPERATORS = TORCH >= (2, 4)  # torch.library.custom_op; without them the functions are plain Python
 FUSED_ON_CPU = TORCH >= (2, 4)  # optimizers' option ``fused``
 CUDNN_ATTENTION = hasattr(torch.backends.cuda, 'enable_cudnn_sdp')  # from 2.5 on
@@ -40,15 +39,19 @@ def why_not(feature: str) -> str | None:
     return f'{feature} needs torch {".".join(map(str, NEEDED[feature]))} or newer; this is {torch.__version__}'
 
 
-def custom_op(name: str) -> Callable[[Function], Any]:
-    """Make a function that changes no argument one operator for torch.compile; see torch.library.custom_op."""
+def custom_op(name: str, by_values: bool = False) -> Callable[[Function], Any]:
+    """Make a function that changes no argument one operator for torch.compile; see torch.library.custom_op.
+
+    With ``by_values`` its steps depend on numbers of the image. A torch without such operators then refuses a trace,
+    which would keep the steps of one image.
+    """
     if OPERATORS:
         return torch.library.custom_op(name, mutates_args=())
 
     def plain(function: Function) -> Any:
         @functools.wraps(function)
         def call(*args: Any) -> Any:
-            if torch.jit.is_tracing() and name in _LOOPS:
+            if by_values and torch.jit.is_tracing():
                 raise ValueError(f'{why_not("a trace of this model")}, which would keep what one image was given')
             return function(*args)
 

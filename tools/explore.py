@@ -109,10 +109,13 @@ def make_page(explorer: Explorer) -> Any:
 
     def predict(file: str) -> tuple[Any, str]:
         """The image, with what is predicted; one that cannot be read is told by :func:`show`."""
+        nothing = gr.Image(visible=False), ''
+        if file is None:
+            return nothing
         try:
             path, picture, _ = explorer.read(Path(file))
-        except (InputError, TypeError):  # the latter without a file
-            return gr.Image(visible=False), ''
+        except InputError:
+            return nothing
         drawn, words = explorer.predict(path) if explorer.predict else (None, '')
         picture = picture if drawn is None else drawn
         picture = mmcv.imresize(picture, picture_size(picture))

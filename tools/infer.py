@@ -22,7 +22,7 @@ from mmengine.utils import ProgressBar
 from mmsec.cli.config import check_operators, load_config
 from mmsec.cli.heads import check_channels
 from mmsec.cli.images import check_outputs, find_images
-from mmsec.cli.inference import build_inferencer
+from mmsec.cli.inference import SCORE_THR, build_inferencer
 from mmsec.cli.processor import optimize_on_cpu
 from mmsec.datasets.image_files import read_image
 from mmsec.engine.files import to_json
@@ -40,7 +40,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--batch-size', type=int, default=1, metavar='N', help='images at once (default: %(default)s)')
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: a GPU if there is one)')
     parser.add_argument(
-        '--score-thr', type=float, metavar='P', help='leave out detections below this score (mmdetection; default: 0.3)'
+        '--score-thr',
+        type=float,
+        metavar='P',
+        help=f'leave out boxes below this score (mmdetection; default: {SCORE_THR})',
     )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='key=value pairs that override the config')
     args = parser.parse_args()
@@ -120,7 +123,7 @@ def main() -> None:
     detector = cfg.default_scope == 'mmdet'
     if not detector and args.score_thr is not None:
         raise InputError(f"--score-thr: '{args.config}' is a segmenter, whose pixels have no score to leave out")
-    score_thr = 0.3 if args.score_thr is None else args.score_thr
+    score_thr = SCORE_THR if args.score_thr is None else args.score_thr
     check_channels(cfg)
     inferencer = build_inferencer(cfg, args.checkpoint, args.device)
     optimize_on_cpu(inferencer.model)

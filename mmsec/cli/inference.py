@@ -17,7 +17,8 @@ from mmsec.models.checkpoints.loading import classifier_weights
 from mmsec.models.checkpoints.reading import forget_checkpoints, read_checkpoint, weights_of
 
 _LISTED = 5
-_SCORE_THR = 0.3  # as tools/infer.py
+SCORE_THR = 0.3
+"""Least score of a detection that is shown, where nothing else is said."""
 
 
 def build_inferencer(cfg: Config, path: str, device: str | None) -> BaseInferencer:
@@ -69,9 +70,9 @@ def build_predictor(cfg: Config, path: str, device: str) -> Predictor | None:
             shares = sorted(zip(counts / found.size, labels, strict=True), reverse=True)
             return picture, _listed([f'{classes[label]} {share:.0%}' for share, label in shares])
         pairs = zip(found[0]['labels'], found[0]['scores'], strict=True)
-        counted = Counter(classes[label] for label, score in pairs if score >= _SCORE_THR)
+        counted = Counter(classes[label] for label, score in pairs if score >= SCORE_THR)
         said = _listed([f'{count} {name}' for name, count in counted.most_common()])
-        return picture[0], f'{said} (score {_SCORE_THR} or more)'
+        return picture[0], f'{said} (score {SCORE_THR} or more)'
 
     return Predictor(inferencer.model, predict)
 

@@ -87,7 +87,8 @@ class ClusterAttention(nn.Module):
 
         Returns:
             Tensor: (B, h, H', W') the share of each token of the map in what the token is given, 0 outside of its
-            cluster; each map sums to 1. The shares of what is beside the map, such as a class token, are left out.
+            cluster; each map sums to 1. Left out are the shares of what is beside the map, such as a class token, and
+            what is read of carriers.
         """
         tokens, ids = self.tokens(*inputs), self.clusters(*inputs).ids.flatten(2)
         logits = torch.einsum('bhd,bnhd->bhn', tokens.query[:, token], tokens.key) * tokens.query.shape[-1] ** -0.5

@@ -87,7 +87,7 @@ def balanced_order(x: Tensor, capacity: Tensor, num_iters: int) -> Tensor:
 
 
 # One operator for the compiler: it has a hundred steps, and shapes that depend on the size of the map in many ways.
-@compat.custom_op('mmsec::kmeans_order')
+@compat.custom_op('mmsec::kmeans_order', by_values=True)
 def kmeans_order(key: Tensor, num_clusters: int, num_iters: int) -> Tensor:
     """Cluster keys (B, N, h, d), scaled to length one, by balanced k-means: (B, h, N) int64, cluster after cluster.
 

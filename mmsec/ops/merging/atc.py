@@ -43,7 +43,7 @@ def agglomerative(metric: Tensor, num_clusters: int, linkage: Linkage = 'average
 
 # One operator for graphs: what is done on the host is no part of them. The number of clusters is a shape, for as a
 # number it would be a constant of a trace.
-@compat.custom_op('mmsec::agglomerative')
+@compat.custom_op('mmsec::agglomerative', by_values=True)
 def _agglomerative(metric: Tensor, clusters: Tensor, linkage: str) -> Tensor:
     """(B, n, d) of length 1 -> (B, n) int64, the cluster of each token."""
     from scipy.cluster import hierarchy

@@ -110,7 +110,7 @@ def deal_centers(num_clusters: int, sizes: Sequence[int]) -> list[int]:
 
 
 # One operator for the compiler: the loops inside depend on the size of the map, and their lengths on the tokens.
-@compat.custom_op('mmsec::density_peaks')
+@compat.custom_op('mmsec::density_peaks', by_values=True)
 def _density_peaks(x: Tensor, clusters: Tensor, region_size: int | None) -> Tensor:
     """(B, H, W, C) -> (B, number of scales, H*W) int64, the cluster of each token.
 
