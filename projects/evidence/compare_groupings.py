@@ -60,17 +60,19 @@ class Comparison(Rows):
         return {'settings': self.settings, 'metric': metric, 'summary': rows} | super().content()
 
 
-def runs_of(base: Config, groupings: Sequence[str], seeds: int, images: int) -> list[Run]:
+def runs_of(
+    base: Config, groupings: Sequence[str], seeds: Sequence[int], measurements: Sequence[Measurement] = ()
+) -> list[Run]:
     """A run of a config for each grouping and seed."""
     runs = []
     for text in groupings:
         cfg = copy.deepcopy(base)
         cfg.model.backbone = dict(cfg.model.backbone, **backbone_options(text))
         build_backbone(copy.deepcopy(cfg), None)
-        for seed in range(seeds):
+        for seed in seeds:
             seeded = copy.deepcopy(cfg)
             seeded.randomness = dict(cfg.get('randomness') or {}, seed=seed)
-            runs.append(Run(text, seed, seeded, cost, [ami_with_classes(images)]))
+            runs.append(Run(text, seed, seeded, cost, measurements))
     return runs
 
 
@@ -181,7 +183,7 @@ def main() -> None:
         train_in(base, args.iters)
     settings = {name: getattr(args, name) for name in ('config', 'seeds', 'iters', 'images', 'cfg_options')}
     found = Comparison(args.out, args.work_dir, settings)
-    runs = runs_of(base, args.groupings, args.seeds, args.images)
+    runs = runs_of(base, args.groupings, range(args.seeds), [ami_with_classes(args.images)])
     run_all([(found, each) for each in runs], args.jobs)
     results: dict[str, dict[str, dict]] = {}
     for each in runs:  # the file may have more

@@ -5,34 +5,16 @@ started again. What a row needs of its checkpoint is measured right behind the t
 """
 
 import argparse
-import json
 import statistics
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from evidence_pages import write_page
-from evidence_runs import (
-    DATA,
-    MERGING_TIMES,
-    NOT_MERGED,
-    ROOT,
-    SECTIONS,
-    config_of,
-    merging_times,
-    mergings,
-    missing,
-    sections,
-    untimed,
-    vit_row,
-)
-from training_rows import Rows, Run, revision, write_json
-from training_runs import TOOLS, run_all
+from evidence_runs import ROOT, SECTIONS, missing, sections
+from training_rows import Rows, Run
+from training_runs import run_all
 
 from mmsec.engine.processes import run
-
-REPEATS = {'nuclei': 3, 'camvid': 25}  # rounds in which mergings are timed; CamVid has images of one size
 
 
 def parse_args() -> argparse.Namespace:
@@ -91,44 +73,14 @@ def plan(chosen: Mapping[str, tuple[Rows, list[Run]]], jobs: int) -> list[tuple[
     return list(left.values())
 
 
-def time_mergings(out: Path, names: Sequence[str]) -> None:
-    """Add the times of these data sets, whose ViT is trained, to those that are there."""
-    content, path = merging_times(out), out / 'merging_rounds.json'
-    for data in names:
-        images = vit_row(out, data)['images']  # how many have which size
-        command = [
-            sys.executable,
-            TOOLS / 'analysis_tools/benchmark.py',
-            'merging',
-            config_of('vit_s', data),
-            '--merging',
-        ]
-        command += [f'{name}: {options}' for name, options in mergings(data).items() if name != NOT_MERGED]
-        command += ['--sizes', *images, '--repeats', str(REPEATS[data]), '--json', path.resolve()]
-        subprocess.run(command, cwd=ROOT, check=True)
-        found = json.loads(path.read_text())
-        path.unlink()
-        means = {
-            name: sum(seconds[size] * number for size, number in images.items()) / sum(images.values())
-            for name, seconds in found['seconds'].items()
-        }
-        row = {'machine': found['machine'], 'git': revision(), 'images': images, 'seconds': means}
-        content[data] = row | {'rounds': found['rounds']}
-    write_json(out / MERGING_TIMES, content)
-
-
 def main() -> None:
     """Say what is left, do it, make the page."""
     args = parse_args()
     if not args.pages:
         left = plan(sections(args.section, args.out, args.work_dir), args.jobs)
-        if 'merging' in args.section and (lacking := [data for data in DATA if data not in merging_times(args.out)]):
-            print(f'times of merging: to measure behind the runs, a few minutes for each of {", ".join(lacking)}')
         if args.plan:
             return
         run_all(left, args.jobs, args.minutes)
-        if 'merging' in args.section and (data := untimed(args.out)):  # nothing else runs now
-            time_mergings(args.out, data)
     print(f'page: {write_page(args.out)}')
 
 

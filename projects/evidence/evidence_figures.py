@@ -85,24 +85,3 @@ def draw_counts(metric: str, rows: Mapping[str, dict], path: Path) -> None:
     axes.legend(title='clusters of stages 1 to 4', loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
     tidy(axes)
     figure.savefig(path)
-
-
-def draw_merging(panels: Mapping[str, tuple[str, Mapping[str, Sequence[dict]]]], path: Path) -> None:
-    """Metric against multiply-adds and against time: a row of two panels for each data set, a line for each method."""
-    costs = {'multiply_adds': ('multiply-adds of the backbone, G', 1e9), 'seconds': ('seconds of the backbone', 1)}
-    figure = Figure(figsize=(11.5, 3.6 * len(panels)), dpi=120, layout='constrained')
-    handles: dict = {}
-    style_of = styles(name for _, methods in panels.values() for name in methods)
-    subplots = figure.subplots(len(panels), len(costs), squeeze=False, sharey='row')
-    for row, (title, (metric, methods)) in zip(subplots, panels.items(), strict=True):
-        for axes, (key, (label, unit)) in zip(row, costs.items(), strict=True):
-            for name, points in methods.items():
-                colour, marker = style_of[name]
-                known = [point for point in points if point[key] is not None]
-                x, y = [point[key] / unit for point in known], [point['metric'] for point in known]
-                (line,) = axes.plot(x, y, marker=marker, color=colour, linewidth=1.3)
-                handles.setdefault(name, line)
-            axes.set(title=title, xlabel=label)
-            tidy(axes)
-        row[0].set_ylabel(metric)
-    save(figure, handles, path)

@@ -1,13 +1,12 @@
 """docs/evidence.md: the tables and figures between its markers, from rows of finished runs."""
 
-import math
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from compare_groupings import draw, head, line, number, place_of, summary
-from evidence_figures import draw_counts, draw_curves, draw_merging, draw_semantic
+from compare_groupings import draw, head, line, number, summary
+from evidence_figures import draw_counts, draw_curves, draw_semantic
 from evidence_noise import FACTOR, beyond_noise, pooled_spread, spread_beside_seeds, verdict
 from evidence_runs import (
     BACKBONES,
@@ -15,15 +14,11 @@ from evidence_runs import (
     DATA,
     GLOBAL,
     GROUPINGS,
-    MERGING_TIMES,
-    NOT_MERGED,
     PUBLISHED,
     ROOT,
     SEEDS,
     TRANSFER,
     config_of,
-    merging_times,
-    vit_row,
 )
 from training_rows import Rows
 
@@ -163,39 +158,6 @@ def semantic(out: Path, images: Path) -> list[str]:
     return lines
 
 
-def merging(out: Path, images: Path) -> list[str]:
-    """The trained ViT with mergings."""
-    lines, panels, times = [], {}, merging_times(out)
-    for data, metrics in METRICS.items():
-        metric, title = next(iter(metrics.items()))
-        row = vit_row(out, data)
-        lines += ['', f'{TITLES[data]}{"" if row else f", {NOT_RUN}"}:']
-        if not row:
-            continue
-        lines += ['', *head(['merging', title, 'multiply-adds, G', 'relative', 'latency, s', 'relative'])]
-        seconds = times.get(data, {}).get('seconds', {})
-        first = {'multiply_adds': row['merged_multiply_adds'][NOT_MERGED], 'seconds': seconds.get(NOT_MERGED)}
-        methods: dict[str, list[dict]] = {}
-        for name, tested in row['merging'].items():
-            cost = {'multiply_adds': row['merged_multiply_adds'][name], 'seconds': seconds.get(name)}
-            shown = 'none' if name == NOT_MERGED else name
-            methods.setdefault(shown.split()[0], []).append({'metric': tested['metrics'].get(metric, math.nan)} | cost)
-            cells = [shown, each_seed([tested], metric)]
-            for (key, value), unit, pattern in zip(cost.items(), (1e9, 1), ('.2f', '.3f'), strict=True):
-                cells += [number(value, pattern, unit), number(value, '.2f', first[key] or 1)]
-            lines.append(line(cells))
-        panels[TITLES[data]] = title, methods
-    if panels:
-        draw_merging(panels, images / 'evidence_merging.png')
-        lines += ['', f'![Metric against multiply-adds and time]({images.name}/evidence_merging.png)']
-    said = [f'{place_of(each["machine"])}, torch {each["machine"]["torch"]}, revision {each["git"]}'
-            for each in times.values()]  # fmt: skip
-    if said:
-        log = f'[{MERGING_TIMES}]({out.name}/{MERGING_TIMES})'
-        lines += ['', f'Seconds on {"; ".join(dict.fromkeys(said))}. Log: {log} has every round.']
-    return lines
-
-
 def transfer(out: Path, images: Path) -> list[str]:
     """SecViT-T from weights of the demo, and from two kinds of random weights."""
     configs = {data: config_of('secvit_t', data).stem for data in METRICS}
@@ -271,7 +233,7 @@ def clusters(out: Path, images: Path) -> list[str]:
 
 
 BLOCKS: dict[str, Callable[[Path, Path], list[str]]] = {
-    each.__name__: each for each in (backbones, semantic, merging, transfer, groupings, clusters)
+    each.__name__: each for each in (backbones, semantic, transfer, groupings, clusters)
 }
 
 

@@ -5,11 +5,12 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from compare_groupings import Comparison, runs_of
+import torch
+from compare_groupings import Comparison, ami_with_classes, runs_of
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
-from training_rows import Measurement, Rows, Run, Trained, cost, images_by_size, mean_multiply_adds
-from training_runs import ROOT, TOOLS, evaluate
+from mmengine.model import initialize
+from training_rows import Rows, Run, Trained, cost
+from training_runs import ROOT, TOOLS
 
 from mmsec.cli.config import load_config
 from mmsec.cli.data import check_data
@@ -19,14 +20,15 @@ from mmsec.evaluation.clusters import BASELINES, MEASURES
 
 CONFIGS = Path('projects/evidence/configs')
 DATA = {'nuclei': ('mmdet', 'maskrcnn'), 'camvid': ('mmseg', 'upernet')}
-BACKBONES = {  # the first part of a config's name: what it is called, and seeds
-    'secvit_t': ('SecViT-T', 2),
-    'swin_t': ('Swin-T', 2),
-    'resnet50': ('ResNet-50', 2),
-    'clustr_b1': ('ClusTR-b1', 1),
-    'vit_s': ('ViT-S', 1),
-    'vit_s_pitome': ('ViT-S with PiToMe', 1),
+BACKBONES = {  # the first part of a config's name: what it is called, and seeds on nuclei and on CamVid
+    'secvit_t': ('SecViT-T', {'nuclei': 2, 'camvid': 3}),
+    'swin_t': ('Swin-T', {'nuclei': 2, 'camvid': 3}),
+    'resnet50': ('ResNet-50', {'nuclei': 2, 'camvid': 3}),
+    'clustr_b1': ('ClusTR-b1', {'nuclei': 1, 'camvid': 3}),
+    'vit_s': ('ViT-S', {'nuclei': 1, 'camvid': 1}),
+    'vit_s_pitome': ('ViT-S with PiToMe', {'nuclei': 1, 'camvid': 1}),
 }
+INITIAL = ('secvit_t', 'swin_t', 'resnet50', 'clustr_b1')  # trained from PyTorch's default, too
 SMALL = CONFIGS / 'secvit_t_upernet_camvid_small.py'
 PUBLISHED, GLOBAL = 'SemanticGrouping', 'SemanticGrouping num_clusters=1,1,1,1'
 VARIANTS = ('metric=dot', 'metric=euclidean', 'feature=query', 'feature=value', 'cut=interleaved')
@@ -37,19 +39,26 @@ SCHEDULES = ('32,8,[4,4,4,2,2,2,1,1,1],1', '32,8,[1,1,1,2,2,2,4,4,4],1')
 COUNTS = tuple(f'{PUBLISHED} num_clusters={each}' for each in ('8,2,1,1', '64,16,4,1', '128,32,8,2', *SCHEDULES))
 SEEDS = 3  # of groupings and numbers of clusters
 IMAGES = 200  # for AMI
+DEFAULT_WEIGHTS = CONFIGS / 'secvit_t_upernet_camvid_kaiming.py'
 TRANSFER = {  # config: its initial weights
     CONFIGS / 'secvit_t_maskrcnn_nuclei_kaiming.py': "random, PyTorch's default",
     CONFIGS / 'secvit_t_maskrcnn_nuclei_from_shapes.py': 'pre-trained on shapes by the demo',
     CONFIGS / 'secvit_t_upernet_camvid_kaiming.py': "random, PyTorch's default",
 }
-# The grid has 16 x 16 tokens in most images of nuclei, and 23 x 17 in those of CamVid.
-REMOVED = {'nuclei': (4, 8, 12, 16), 'camvid': (6, 12, 18, 24)}
-KEPT = (0.975, 0.95, 0.925, 0.9)
-SIZES = (0.85, 0.7, 0.5, 0.35)
-NOT_MERGED = 'nothing'
-MERGING_TIMES = 'merging_times.json'
+# docs/evidence/plan.md, which was written before any of these runs
+PAIRED = {'camvid': SMALL, 'nuclei': CONFIGS / 'secvit_t_upernet_nuclei_small.py'}
+PAIRED_SEEDS = range(3, 17)
+PAIRED_WITH = (
+    *OTHERS[:3],
+    f'{PUBLISHED} metric=euclidean',
+    GLOBAL,
+    f'{PUBLISHED} num_clusters=16,4,1,1',
+    f'{PUBLISHED} num_clusters=64,16,4,1',
+    f'{PUBLISHED} carriers=1',
+)
 HOW_TO = {  # make what is missing
     'data/nuclei': 'python tools/dataset_converters/nuclei.py SOURCE data/nuclei',
+    'data/nuclei/labels/train': 'python projects/evidence/nuclei_labels.py data/nuclei',
     'data/camvid': 'python tools/dataset_converters/camvid.py CamVid data/camvid',
     'work_dirs/demo/secvit_t_maskrcnn_shapes/epoch_3.pth': (
         'python tools/make_shapes.py data/shapes --train 1000 --val 100 && python tools/train.py '
@@ -59,10 +68,12 @@ HOW_TO = {  # make what is missing
 SECTIONS = {  # in this order
     'backbones': 'all backbones on both sets, with what semantic and merging measure of them',
     'semantic': 'SecViT-T of both sets, and how far its clusters follow the annotations',
-    'merging': 'ViT-S of both sets, tested with merging',
     'transfer': "SecViT-T from the demo's weights on nuclei, and on both sets from the random ones that it starts from",
     'groupings': 'ways of grouping on small images of CamVid',
     'clusters': 'numbers of clusters on the same',
+    'initial': "backbones on CamVid from PyTorch's default weights",
+    'pairs_camvid': 'groupings, numbers of clusters and carriers on small images of CamVid, by the plan',
+    'pairs_nuclei': 'the same on small images of nuclei',
 }
 
 
@@ -73,42 +84,36 @@ def config_of(backbone: str, data: str) -> Path:
     return folder / f'{backbone}_{method}_{data}.py'
 
 
-def mergings(data: str) -> dict[str, dict]:
-    """What the trained ViT is tested with, by name: options of its ``merging``."""
-    return {
-        NOT_MERGED: {},
-        **{f'ToMe r={r}': {'type': 'ToMe', 'r': r} for r in REMOVED[data]},
-        **{f'PiToMe {ratio:g}': {'type': 'PiToMe', 'ratio': ratio} for ratio in KEPT},
-        **{f'Expedit {size:g}': {'type': 'Expedit', 'after_block': 6, 'size': size} for size in SIZES},
-    }
-
-
-def vit_row(out: Path, data: str) -> dict | None:
-    """The row of the ViT that is tested with mergings; None before its run has finished."""
-    row = Rows(out / 'backbones.json', out).runs.get(config_of('vit_s', data).stem, {}).get('0', {})
-    return row if 'merging' in row else None
-
-
-def merging_times(out: Path) -> dict[str, dict]:
-    """What time_mergings of evidence.py has written, by data set; nothing before the first call of it."""
-    path = out / MERGING_TIMES
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def untimed(out: Path) -> list[str]:
-    """Data sets whose ViT is tested with mergings that are not timed yet."""
-    return [data for data in DATA if vit_row(out, data) and data not in merging_times(out)]
-
-
 def run_of(path: Path, seed: int) -> Run:
     """A run of a config, with what is measured of its backbone."""
     cfg = load_config(str(ROOT / path))
     cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
-    if path.stem.startswith('vit_s_') and 'pitome' not in path.stem:
-        data = path.stem.split('_')[-1]
-        return Run(path.stem, seed, cfg, lambda cfg: cost(cfg) | merged_cost(cfg, data), [with_mergings(data)])
     measurements = [clusters_and_labels] if path.stem.startswith('secvit_t_') and path not in TRANSFER else []
     return Run(path.stem, seed, cfg, cost, measurements)
+
+
+def from_default(backbone: str, seed: int, work_dir: Path) -> Run:
+    """A run on CamVid from PyTorch's default weights; mmsegmentation's Swin takes none but from a file."""
+    cfg = load_config(str(ROOT / config_of(backbone, 'camvid')))
+    cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
+    default = load_config(str(ROOT / DEFAULT_WEIGHTS)).model.backbone.init_cfg
+    if backbone != 'swin_t':
+        cfg.model.backbone.init_cfg = default
+        return Run(backbone, seed, cfg, cost)
+    files = {each: work_dir / f'initial/swin_t_seed{each}.pth' for each in range(SEEDS)}
+    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(files[seed]))
+    return Run(backbone, seed, cfg, lambda cfg: draw_weights(cfg, default, files) or cost(cfg))
+
+
+def draw_weights(cfg: Config, init_cfg: dict, files: dict[int, Path]) -> None:
+    """Write random weights of a backbone for each seed."""
+    plain = Config(dict(model=dict(backbone=dict(cfg.model.backbone, init_cfg=None))))
+    for seed, path in files.items():
+        torch.manual_seed(seed)
+        model = build_backbone(plain, None)
+        initialize(model, init_cfg)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(model.state_dict(), path)
 
 
 def clusters_and_labels(trained: Trained) -> dict:
@@ -137,38 +142,20 @@ def by_stage(rows: list[dict], weights: str) -> list[dict]:
     return found
 
 
-def with_mergings(data: str) -> Measurement:
-    """Metrics of a trained ViT with each merging, and without, one after the other."""
-
-    def measure(trained: Trained) -> dict:
-        found = {}
-        for name, options in mergings(data).items():
-            words = [f'model.backbone.merging.{key}={value}' for key, value in options.items()]
-            found[name] = evaluate(trained, trained.folder / 'merging' / name.replace(' ', '_'), words)
-        return {'merging': found}
-
-    return measure
-
-
-def merged_cost(cfg: Config, data: str) -> dict:
-    """Multiply-adds of the backbone with each merging, the mean over images of the test data."""
-    adds = {}
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        images = images_by_size(cfg)
-        for name, options in mergings(data).items():
-            merging = Config(dict(model=dict(backbone=dict(cfg.model.backbone, merging=options))))
-            backbone = build_backbone(merging, None)
-            adds[name] = mean_multiply_adds(images, backbone, backbone)
-    return {'merged_multiply_adds': adds}
+CHECKED: set[tuple] = set()  # data that were looked at
 
 
 def missing(cfg: Config) -> str | None:
     """What a config needs and is not there, and how to make it: one line."""
-    roots = [each.data_root.rstrip('/') for each in inner_datasets(cfg.train_dataloader.dataset)]
-    for path in (*roots, cfg.get('load_from')):
+    data = list(inner_datasets(cfg.train_dataloader.dataset))
+    roots = [each.data_root.rstrip('/') for each in data]
+    labels = [f'{root}/{each.data_prefix.get("seg_map_path")}' for root, each in zip(roots, data, strict=True)]
+    for path in (*roots, *(each for each in labels if each in HOW_TO), cfg.get('load_from')):
         if path and not Path(path).exists():
             return f"'{path}' not found; make it: {HOW_TO[path]}"
-    check_data(cfg, 'train', 'val', 'test')
+    if (key := (*roots, *labels)) not in CHECKED:
+        check_data(cfg, 'train', 'val', 'test')
+        CHECKED.add(key)
     return None
 
 
@@ -176,18 +163,28 @@ def sections(names: Sequence[str], out: Path, work_dir: Path) -> dict[str, tuple
     """The sections of these names: where their figures are kept, and their runs, in order."""
     found: dict[str, tuple[Rows, list[Run]]] = {}
     backbones = Rows(out / 'backbones.json', work_dir)
-    needed = {'semantic': ['secvit_t'], 'merging': ['vit_s'], 'backbones': list(BACKBONES)}
+    needed = {'semantic': ['secvit_t'], 'backbones': list(BACKBONES)}
     for name in names:
+        rows, runs = Rows(out / f'{name}.json', work_dir / name), []
         if name in needed:
-            paths = [(config_of(each, data), BACKBONES[each][1]) for data in DATA for each in needed[name]]
-            runs = [run_of(path, seed) for path, seeds in paths for seed in range(seeds)]
-            found[name] = backbones, sorted(runs, key=lambda run: run.seed)  # each backbone once, first
+            rows = backbones
+            runs = [
+                run_of(config_of(each, data), seed)
+                for data in DATA
+                for each in needed[name]
+                for seed in range(BACKBONES[each][1][data])
+            ]
         elif name == 'transfer':
-            found[name] = Rows(out / 'transfer.json', work_dir), [run_of(path, 0) for path in TRANSFER]
+            runs = [run_of(path, 0) for path in TRANSFER]
+        elif name == 'initial':
+            runs = [from_default(each, seed, work_dir) for each in INITIAL for seed in range(SEEDS)]
+        elif name.startswith('pairs_'):
+            small = load_config(str(ROOT / PAIRED[name.removeprefix('pairs_')]))
+            runs = runs_of(small, (PUBLISHED, *PAIRED_WITH), PAIRED_SEEDS)
         else:
             texts = GROUPINGS if name == 'groupings' else COUNTS
             settings = {'config': str(SMALL), 'seeds': SEEDS, 'iters': None, 'images': IMAGES, 'cfg_options': None}
             rows = Comparison(out / name, work_dir / name, settings)
-            runs = runs_of(load_config(str(ROOT / SMALL)), texts, SEEDS, IMAGES)
-            found[name] = rows, sorted(runs, key=lambda run: run.seed)
+            runs = runs_of(load_config(str(ROOT / SMALL)), texts, range(SEEDS), [ami_with_classes(IMAGES)])
+        found[name] = rows, sorted(runs, key=lambda run: run.seed)  # every name once, first
     return found
