@@ -23,11 +23,36 @@ def test_no_run_is_left_and_the_page_is_what_the_rows_say(tmp_path):
     out = tmp_path / 'evidence'
     shutil.copytree(ROOT / 'docs/evidence', out)
     shutil.copy(ROOT / 'docs/evidence.md', tmp_path)
-    assert '\nto run: 0, 1 at the same time' in call('evidence.py', '--plan', '--out', out)
+    whole = ['semantic', 'transfer', 'groupings', 'clusters']
+    assert '\nto run: 0, 1 at the same time' in call('evidence.py', '--plan', '--out', out, '--section', *whole)
     call('evidence.py', '--pages', '--out', out)
     assert (tmp_path / 'evidence.md').read_text() == (ROOT / 'docs/evidence.md').read_text()
     drawn = {path.name for path in (tmp_path / 'images').iterdir()}
     assert drawn == {path.name for path in (ROOT / 'docs/images').glob('evidence_*')}
+
+
+def test_a_difference_is_that_of_its_seeds_with_the_interval_and_the_correction_of_the_books(monkeypatch):
+    monkeypatch.syspath_prepend(PIPELINE)
+    from paired import differences
+
+    rows = {
+        'base': {'0': 1.0, '1': 2.0, '2': 3.0, '3': 9.0},
+        'more': {'0': 2.0, '1': 4.0, '2': 6.0},  # 1, 2 and 3 more: t = 2 / (1 / sqrt(3))
+        'same': {'0': 1.0, '1': 2.1, '2': 2.9},
+        'few': {'0': 5.0, '1': 6.0, '9': 7.0},
+    }
+    found = differences(rows, 'base')
+    assert list(found) == ['more', 'same']
+    more = found['more']
+    assert more.pairs == 3
+    assert (more.mean, more.std) == (pytest.approx(2), pytest.approx(1))
+    assert (more.low, more.high) == (
+        pytest.approx(2 - 4.303 / 3**0.5, abs=1e-3),
+        pytest.approx(2 + 4.303 / 3**0.5, abs=1e-3),
+    )
+    assert more.p == pytest.approx(0.0742, abs=1e-4)
+    assert more.adjusted == pytest.approx(2 * more.p)
+    assert found['same'].adjusted == pytest.approx(1)
 
 
 def test_groupings_are_trained_measured_and_gone_on_with(shapes, tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from paired import Difference
 
 # Told apart also by those who do not see all colours (Okabe and Ito).
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000', '#999999')
@@ -84,4 +85,22 @@ def draw_counts(metric: str, rows: Mapping[str, dict], path: Path) -> None:
     axes.set(xlabel='multiply-adds of the backbone, G', ylabel=f'{metric}: small dots are seeds, large ones their mean')
     axes.legend(title='clusters of stages 1 to 4', loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
     tidy(axes)
+    figure.savefig(path)
+
+
+def draw_differences(panels: Mapping[str, Mapping[str, Difference]], path: Path) -> None:
+    """Mean differences from the baseline and their intervals: a panel for each data set."""
+    names = list(next(iter(panels.values())))
+    figure = Figure(figsize=(4 * len(panels) + 3, 1.2 + 0.35 * len(names)), dpi=120, layout='constrained')
+    subplots = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, (title, found) in zip(subplots, panels.items(), strict=True):
+        for place, name in enumerate(names):
+            each = found[name]
+            axes.plot((each.low, each.high), (place, place), color='black', linewidth=1.5)
+            axes.plot(each.mean, place, 'o', color=COLOURS[each.adjusted < 0.05])
+        axes.axvline(0, color='grey', linewidth=1)
+        axes.set(title=title, xlabel='mIoU less that of SemanticGrouping')
+        tidy(axes)
+    subplots[0].set_yticks(range(len(names)), names)
+    subplots[0].invert_yaxis()
     figure.savefig(path)

@@ -6,20 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from compare_groupings import draw, head, line, number, summary
-from evidence_figures import draw_counts, draw_curves, draw_semantic
-from evidence_noise import FACTOR, beyond_noise, pooled_spread, spread_beside_seeds, verdict
+from evidence_figures import draw_counts, draw_curves, draw_differences, draw_semantic
 from evidence_runs import (
     BACKBONES,
     COUNTS,
     DATA,
     GLOBAL,
     GROUPINGS,
+    INITIAL,
+    PAIRED_SEEDS,
+    PAIRED_WITH,
     PUBLISHED,
     ROOT,
-    SEEDS,
     TRANSFER,
     config_of,
 )
+from paired import Difference, differences
 from training_rows import Rows
 
 from mmsec.engine.files import write_whole
@@ -75,17 +77,6 @@ def failures(seeds: Mapping[str, dict]) -> str:
     return '; '.join(f'seed {seed} failed: {row["failed"]}' for seed, row in sorted(seeds.items()) if 'failed' in row)
 
 
-def spreads(runs: Runs, data: str) -> list[str]:
-    """The spread of each metric of a set, where a row has several seeds."""
-    rows = [finished(runs.get(config_of(backbone, data).stem, {})) for backbone in BACKBONES]
-    said = []
-    for metric, title in METRICS[data].items():
-        spread = pooled_spread([row['metrics'][metric] for row in seeds if metric in row['metrics']] for seeds in rows)
-        if spread is not None:
-            said.append(f'{title} {digits(spread, metric)}')
-    return ['', f'Standard deviation over seeds, pooled over the rows with several: {", ".join(said)}.'] if said else []
-
-
 def source(out: Path, logs: Mapping[str, Runs]) -> list[str]:
     """Where figures come from, as the last lines of a block."""
     rows = [row for runs in logs.values() for seeds in runs.values() for row in seeds.values()]
@@ -112,7 +103,10 @@ def backbones(out: Path, images: Path) -> list[str]:
     """All backbones on both sets, and their curves."""
     runs, lines, panels = runs_in(out, 'backbones.json'), [], {}
     for data, metrics in METRICS.items():
-        titles = [*metrics.values(), *(title for title, _, _ in COSTS.values())]
+        main = next(iter(metrics))
+        titles = [*metrics.values(), f'{metrics[main]} less SecViT-T', '95 % interval']
+        titles += [title for title, _, _ in COSTS.values()]
+        found = differences(metric_by_seed(runs, main), config_of('secvit_t', data).stem)
         lines += ['', f'{TITLES[data]}:', '', *head(['backbone', 'seeds', *titles, 'failed'])]
         for backbone, (name, _) in BACKBONES.items():
             config = config_of(backbone, data)
@@ -120,11 +114,11 @@ def backbones(out: Path, images: Path) -> list[str]:
             rows = panels.setdefault(TITLES[data], {})[name] = finished(seeds)
             cells = [f'[{name}](../{config})', f'{len(rows)}' if seeds else NOT_RUN]
             cells += [each_seed(rows, metric) for metric in metrics]
+            cells += interval(found.get(config.stem), '+.3f' if 'mAP' in main else '+.1f')
             for key, (_, unit, pattern) in COSTS.items():
                 known = [row[key] for row in rows if row[key] is not None]
                 cells.append(number(statistics.mean(known), pattern, unit) if known else '')
             lines.append(line([*cells, failures(seeds)]))
-        lines += spreads(runs, data)
     if any(rows for panel in panels.values() for rows in panel.values()):
         draw_curves(panels, images / 'evidence_curves.png')
         lines += ['', f'![Training loss of all runs]({images.name}/evidence_curves.png)']
@@ -179,12 +173,27 @@ def transfer(out: Path, images: Path) -> list[str]:
     return lines + source(out, {'backbones.json': default, 'transfer.json': learnt})
 
 
+def metric_by_seed(runs: Runs, metric: str) -> dict[str, dict[str, float]]:
+    """A metric of all runs that did not fail, by name and seed."""
+    return {
+        name: {seed: row['metrics'][metric] for seed, row in seeds.items() if metric in row.get('metrics', {})}
+        for name, seeds in runs.items()
+    }
+
+
+def interval(found: Difference | None, pattern: str = '+.2f') -> list[str]:
+    """A difference and its interval, as two cells of a table."""
+    if found is None:
+        return ['', '']
+    return [format(found.mean, pattern), f'{format(found.low, pattern)} to {format(found.high, pattern)}']
+
+
 def compared(out: Path, names: Mapping[str, str], first: str, with_ami: bool) -> tuple[list[str], str, dict[str, dict]]:
     """A table of groupings, in the order of ``names`` and not by rank; the metric; rows that have values, by name."""
     every = {**runs_in(out, GROUPING_RUNS), **runs_in(out, CLUSTER_RUNS)}  # runs of one model
     metric, rows = summary(every)
-    spread, default = pooled_spread(row['values'] for row in rows.values()), rows.get(PUBLISHED)
-    titles = [f'{metric or "metric"}, mean', 'std', 'seeds', 'difference from the default', 'beyond noise',
+    found = differences(metric_by_seed(every, metric), PUBLISHED) if PUBLISHED in every else {}
+    titles = [f'{metric or "metric"}, mean', 'std', 'seeds', 'difference', '95 % interval',
               's per iteration', 'multiply-adds, G', *(['AMI'] if with_ami else []), 'failed']  # fmt: skip
     lines = ['', *head([first, *titles])]
     for text, name in names.items():
@@ -192,19 +201,11 @@ def compared(out: Path, names: Mapping[str, str], first: str, with_ami: bool) ->
         if row is None:
             lines.append(line([name, NOT_RUN, *[''] * (len(titles) - 1)]))
             continue
-        difference, judged = verdict(row, default, spread)
-        numbers = [number(row['mean'], '.2f'), number(row['std'], '.2f'), f'{len(row["values"])}', difference, judged]
+        numbers = [number(row['mean'], '.2f'), number(row['std'], '.2f'), f'{len(row["values"])}']
+        numbers += interval(found.get(text))
         numbers += [number(row['seconds_per_iteration'], '.2f'), number(row['multiply_adds'], '.2f', 1e9)]
         numbers += [number(row['ami'], '.3f')] if with_ami else []
         lines.append(line([name, *numbers, failures(every[text])]))
-    if spread is not None:
-        lines += ['', f'Pooled standard deviation over seeds: {spread:.2f} {metric}. Noise is up to '
-                  f'{FACTOR * spread:.2f}. Rows beyond noise: {beyond_noise(rows, names, spread)}.']  # fmt: skip
-    seeds = [[row['metrics'][metric] for row in finished(each)] for each in every.values()]
-    beside = spread_beside_seeds([values for values in seeds if len(values) == SEEDS])
-    if beside is not None:
-        lines += ['', f'Residual standard deviation without the means of seeds: {beside:.2f}. Twice that is '
-                  f'{FACTOR * beside:.2f}. Rows that differ by more: {beyond_noise(rows, names, beside)}.']  # fmt: skip
     drawn = {name: rows[text] for text, name in names.items() if text in rows and rows[text]['values']}
     return lines, metric or '', drawn
 
@@ -232,8 +233,48 @@ def clusters(out: Path, images: Path) -> list[str]:
     return lines + source(out, {GROUPING_RUNS: shared, CLUSTER_RUNS: runs_in(out, CLUSTER_RUNS)})
 
 
+def pairs(out: Path, images: Path) -> list[str]:
+    """The paired comparisons of the plan, once all runs of a set are there."""
+    names = {text: 'one cluster (global attention)' if text == GLOBAL else text for text in (PUBLISHED, *PAIRED_WITH)}
+    lines, panels, logs = [], {}, {}
+    for data, title in {'camvid': 'CamVid', 'nuclei': 'Nuclei'}.items():
+        file = f'pairs_{data}.json'
+        logs[file] = runs_in(out, file)
+        values = metric_by_seed(logs[file], 'mIoU')
+        ready = min(len(values.get(text, {})) for text in names)
+        lines += ['', f'{title}, {ready} of {len(PAIRED_SEEDS)} pairs{"" if ready else f", {NOT_RUN}"}:']
+        if ready < len(PAIRED_SEEDS):
+            lines += ['', 'No test before all of them are there.'] if ready else []
+            continue
+        titles = ['mIoU, mean', 'difference', '95 % interval', 'std of differences', 'p', 'p after Holm']
+        lines += ['', *head(['grouping', *titles])]
+        found = differences(values, PUBLISHED)
+        for text, name in names.items():
+            cells, each = [name, f'{statistics.mean(values[text].values()):.2f}'], found.get(text)
+            tests = [f'{each.std:.2f}', f'{each.p:.2g}', f'{each.adjusted:.2g}'] if each else [''] * 3
+            lines.append(line([*cells, *interval(each), *tests]))
+        panels[title] = {names[text]: each for text, each in found.items()}
+    if panels:
+        draw_differences(panels, images / 'evidence_pairs.png')
+        lines += ['', f'![Differences and their 95 % intervals]({images.name}/evidence_pairs.png)']
+    return lines + source(out, logs)
+
+
+def initial(out: Path, images: Path) -> list[str]:
+    """Backbones on CamVid from their own default weights and from PyTorch's default."""
+    own, other = runs_in(out, 'backbones.json'), runs_in(out, 'initial.json')
+    lines = ['', *head(['backbone', 'its own default', "PyTorch's default", 'difference', '95 % interval', 'failed'])]
+    for backbone in INITIAL:
+        runs = {'own': own.get(config_of(backbone, 'camvid').stem, {}), 'other': other.get(backbone, {})}
+        values = metric_by_seed(runs, 'mIoU')
+        cells = [each_seed(finished(seeds), 'mIoU') if seeds else NOT_RUN for seeds in runs.values()]
+        difference = interval(differences(values, 'own').get('other'), '+.1f')
+        lines.append(line([BACKBONES[backbone][0], *cells, *difference, failures(runs['other'])]))
+    return lines + source(out, {'initial.json': other})
+
+
 BLOCKS: dict[str, Callable[[Path, Path], list[str]]] = {
-    each.__name__: each for each in (backbones, semantic, transfer, groupings, clusters)
+    each.__name__: each for each in (pairs, initial, backbones, semantic, transfer, groupings, clusters)
 }
 
 
