@@ -9,12 +9,12 @@ import torch
 from compare_groupings import Comparison, ami_with_classes, runs_of
 from mmengine.config import Config
 from mmengine.model import initialize
+from mmengine.registry import MODELS, DefaultScope
 from training_rows import Rows, Run, Trained, cost
 from training_runs import ROOT, TOOLS
 
 from mmsec.cli.config import load_config
 from mmsec.cli.data import check_data
-from mmsec.cli.weights import build_backbone
 from mmsec.datasets.wrappers import inner_datasets
 from mmsec.evaluation.clusters import BASELINES, MEASURES
 
@@ -107,10 +107,10 @@ def from_default(backbone: str, seed: int, work_dir: Path) -> Run:
 
 def draw_weights(cfg: Config, init_cfg: dict, files: dict[int, Path]) -> None:
     """Write random weights of a backbone for each seed."""
-    plain = Config(dict(model=dict(backbone=dict(cfg.model.backbone, init_cfg=None))))
     for seed, path in files.items():
         torch.manual_seed(seed)
-        model = build_backbone(plain, None)
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            model = MODELS.build(dict(cfg.model.backbone, init_cfg=None))
         initialize(model, init_cfg)
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(model.state_dict(), path)
