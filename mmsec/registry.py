@@ -5,6 +5,7 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
 from mmengine.registry import Registry
 
 from mmsec.errors import InputError
@@ -21,6 +22,9 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
 )
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmsec', locations=['mmsec.engine.hooks'])
 TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope='mmsec', locations=['mmsec.datasets'])
+WEIGHT_INITIALIZERS = Registry(
+    'weight initializer', parent=MMENGINE_WEIGHT_INITIALIZERS, scope='mmsec', locations=['mmsec.models']
+)
 
 
 def renamed(registry: Registry, **names: str) -> None:

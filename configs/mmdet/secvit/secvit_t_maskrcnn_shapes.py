@@ -14,15 +14,7 @@ model = dict(
     backbone=dict(
         drop_path_rate=0.0,
         norm_eval=False,
-        init_cfg=dict(
-            _delete_=True,
-            type='Kaiming',
-            layer=['Conv2d', 'Linear'],
-            mode='fan_in',
-            a=5**0.5,
-            nonlinearity='leaky_relu',
-            distribution='uniform',
-        ),
+        init_cfg=dict(_delete_=True, type='mmsec.PyTorchDefault'),
     ),
     neck=dict(out_channels=64, norm_cfg=dict(type='GN', num_groups=8)),
     rpn_head=dict(in_channels=64, feat_channels=64),

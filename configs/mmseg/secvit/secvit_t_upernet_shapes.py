@@ -13,15 +13,7 @@ model = dict(
     data_preprocessor=dict(size=(128, 128)),
     backbone=dict(
         drop_path_rate=0.0,
-        init_cfg=dict(
-            _delete_=True,
-            type='Kaiming',
-            layer=['Conv2d', 'Linear'],
-            mode='fan_in',
-            a=5**0.5,
-            nonlinearity='leaky_relu',
-            distribution='uniform',
-        ),
+        init_cfg=dict(_delete_=True, type='mmsec.PyTorchDefault'),
     ),
     decode_head=dict(
         channels=64,
