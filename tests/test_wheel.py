@@ -33,17 +33,44 @@ param_scheduler = []
 
 
 @pytest.fixture(scope='module')
-def site(tmp_path_factory):
-    """A folder with the unpacked wheel."""
-    source, site = tmp_path_factory.mktemp('source'), tmp_path_factory.mktemp('site')
+def source(tmp_path_factory):
+    """A folder like a clone, of the name that it has."""
+    source = tmp_path_factory.mktemp('source') / 'mmsec'
+    source.mkdir()
     for name in CONTENT:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
+    return source
+
+
+@pytest.fixture(scope='module')
+def site(source, tmp_path_factory):
+    """A folder with the unpacked wheel."""
+    site = tmp_path_factory.mktemp('site')
     command = [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '.', '-w', site]
     subprocess.run(command, cwd=source, check=True)
     (wheel,) = site.glob('*.whl')
     zipfile.ZipFile(wheel).extractall(site)
     return site
+
+
+@pytest.mark.parametrize('beside', [False, True])
+def test_an_editable_installation_is_found_beside_the_clone_whose_folder_has_its_name(beside, source, tmp_path):
+    build = 'import sys; from setuptools.build_meta import build_editable as build; build(sys.argv[1])'
+    subprocess.run([sys.executable, '-c', build, tmp_path], cwd=source, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob('*.whl')
+    zipfile.ZipFile(wheel).extractall(tmp_path / 'site')
+    look = 'import site, sys; from importlib import util; site.addsitedir(sys.argv[1]); print(util.find_spec("mmsec").origin)'
+    environment = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
+    found = subprocess.run(  # -S: no other mmsec that is installed
+        [sys.executable, '-S', '-c', look, tmp_path / 'site'],
+        cwd=source.parent if beside else tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert found.strip() == str(source / 'mmsec/__init__.py')
 
 
 def call(site, folder, *arguments):
