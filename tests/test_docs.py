@@ -56,6 +56,14 @@ def test_links_lead_somewhere(name):
         assert not anchor or anchor in anchors(target), link
 
 
+def test_pages_and_sections_that_the_code_names_are_there():
+    for file in (*ROOT.glob('mmsec/**/*.py'), *ROOT.glob('tools/**/*.py')):
+        for page, section in re.findall(r'\b(README|(?:docs/|configs/)?\w+\.md)\b(?:, "([^"]+)")?', file.read_text()):
+            path = ROOT / (page if page.endswith('.md') else f'{page}.md')
+            assert '/' not in page or path.is_file(), (file, page)
+            assert not section or section in re.findall(r'^#+ (.*)$', path.read_text(), re.MULTILINE), (file, section)
+
+
 @pytest.mark.parametrize('name', NOW)
 def test_paths_are_there(name):
     text = (ROOT / name).read_text()

@@ -71,7 +71,7 @@ def load_config(path: str, options: dict | None = None, hosts: Sequence[str] = H
     if find_spec(host) is None:
         raise InputError(
             f"config '{path}' is for {host}, which is not installed. Add it to the OpenMMLab you have, "
-            'from the same set: stock or maintained (README, "Install")'
+            'from the same set: stock or maintained (docs/installation.md)'
         )
     if not isinstance(cfg.get('model', {}), dict):
         raise InputError(f"config '{path}': model must be a dict, got {cfg.model!r}")

@@ -14,7 +14,7 @@ from mmsec.errors import InputError
 
 def check_paths(cfg: Config, *splits: str) -> None:
     """Refuse data of 'train', 'val' or 'test' of which a file or folder is missing."""
-    page = 'docs/pretraining.md' if cfg.default_scope == 'mmpretrain' else 'README, "Training on COCO and ADE20K"'
+    page = 'docs/pretraining.md' if cfg.default_scope == 'mmpretrain' else 'docs/get_started.md'
     for split in splits:
         paths = [Path(each['ann_file']) for each in metrics_of(cfg, split) if each.get('ann_file')]
         for dataset in inner_datasets((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
@@ -53,15 +53,19 @@ def look_at_data(cfg: Config, *splits: str, whole: bool = False) -> list[Finding
         whole (bool): Whether all images and label maps are read, not a sample of each data set.
 
     Returns:
-        list[Findings]: One for each data set and annotation file of an evaluator.
+        list[Findings]: One for each data set and annotation file of an evaluator. That of the training data also
+            refuses a warm-up that is longer than the training.
 
     Raises:
-        InputError: If a file or folder is missing, or the warm-up is longer than the training.
+        InputError: If a file or folder is missing.
     """
     check_paths(cfg, *splits)
     look = Look(cfg, whole)
     for split in splits:
         found = look.at_split(split)
         if split == 'train' and not any(each.refused for each in found):
-            check_warm_up(cfg, length_of(cfg.train_dataloader.dataset, iter([each.left for each in found])))
+            try:
+                check_warm_up(cfg, length_of(cfg.train_dataloader.dataset, iter([each.left for each in found])))
+            except InputError as error:
+                found[0].refused.append(str(error))
     return look.found

@@ -42,7 +42,7 @@ def check_installation() -> None:
         if len(distributions) > 1:
             raise InputError(
                 f'{package} is installed twice, by {" and ".join(distributions)}, whose files overwrite each other. '
-                f'Uninstall both, then install one set (README, "Install"): pip uninstall {" ".join(distributions)}'
+                f'Uninstall both, then install one set (docs/installation.md): pip uninstall {" ".join(distributions)}'
             )
     script = Path(getattr(sys.modules['__main__'], '__file__', None) or '/').resolve()
     for checkout in (folder.parent for folder in script.parents if folder.name == 'tools'):

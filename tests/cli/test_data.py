@@ -70,6 +70,14 @@ def refused(cfg, *splits, **options):
     return '\n'.join(reason for each in look_at_data(cfg, *splits, **options) for reason in each.refused)
 
 
+def test_a_warm_up_that_is_too_long_hides_nothing_of_what_is_in_the_data(shapes, tmp_path):
+    cfg = detector(shapes, tmp_path)
+    cfg.param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=9000)]
+    train, val = look_at_data(cfg, 'train', 'val')
+    assert [reason.split(':')[0] for reason in train.refused + val.refused] == ['param_scheduler.0']
+    assert all(each.classes for each in (train, val))
+
+
 def test_what_is_in_the_data_is_counted(shapes, tmp_path):
     annotations = json.loads((shapes / 'coco/annotations/instances_val2017.json').read_text())['annotations']
     cfg = detector(shapes, tmp_path)
