@@ -14,11 +14,13 @@ from tests.conftest import OFFICIAL, run_here, shrink_model
 from tests.test_configs import CONFIGS, FOLDER
 
 SHAPES = ('disc', 'square', 'triangle', 'star')
+COCO = {
+    'images': 'coco/train2017',
+    **{f'{split}.json': 'coco/annotations/instances_train2017.json' for split in ('train', 'val')},
+}
 LAYOUTS = {  # of a user's data, made of links into generated shapes
-    'mmdet/secvit/secvit_t_maskrcnn_custom.py': {
-        'images': 'coco/train2017',
-        **{f'{split}.json': 'coco/annotations/instances_train2017.json' for split in ('train', 'val')},
-    },
+    'mmdet/secvit/secvit_t_maskrcnn_custom.py': COCO,
+    'mmdet/secvit/secvit_t_retinanet_custom.py': COCO,
     'mmseg/secvit/secvit_t_upernet_custom.py': {
         f'{ours}/{split}': f'ade/{theirs}/training'
         for ours, theirs in (('images', 'images'), ('labels', 'annotations'))
@@ -34,20 +36,21 @@ def test_a_copy_of_the_config_for_your_own_data_trains(name, shapes, tmp_path):
         (tmp_path / place).symlink_to(shapes / target)
     classes = SHAPES if 'mmdet' in name else ('none', 'ground', *SHAPES)
     text = (FOLDER / name).read_text().replace("'./", f"'{(FOLDER / name).parent}/")
-    for option, value in dict(data_root=f'{tmp_path}/', classes=classes, max_iters=10).items():
+    for option, value in dict(data_root=f'{tmp_path}/', classes=classes, max_iters=10, max_epochs=1).items():
         text = re.sub(rf'^{option} = .*', f'{option} = {value!r}', text, flags=re.MULTILINE)
     cfg = Config.fromstring(text, '.py')
     shrink_model(cfg)
     cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(OFFICIAL))
-    cfg.param_scheduler[0].end = 1
-    cfg.train_cfg.update(dict(max_epochs=1) if 'mmdet' in name else dict(val_interval=10))
+    if 'mmseg' in name:
+        cfg.train_cfg.val_interval = 10
     for each in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         each.update(num_workers=0, persistent_workers=False)
         for _, step in dicts_of(each):
             step.update({key: (64, 64) for key in ('scale', 'crop_size') if key in step})
     cfg.dump(tmp_path / 'config.py')
     printed = run_here('train.py', tmp_path / 'config.py', '--work-dir', tmp_path / 'work').stdout
-    assert re.search(r'(coco/segm_mAP|mIoU): ', printed)
+    metric = 'mIoU' if 'mmseg' in name else 'coco/segm_mAP' if 'maskrcnn' in name else 'coco/bbox_mAP'
+    assert f'{metric}: ' in printed
     checkpoint = torch.load(next((tmp_path / 'work').glob('*.pth')), weights_only=False)
     assert tuple(checkpoint['meta']['dataset_meta']['classes']) == classes
 

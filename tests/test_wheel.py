@@ -60,7 +60,10 @@ def test_an_editable_installation_is_found_beside_the_clone_whose_folder_has_its
     subprocess.run([sys.executable, '-c', build, tmp_path], cwd=source, check=True, capture_output=True)
     (wheel,) = tmp_path.glob('*.whl')
     zipfile.ZipFile(wheel).extractall(tmp_path / 'site')
-    look = 'import site, sys; from importlib import util; site.addsitedir(sys.argv[1]); print(util.find_spec("mmsec").origin)'
+    look = """import site, sys
+from importlib.util import find_spec
+site.addsitedir(sys.argv[1])
+print(find_spec('mmsec').origin)"""
     environment = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
     found = subprocess.run(  # -S: no other mmsec that is installed
         [sys.executable, '-S', '-c', look, tmp_path / 'site'],
