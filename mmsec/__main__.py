@@ -35,6 +35,8 @@ def main() -> None:
         run(lambda: copy(*arguments))
         return
     if command not in COMMANDS:
+        if command not in ('-h', '--help', 'copy'):
+            print(f"error: no command '{command}'", file=sys.stderr)
         print(f'usage: python -m mmsec {"|".join(COMMANDS)} ...')
         print('       python -m mmsec copy CONFIG FILE.py   a config to edit, based on the installed ones')
         print('Each has --help; docs/get_started.md says more. CONFIG is a path, or a name like secvit_t_maskrcnn.')

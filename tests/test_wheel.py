@@ -101,7 +101,10 @@ def test_every_command_has_its_tool_and_a_name_that_is_none_is_one_line(site, tm
     assert call(site, tmp_path, 'test', '--help').stdout.startswith('usage: test.py')
     wrong = call(site, tmp_path, 'train', 'secvit_t_nothing')
     assert (wrong.returncode, wrong.stderr) == (1, "error: config 'secvit_t_nothing' not found\n")
-    assert call(site, tmp_path, 'fly').returncode == 2
+    misspelt = call(site, tmp_path, 'copy', 'secvit_t_masckrcnn', 'mine.py')
+    assert misspelt.stderr == "error: config 'secvit_t_masckrcnn' not found. Did you mean 'secvit_t_maskrcnn'?\n"
+    no_command = call(site, tmp_path, 'fly')
+    assert (no_command.returncode, no_command.stderr) == (2, "error: no command 'fly'\n")
 
 
 def test_a_config_is_found_by_name_in_the_folder_of_its_family():

@@ -1,6 +1,7 @@
 """Where the files of this installation are, and what is wrong with the packages around it."""
 
 import sys
+from difflib import get_close_matches
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -23,9 +24,11 @@ def find_config(name: str) -> str:
     if Path(name).is_file():
         return name
     stem = Path(name).name.removesuffix('.py')
-    found = [path for path in files('configs').rglob(f'{stem}.py') if '_base_' not in path.parts]
+    shipped = [path for path in files('configs').rglob('*.py') if '_base_' not in path.parts]
+    found = [path for path in shipped if path.stem == stem]
     if not found or name not in (stem, f'{stem}.py'):
-        raise InputError(f"config '{name}' not found")
+        near = get_close_matches(stem, sorted({path.stem for path in shipped}), n=1, cutoff=0.85)
+        raise InputError(f"config '{name}' not found" + (f". Did you mean '{near[0]}'?" if near else ''))
     # A name has a file in the folder of its family, and some have a link one folder up.
     return str(max(found, key=lambda path: len(path.parts)))
 
