@@ -18,5 +18,5 @@ test_evaluator = val_evaluator
 train_cfg = dict(max_epochs=max_epochs)
 param_scheduler = [
     dict(_base_.param_scheduler[0], by_epoch=True, end=1, convert_to_iter_based=True),
-    dict(_base_.param_scheduler[1], end=max_epochs, milestones=[max_epochs * 2 // 3, max_epochs * 11 // 12]),
+    dict(_base_.param_scheduler[1], end=max_epochs, milestones=sorted({max_epochs * 2 // 3, max_epochs * 11 // 12})),
 ]
