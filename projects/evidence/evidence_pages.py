@@ -43,7 +43,6 @@ METRICS = {  # the first of each is drawn
 COSTS = {  # of a row: title, unit, format
     'parameters': ('parameters, M', 1e6, '.1f'),
     'multiply_adds_with_neck': ('multiply-adds, G', 1e9, '.2f'),
-    'threads': ('threads', 1, '.0f'),
     'seconds_per_iteration': ('s per iteration', 1, '.2f'),
     'minutes': ('minutes', 1, '.0f'),
     'peak_bytes': ('peak MiB', 2**20, '.0f'),
@@ -100,18 +99,27 @@ def source(out: Path, logs: Mapping[str, Runs]) -> list[str]:
 
 
 def backbones(out: Path, images: Path) -> list[str]:
-    """All backbones on both sets, and their curves."""
-    runs, lines, panels = runs_in(out, 'backbones.json'), [], {}
-    for data, metrics in METRICS.items():
+    """All backbones on both sets, on CamVid from two kinds of initial weights, and their curves."""
+    own, lines, panels = runs_in(out, 'backbones.json'), [], {}
+    default = {config_of(each, 'camvid').stem: seeds for each, seeds in runs_in(out, 'initial.json').items()}
+    tables = {
+        f"{TITLES['camvid']}, from PyTorch's default weights": ('camvid', default, INITIAL),
+        f'{TITLES["camvid"]}, from own default weights': ('camvid', own, BACKBONES),
+        f'{TITLES["nuclei"]}, from own default weights': ('nuclei', own, BACKBONES),
+    }
+    for title, (data, runs, names) in tables.items():
+        metrics = METRICS[data]
         main = next(iter(metrics))
         titles = [*metrics.values(), f'{metrics[main]} less SecViT-T', '95 % interval']
         titles += [title for title, _, _ in COSTS.values()]
-        found = differences(metric_by_seed(runs, main), config_of('secvit_t', data).stem)
-        lines += ['', f'{TITLES[data]}:', '', *head(['backbone', 'seeds', *titles, 'failed'])]
-        for backbone, (name, _) in BACKBONES.items():
-            config = config_of(backbone, data)
+        values = metric_by_seed(runs, main)
+        secvit = config_of('secvit_t', data).stem
+        found = differences(values, secvit) if secvit in values else {}
+        lines += ['', f'{title}:', '', *head(['backbone', 'seeds', *titles, 'failed'])]
+        for backbone in names:
+            name, config = BACKBONES[backbone][0], config_of(backbone, data)
             seeds = runs.get(config.stem, {})
-            rows = panels.setdefault(TITLES[data], {})[name] = finished(seeds)
+            rows = panels.setdefault(title, {})[name] = finished(seeds)
             cells = [f'[{name}](../{config})', f'{len(rows)}' if seeds else NOT_RUN]
             cells += [each_seed(rows, metric) for metric in metrics]
             cells += interval(found.get(config.stem), '+.3f' if 'mAP' in main else '+.1f')
@@ -122,7 +130,7 @@ def backbones(out: Path, images: Path) -> list[str]:
     if any(rows for panel in panels.values() for rows in panel.values()):
         draw_curves(panels, images / 'evidence_curves.png')
         lines += ['', f'![Training loss of all runs]({images.name}/evidence_curves.png)']
-    return lines + source(out, {'backbones.json': runs})
+    return lines + source(out, {'backbones.json': own, 'initial.json': runs_in(out, 'initial.json')})
 
 
 def semantic(out: Path, images: Path) -> list[str]:

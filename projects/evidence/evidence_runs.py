@@ -66,7 +66,7 @@ HOW_TO = {  # make what is missing
     ),
 }
 SECTIONS = {  # in this order
-    'backbones': 'all backbones on both sets, with what semantic and merging measure of them',
+    'backbones': 'all backbones on both sets, with what semantic measures of them',
     'semantic': 'SecViT-T of both sets, and how far its clusters follow the annotations',
     'transfer': "SecViT-T from the demo's weights on nuclei, and on both sets from the random ones that it starts from",
     'groupings': 'ways of grouping on small images of CamVid',
