@@ -3,13 +3,15 @@
 import argparse
 import re
 import shlex
+from functools import partial
 
 import pytest
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, PARAM_SCHEDULERS
 
 from mmsec.cli.config import dicts_of, load_config
+from mmsec.cli.schedule import check_warm_up
 from tests.conftest import OFFICIAL, run_here, shrink_model
 from tests.test_configs import CONFIGS, FOLDER
 
@@ -53,6 +55,34 @@ def test_a_copy_of_the_config_for_your_own_data_trains(name, shapes, tmp_path):
     assert f'{metric}: ' in printed
     checkpoint = torch.load(next((tmp_path / 'work').glob('*.pth')), weights_only=False)
     assert tuple(checkpoint['meta']['dataset_meta']['classes']) == classes
+
+
+@pytest.mark.parametrize('length', [1, 2, 3, 15, 30])
+@pytest.mark.parametrize('name', [n for n in CONFIGS if n.stem.endswith('_custom')], ids=str)
+def test_a_copy_of_any_length_reaches_its_learning_rate(name, length):
+    text = (FOLDER / name).read_text().replace("'./", f"'{(FOLDER / name).parent}/")
+    text = text.replace("'../", f"'{(FOLDER / name).parent.parent}/")
+    iterations = max(3, length)  # the least that has a warm-up of two and something behind it
+    for option, value in dict(max_iters=iterations, max_epochs=length).items():
+        text = re.sub(rf'^{option} = .*', f'{option} = {value}', text, flags=re.MULTILINE)
+    cfg = Config.fromstring(text, '.py')
+    check_warm_up(cfg, 8 * cfg.train_dataloader.batch_size)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedulers = []
+    for each in map(dict, cfg.param_scheduler):
+        kind, by_iterations = PARAM_SCHEDULERS.get(each.pop('type')), each.pop('convert_to_iter_based', False)
+        make = partial(kind.build_iter_from_epoch, epoch_length=8) if by_iterations else kind
+        schedulers.append(make(optimizer, **each))
+    rates = []
+    for i in range(1, 1 + cfg.train_cfg.get('max_iters', 8 * length)):
+        rates.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        for scheduler in schedulers:
+            if not scheduler.by_epoch or i % 8 == 0:
+                scheduler.step()
+    assert max(rates) > 0.3
+    if 'default_hooks' in text:
+        assert iterations < 10 or iterations // cfg.default_hooks.logger.interval >= 7
 
 
 def options_of(words: str) -> dict:

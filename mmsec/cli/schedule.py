@@ -33,7 +33,7 @@ def train_in(cfg: Config, iterations: int) -> None:
             if scheduler.get(name) is not None:
                 scheduler[name] = round(scheduler[name] * factor)
         if scheduler.get('end') is not None:
-            scheduler.end = max(scheduler.end, scheduler.get('begin', 0) + 1)  # MMEngine takes no empty part
+            scheduler.end = max(scheduler.end, scheduler.get('begin', 0) + 2)  # a warm-up of one step never rises
         if 'milestones' in scheduler:
             scheduler.milestones = [round(each * factor) for each in scheduler.milestones]
         scheduler.by_epoch = False
@@ -45,7 +45,7 @@ def train_in(cfg: Config, iterations: int) -> None:
 
 
 def check_warm_up(cfg: Config, images: int | None) -> None:
-    """Refuse a warm-up that is longer than the run, which would never reach its learning rate.
+    """Refuse a warm-up that never reaches its learning rate, longer than the run or of one step, and an empty part.
 
     Args:
         cfg (Config): With a schedule.
@@ -64,15 +64,27 @@ def check_warm_up(cfg: Config, images: int | None) -> None:
         kind = str(each.get('type', ''))
         rises = each.get('start_factor', 1 / 3) < each.get('end_factor', 1.0) if 'Linear' in kind else False
         rises |= 'Constant' in kind and each.get('factor', 1 / 3) < 1
-        if each.get('begin', 0) or not (rises or 'Warmup' in kind):
+        place = f'param_scheduler.{i}' if in_list else 'param_scheduler'
+        begin, end, unit, whole = each.get('begin', 0), each.get('end', math.inf), 'iterations', total
+        in_epochs = each.get('by_epoch', True)
+        if end <= begin:
+            raise InputError(
+                f'{place} begins at {begin:g} and ends at {end:g}, and takes no step. Set {place}.end beyond that, '
+                'or train longer'
+            )
+        if begin or not (rises or 'Warmup' in kind):
             continue
-        end, unit, whole = each.get('end', math.inf), 'iterations', total
-        if each.get('by_epoch', True):
+        steps = end * (epoch or 2) if in_epochs and each.get('convert_to_iter_based') else end
+        if steps == 1 and rises:  # MMEngine reaches the end in end - begin - 1 steps
+            raise InputError(
+                f'{place}: the warm-up takes one step, and never leaves its first rate. Set {place}.end to two '
+                'steps, or leave it out'
+            )
+        if in_epochs:
             unit, whole = 'epochs', cfg.train_cfg.get('max_epochs')
             if whole is None and epoch:
                 whole = cfg.train_cfg.max_iters / epoch
         if whole is not None and end > whole:
-            place = f'param_scheduler.{i}' if in_list else 'param_scheduler'
             raise InputError(
                 f'{place}: the warm-up takes {end:g} {unit}, the run has {whole:g}, and never reaches its learning '
                 f'rate. Set {place}.end to a part of the run, or train longer'

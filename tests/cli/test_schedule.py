@@ -62,6 +62,7 @@ LINEAR = dict(type='LinearLR', start_factor=0.01, by_epoch=False)
         (LINEAR, True),  # without end
         (LINEAR | dict(end=11, start_factor=1.0, end_factor=0.1), False),  # a rate that falls
         (LINEAR | dict(begin=5, end=500), False),
+        (LINEAR | dict(end=2), False),
         (dict(type='LinearLR', end=2), False),  # by epochs
         (dict(type='LinearLR', end=3, convert_to_iter_based=True), True),
         (dict(type='ConstantLR', factor=0.1, end=11, by_epoch=False), True),
@@ -81,6 +82,37 @@ def test_a_warm_up_that_is_longer_than_the_run_is_refused(scheduler, refused, tr
     if refused:
         with pytest.raises(InputError, match=r'Set param_scheduler\.end'):
             check_warm_up(cfg, 9)
+
+
+@pytest.mark.parametrize(
+    ('scheduler', 'message'),
+    [
+        (LINEAR | dict(end=1), r'the warm-up takes one step, .* Set param_scheduler\.0\.end'),
+        (dict(type='ConstantLR', factor=0.1, end=1), 'the warm-up takes one step'),  # an epoch, and no step in it
+        (dict(type='LinearLR', end=1, convert_to_iter_based=True), None),  # the 5 iterations of an epoch
+        (dict(type='mmdet.QuadraticWarmupLR', end=1, by_epoch=False), None),  # which is at its end at once
+        (LINEAR | dict(end=0), r'begins at 0 and ends at 0, and takes no step'),
+        (dict(type='PolyLR', begin=2, end=2), r'param_scheduler\.0 begins at 2 and ends at 2, .* train longer'),
+    ],
+)
+def test_a_part_of_a_schedule_that_takes_no_step_is_refused(scheduler, message):
+    cfg = Config(
+        dict(train_dataloader=dict(batch_size=2), train_cfg=dict(max_epochs=2), param_scheduler=[dict(scheduler)])
+    )
+    if message is None:
+        check_warm_up(cfg, 9)
+    else:
+        with pytest.raises(InputError, match=message):
+            check_warm_up(cfg, 9)
+
+
+def test_a_schedule_that_is_cut_short_keeps_a_warm_up_that_ends():
+    schedulers = [LINEAR | dict(end=10), dict(type='PolyLR', begin=10, end=100, by_epoch=False)]
+    hooks = dict(checkpoint=dict(), logger=dict())
+    cfg = Config(dict(train_cfg=dict(max_iters=100), param_scheduler=schedulers, default_hooks=hooks))
+    train_in(cfg, 4)
+    cfg.train_dataloader = dict(batch_size=2)
+    check_warm_up(cfg, 9)
 
 
 def test_of_data_that_nobody_counted_a_warm_up_by_iterations_is_not_judged():

@@ -1,5 +1,6 @@
-# RetinaNet with SecViT-T on your own boxes in COCO's format, from ImageNet weights. Copy this file into its folder, and
-# change the first three lines; data_root holds images/, train.json and val.json.
+# RetinaNet with SecViT-T on your own boxes in COCO's format, from ImageNet weights. `python -m mmsec copy
+# secvit_t_retinanet_custom mine.py` copies it to any folder: change data_root, classes and max_epochs. data_root holds
+# images/, train.json and val.json.
 _base_ = './secvit_t_retinanet.py'
 
 data_root = 'data/mine/'
@@ -18,5 +19,9 @@ test_evaluator = val_evaluator
 train_cfg = dict(max_epochs=max_epochs)
 param_scheduler = [
     dict(_base_.param_scheduler[0], by_epoch=True, end=1, convert_to_iter_based=True),
-    dict(_base_.param_scheduler[1], end=max_epochs, milestones=sorted({max_epochs * 2 // 3, max_epochs * 11 // 12})),
+    dict(
+        _base_.param_scheduler[1],
+        end=max_epochs,
+        milestones=sorted({max(1, max_epochs * 2 // 3), max(1, max_epochs * 11 // 12)}),
+    ),
 ]

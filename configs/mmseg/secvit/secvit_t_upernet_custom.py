@@ -1,6 +1,7 @@
-# UperNet with SecViT-T on your own images and label maps, from ImageNet weights. Copy this file into its folder, and
-# change the first three lines; data_root holds images/{train,val}/*.jpg and labels/{train,val}/*.png of the same names.
-# A pixel of a label map is the number of its class, counted from 0, or 255 for no class.
+# UperNet with SecViT-T on your own images and label maps, from ImageNet weights. `python -m mmsec copy
+# secvit_t_upernet_custom mine.py` copies it to any folder: change data_root, classes and max_iters. data_root holds
+# images/{train,val}/*.jpg and labels/{train,val}/*.png of the same names. A pixel of a label map is the number of its
+# class, counted from 0, or 255 for no class; where 0 is no class, data also needs reduce_zero_label=True.
 _base_ = './secvit_t_upernet.py'
 
 data_root = 'data/mine/'
@@ -17,11 +18,11 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-# Warm-up, evaluation and checkpoints by tenths of the run.
-tenth = max_iters // 10
+# Warm-up, evaluation and checkpoints by tenths of the run, and at least ten lines of losses.
+tenth = max(2, max_iters // 10)
 train_cfg = dict(max_iters=max_iters, val_interval=tenth)
 param_scheduler = [
     dict(_base_.param_scheduler[0], end=tenth),
     dict(_base_.param_scheduler[1], begin=tenth, end=max_iters),
 ]
-default_hooks = dict(checkpoint=dict(interval=tenth))
+default_hooks = dict(checkpoint=dict(interval=tenth), logger=dict(interval=min(50, tenth)))
