@@ -221,8 +221,8 @@ def small_run(name: str, data: Path, folder: Path, **changes) -> Path:
     cfg.log_level = 'WARNING' if changes.pop('quiet', False) else 'INFO'
     cfg.default_hooks.logger.interval = 1
     for scheduler in cfg.param_scheduler:
-        if 'start_factor' in scheduler:  # a warm-up as short as the run
-            scheduler.end = 1
+        if 'start_factor' in scheduler:  # the run has no time for a warm-up
+            scheduler.update(start_factor=1.0, end=1)
     for split in ('train', 'val', 'test'):
         folder_of = {'mmdet': data / 'coco', 'mmseg': data / 'ade', 'mmpretrain': data}
         cfg[f'{split}_dataloader'].dataset.data_root = str(folder_of[cfg.default_scope])

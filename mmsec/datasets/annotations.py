@@ -272,7 +272,7 @@ def _unlike(categories: list[dict], classes: Sequence[str]) -> str | None:
     if absent:
         return (
             f'no category is called {some(absent)}; the file has {some([f"{name!r}" for name in names])}. Set '
-            "metainfo.classes of the data set to the file's names"
+            "metainfo.classes of the data set, which is `classes` in a config to copy, to the file's names"
         )
     in_order = [name for name in names if name in classes]
     if len(in_order) != len(classes):

@@ -70,6 +70,8 @@ class LabelMaps(NamedTuple):
                 f'{" after reduce_zero_label" if self.reduce_zero_label else ""}, and '
                 f'{", ".join(map(str, sorted(self.ignored)))} for no class'
             )
+            if not self.reduce_zero_label and beyond == [len(self.classes)]:
+                reason += ' (where 0 is no class and 1 the first, set reduce_zero_label=True of each data set)'
             raise _WrongLabels(reason, some([str(value) for value in beyond]))
         return [value for value in labels if value < len(self.classes)]
 

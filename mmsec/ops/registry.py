@@ -45,7 +45,10 @@ class Registry(dict[str, type]):
         options = dict(config)
         name = options.pop('type', None)
         if not isinstance(name, str) or name not in self:
-            raise ValueError(f'type of {self.kind} must be one of {names}, got {name!r}')
+            raise ValueError(
+                f'type of {self.kind} must be one of {names}, got {name!r}. A config has one of your own where its '
+                'custom_imports name the file'
+            )
         known = inspect.signature(self[name]).parameters
         takes = ', '.join(known) or 'no options'
         for option in options:

@@ -213,7 +213,7 @@ def test_label_maps_are_read_as_the_data_set_reads_them(shapes, tmp_path):
     for step in cfg.val_dataloader.dataset.pipeline:
         step.pop('reduce_zero_label', None)
     cfg.val_dataloader.dataset.reduce_zero_label = False
-    assert 'have labels beyond the 5 classes, which are 0 to 4, and 255 for no class' in refused(cfg, 'val')
+    assert 'have labels beyond the 5 classes, which are 0 to 4, and 255 for no class (where 0 is' in refused(cfg, 'val')
     for head in (cfg.model.decode_head, cfg.model.auxiliary_head):
         head.ignore_index = 5
     assert refused(cfg, 'val') == ''

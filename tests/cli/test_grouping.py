@@ -15,7 +15,7 @@ def test_options_are_read_as_numbers_truth_values_and_words():
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
-        (['WindowsGrouping'], "--grouping: type of grouping must be one of .* got 'WindowsGrouping'"),
+        (['WindowsGrouping'], "--grouping: type of grouping must be one of .* got 'WindowsGrouping'.* custom_imports"),
         (['WindowGrouping', 'shift'], "--grouping WindowGrouping: options are given as key=value, got 'shift'"),
         (['WindowGrouping', 'shfit=True'], "--grouping: grouping WindowGrouping has no option 'shfit'; it takes shift"),
         (['SemanticGrouping', 'feature=kay'], "--grouping: feature must be one of .* got 'kay'"),

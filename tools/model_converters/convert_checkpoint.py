@@ -10,7 +10,7 @@ from mmsec.engine.files import write_whole
 from mmsec.engine.processes import run
 from mmsec.errors import InputError
 from mmsec.models.checkpoints import secvit
-from mmsec.models.checkpoints.loading import backbone_weights
+from mmsec.models.checkpoints.loading import backbone_weights, of_other_parts
 from mmsec.models.checkpoints.reading import read_checkpoint
 
 
@@ -33,7 +33,7 @@ def main() -> None:
     content = io.BytesIO()
     torch.save({'state_dict': state}, content)
     write_whole(target, content.getvalue())
-    print(f'{len(state)} weights in {target}; left out: {", ".join(others + dropped) or "nothing"}')
+    print(f'{len(state)} weights in {target}; left out: {", ".join(of_other_parts(others) + dropped) or "nothing"}')
 
 
 if __name__ == '__main__':

@@ -67,6 +67,18 @@ def counted(kinds: Mapping[str, list[str]]) -> str:
     )
 
 
+def of_other_parts(keys: list[str]) -> list[str]:
+    """Names of weights outside the backbone; those of a part that has more than three become one, with their number."""
+    parts: dict[str, list[str]] = {}
+    for key in keys:
+        parts.setdefault(key.split('.')[0], []).append(key)
+    return [
+        name
+        for part, names in parts.items()
+        for name in ([f'{part} ({len(names)} weights)'] if len(names) > _LISTED else names)
+    ]
+
+
 def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, list[str]]:
     """Weights that a file lacks, has in another shape, or has and a model does not."""
     return {
@@ -148,12 +160,12 @@ def load_pretrained(backbone: Any, path: str | Path, prefix: str | None = None) 
     name = type(backbone).__name__
     checkpoint = read_pretrained(path, backbone.published, backbone.norm_eval)
     try:
-        weights, dropped = backbone_weights(checkpoint, prefix)
-        state, of_classifier = backbone.convert(weights)
+        weights, others = backbone_weights(checkpoint, prefix)
+        state, dropped = backbone.convert(weights)
     except (InputError, RuntimeError, TypeError, IndexError) as error:  # weights that are renamed are reshaped, too
         reason = str(error).splitlines()[0]
         raise InputError(f"checkpoint '{path}' does not fit this {name}: {reason}") from error
-    dropped += of_classifier
+    dropped = of_other_parts(others) + dropped
     own = backbone.state_dict()
     for key in list(state):
         if key not in own and _left_out(backbone, key):

@@ -43,6 +43,14 @@ def test_a_published_file_says_what_is_left_out_and_what_is_new(log):
     assert not backbone.out_norms['1'].bias.any()
 
 
+def test_heads_that_are_left_out_are_counted_not_listed(tmp_path, log):
+    state = {f'backbone.{key}': value for key, value in small().state_dict().items()}
+    state |= {f'decode_head.convs.{i}.weight': torch.ones(1) for i in range(40)}
+    state |= {f'neck.{i}.weight': torch.ones(1) for i in range(2)}
+    load_pretrained(small(), saved(state, tmp_path))
+    assert 'SecViT: not used from the checkpoint: decode_head (40 weights), neck.0.weight, neck.1.weight' in log
+
+
 def test_a_checkpoint_of_another_size_is_an_error():
     with pytest.raises(InputError, match=r'another size.*missing: .*of another shape: patch_embed') as error:
         load_pretrained(SecViT('tiny'), OFFICIAL)

@@ -14,7 +14,7 @@ WHERE = dict(layer=0, depth=4, grid=(5, 7), protected=1)
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (dict(type='ToMee'), f"type of merging must be one of {NAMES}, got 'ToMee'"),
+        (dict(type='ToMee'), f"type of merging must be one of {NAMES}, got 'ToMee'. A config has one of your own"),
         (dict(type=['ToMe']), f"type of merging must be one of {NAMES}, got ['ToMe']"),
         (dict(r=8), f'type of merging must be one of {NAMES}, got None'),
         (dict(type='ToMe', R=8), "merging ToMe has no option 'R'; it takes r, proportional_attention"),
