@@ -32,6 +32,8 @@ def build_inferencer(cfg: Config, path: str, device: str | None) -> BaseInferenc
         from mmdet.apis import DetInferencer as Inferencer
     else:
         from mmseg.apis import MMSegInferencer as Inferencer
+    if cfg.get('visualizer'):
+        cfg.visualizer.vis_backends = []  # it draws, and records nothing
     inferencer = Inferencer(cfg, path, device=device, scope=cfg.default_scope)
     inferencer.show_progress = False  # no option of stock mmsegmentation's
     forget_checkpoints()

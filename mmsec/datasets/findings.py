@@ -65,7 +65,9 @@ def table(found: Sequence[Findings], shown: int | None = _ROWS) -> str:
     for each in found:
         count = sum(map(len, each.left_out.values()))
         images = f'{each.images}' if each.left in (None, each.images) else f'{each.left} of {each.images}'
-        rows.append((images, f'{each.annotations}', f'{count}', each.data))
+        numbers = (images, f'{each.annotations}', f'{count}')
+        seen = each.images or each.annotations or count or not each.refused
+        rows.append((*(numbers if seen else '---'), each.data))  # refused before it was looked at
     lines = _aligned(rows)
     of_classes = [each for each in found if each.classes]
     names = list(dict.fromkeys(name for each in of_classes for name in each.classes))

@@ -17,6 +17,7 @@ from mmsec.cli import (
 )
 from mmsec.cli.config import load_config
 from mmsec.cli.data import check_data, check_paths, look_at_data
+from mmsec.datasets.findings import table
 from mmsec.errors import InputError
 from tests.conftest import ROOT, small_run
 
@@ -203,6 +204,11 @@ def write_map(change, name='validation/000000000009'):
 def test_data_that_no_segmenter_can_use_are_refused(shapes, tmp_path, edit, options, message):
     cfg = segmenter(shapes, tmp_path, edit or (lambda folder: None), **options)
     assert re.search(message, refused(cfg, 'val'))
+
+
+def test_data_that_were_refused_before_they_were_looked_at_have_no_numbers(shapes, tmp_path):
+    found = look_at_data(segmenter(shapes, tmp_path, **{'model.decode_head.num_classes': 2}), 'val')
+    assert table(found).splitlines()[1].split()[:4] == ['-', '-', '-', 'val']
 
 
 def test_label_maps_are_read_as_the_data_set_reads_them(shapes, tmp_path):

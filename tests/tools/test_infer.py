@@ -29,7 +29,7 @@ def images(tmp_path):
     return tmp_path / 'images'
 
 
-def test_a_folder_is_predicted_and_a_broken_image_named(trained, images, tmp_path):
+def test_a_folder_is_predicted_and_a_broken_image_named(trained, images, tmp_path, recwarn):
     config, checkpoint, detector = trained
     options = ['--score-thr', 0] if detector else []
     result = run_here(
@@ -39,6 +39,7 @@ def test_a_folder_is_predicted_and_a_broken_image_named(trained, images, tmp_pat
     assert result.returncode == 1
     assert f"error: '{images}/c.jpg' is not an image" in result.stdout
     assert '3 images predicted' in result.stdout
+    assert [each for each in recwarn if 'save_dir' in str(each.message)] == []  # advice that no option follows
     for name, (height, width) in {'a': (70, 90), 'b': (70, 90), 'deep/a': (40, 33)}.items():
         assert cv2.imread(str(tmp_path / f'out/{name}.png')).shape[:2] == (height, width)
         content = json.loads((tmp_path / f'out/{name}.json').read_text())
