@@ -16,6 +16,7 @@ from mmsec.errors import InputError
 from mmsec.models.checkpoints.reading import read_checkpoint, weights_of
 
 _LISTED = 3
+_COUNTED = 10  # so many weights of a head are told by their number
 
 
 def read_pretrained(path: str | Path, published: str | None, norm_eval: bool = True) -> dict:
@@ -68,14 +69,14 @@ def counted(kinds: Mapping[str, list[str]]) -> str:
 
 
 def of_other_parts(keys: list[str]) -> list[str]:
-    """Names of weights outside the backbone; those of a part that has more than three become one, with their number."""
+    """Names of weights outside the backbone; those of a large part become one, with their number."""
     parts: dict[str, list[str]] = {}
     for key in keys:
         parts.setdefault(key.split('.')[0], []).append(key)
     return [
         name
         for part, names in parts.items()
-        for name in ([f'{part} ({len(names)} weights)'] if len(names) > _LISTED else names)
+        for name in ([f'{part} ({len(names)} weights)'] if len(names) > _COUNTED else names)
     ]
 
 
