@@ -119,6 +119,8 @@ def main() -> None:
         write_whole(args.out, f'{to_json(metrics, 2)}\n'.encode())
     rows = {'results': args.out, 'pictures': args.show_dir, 'logs': runner.log_dir}
     command = ['python', 'tools/infer.py', 'IMAGES', args.config, args.checkpoint, '--out', 'DIR']
+    if args.cfg_options:
+        command += ['--cfg-options', *(f'{name}={value}' for name, value in args.cfg_options.items())]
     if cfg.default_scope == 'mmpretrain':
         weights = f'model.backbone.init_cfg.checkpoint={args.checkpoint}'
         command = ['python', 'tools/train.py', 'CONFIG', '--cfg-options', weights]

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shlex
 from pathlib import Path
 
 import cv2
@@ -45,10 +46,11 @@ def test_what_was_trained_tests_as_it_trained(request, tmp_path, run, newest, ke
 
 def test_a_detector_that_finds_nothing_has_ap_0(detector, tmp_path):
     config, work_dir, _ = detector
-    run_here(
-        'test.py', config, work_dir / 'epoch_60.pth', '--work-dir', tmp_path, '--out', tmp_path / 'm.json',
-        '--cfg-options', 'model.test_cfg.rcnn.score_thr=1.1',
-    )  # fmt: skip
+    scale = 'test_dataloader.dataset.pipeline.1.scale=(64, 64)'
+    options = ['--cfg-options', 'model.test_cfg.rcnn.score_thr=1.1', scale]
+    paths = '--work-dir', tmp_path, '--out', tmp_path / 'm.json'
+    printed = run_here('test.py', config, work_dir / 'epoch_60.pth', *paths, *options).stdout
+    assert printed.rstrip().endswith(shlex.join(options)), 'what comes next has the same options'
     measured = json.loads((tmp_path / 'm.json').read_text())
     assert [measured[f'coco/{kind}_{name}'] for kind in ('bbox', 'segm') for name in ('mAP', 'mAP_75', 'mAP_l')] == [
         0
