@@ -30,7 +30,8 @@ def read_pretrained(path: str | Path, published: str | None, norm_eval: bool = T
         raise InputError(
             f"checkpoint '{path}' not found. Published weights: follow the links in the README of {published} and save "
             f"the file as '{path}'. For random weights instead: pretrained=None in Python, else --cfg-options "
-            'model.backbone.init_cfg=None' + ' model.backbone.norm_eval=False' * norm_eval
+            f'model.backbone.init_cfg=None{" model.backbone.norm_eval=False" * norm_eval}; '
+            'docs/get_started.md#weights has others, for short runs'
         )
     return read_checkpoint(path)
 

@@ -59,7 +59,7 @@ def test_a_checkpoint_of_another_size_is_an_error():
 
 def test_a_missing_file_says_where_to_get_it(tmp_path):
     path = tmp_path / 'secvit_tiny.pth'
-    options = r'--cfg-options model\.backbone\.init_cfg=None model\.backbone\.norm_eval=False'
+    options = r'--cfg-options model\.backbone\.init_cfg=None model\.backbone\.norm_eval=False; docs/get_started\.md'
     with pytest.raises(InputError, match=rf'{path}.* not found.*github\.com/qhfan/SecViT.*{options}'):
         read_pretrained(path, SecViT.published)
     with pytest.raises(InputError, match=r"checkpoint '.*' not found$"):
