@@ -31,6 +31,29 @@ def test_no_run_is_left_and_the_page_is_what_the_rows_say(tmp_path):
     assert drawn == {path.name for path in (ROOT / 'docs/images').glob('evidence_*')}
 
 
+def test_pairs_are_tested_when_all_runs_of_the_plan_are_there(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(PIPELINE)
+    from evidence_pages import pairs
+    from evidence_runs import PAIRED_SEEDS, PAIRED_WITH, PUBLISHED
+
+    rows = json.loads((ROOT / 'docs/evidence/pairs_camvid.json').read_text())['runs']
+    row = next(iter(rows[PUBLISHED].values()))
+    runs = {
+        text: {
+            str(seed): row | {'metrics': {'mIoU': seed % 5 + 2 * i + 0.1 * (seed % (i + 2))}} for seed in PAIRED_SEEDS
+        }
+        for i, text in enumerate((PUBLISHED, *PAIRED_WITH))
+    }
+    (tmp_path / 'pairs_camvid.json').write_text(json.dumps({'runs': runs}))
+    text = '\n'.join(pairs(tmp_path, tmp_path))
+    assert '| WindowGrouping | ' in text
+    assert 'Nuclei: 0 of 126 runs' in text
+    assert (tmp_path / 'evidence_pairs.png').stat().st_size
+    del runs[PUBLISHED]['9']
+    (tmp_path / 'pairs_camvid.json').write_text(json.dumps({'runs': runs}))
+    assert 'CamVid: 125 of 126 runs' in '\n'.join(pairs(tmp_path, tmp_path))
+
+
 def test_a_difference_is_that_of_its_seeds_with_the_interval_and_the_correction_of_the_books(monkeypatch):
     monkeypatch.syspath_prepend(PIPELINE)
     from paired import differences

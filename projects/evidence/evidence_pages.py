@@ -249,18 +249,17 @@ def pairs(out: Path, images: Path) -> list[str]:
         file = f'pairs_{data}.json'
         logs[file] = runs_in(out, file)
         values = metric_by_seed(logs[file], 'mIoU')
-        ready = min(len(values.get(text, {})) for text in names)
-        lines += ['', f'{title}, {ready} of {len(PAIRED_SEEDS)} pairs{"" if ready else f", {NOT_RUN}"}:']
-        if ready < len(PAIRED_SEEDS):
-            lines += ['', 'No test before all of them are there.'] if ready else []
+        ready, total = sum(map(len, logs[file].values())), len(names) * len(PAIRED_SEEDS)
+        if ready < total:
+            lines += ['', f'{title}: {ready} of {total} runs are there. No test is made before all of them.']
             continue
-        titles = ['mIoU, mean', 'difference', '95 % interval', 'std of differences', 'p', 'p after Holm']
-        lines += ['', *head(['grouping', *titles])]
+        titles = ['mIoU, mean', 'difference', '95 % interval', 'std of differences', 'p', 'p after Holm', 'failed']
+        lines += ['', f'{title}, {len(PAIRED_SEEDS)} pairs:', '', *head(['grouping', *titles])]
         found = differences(values, PUBLISHED)
         for text, name in names.items():
             cells, each = [name, f'{statistics.mean(values[text].values()):.2f}'], found.get(text)
             tests = [f'{each.std:.2f}', f'{each.p:.2g}', f'{each.adjusted:.2g}'] if each else [''] * 3
-            lines.append(line([*cells, *interval(each), *tests]))
+            lines.append(line([*cells, *interval(each), *tests, failures(logs[file][text])]))
         panels[title] = {names[text]: each for text, each in found.items()}
     if panels:
         draw_differences(panels, images / 'evidence_pairs.png')

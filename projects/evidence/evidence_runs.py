@@ -39,6 +39,7 @@ SCHEDULES = ('32,8,[4,4,4,2,2,2,1,1,1],1', '32,8,[1,1,1,2,2,2,4,4,4],1')
 COUNTS = tuple(f'{PUBLISHED} num_clusters={each}' for each in ('8,2,1,1', '64,16,4,1', '128,32,8,2', *SCHEDULES))
 SEEDS = 3  # of groupings and numbers of clusters
 IMAGES = 200  # for AMI
+# mmsec.PyTorchDefault, written out: rows of older runs know it by its hash
 DEFAULT_WEIGHTS = CONFIGS / 'secvit_t_upernet_camvid_kaiming.py'
 TRANSFER = {  # config: its initial weights
     CONFIGS / 'secvit_t_maskrcnn_nuclei_kaiming.py': "random, PyTorch's default",
