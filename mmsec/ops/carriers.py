@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding
 
 from mmsec.ops.attention import attention
 from mmsec.ops.grouping import Grouping
@@ -56,6 +57,6 @@ def carriers_of(qkv: Tensor, grouping: Grouping | None, carriers: int) -> Tensor
     token = order[..., position.clamp_max(num_tokens - 1)]  # (B, h, M*m, longest)
     image, head = torch.arange(batch, device=qkv.device), torch.arange(heads, device=qkv.device)
     row = (image[:, None, None, None] * num_tokens + token) * heads + head[:, None, None]
-    rows = qkv.transpose(2, 3).reshape(-1, 3 * width).index_select(0, row.flatten())
+    rows = embedding(row, qkv.transpose(2, 3).flatten(0, 2).flatten(1))  # (B, h, M*m, longest, 3d)
     weight = (inside / inside.sum(1, keepdim=True))[..., None]
-    return (rows.unflatten(0, row.shape) * weight).sum(3).to(qkv.dtype).unflatten(-1, (3, width))
+    return (rows * weight).sum(3).to(qkv.dtype).unflatten(-1, (3, width))
