@@ -44,7 +44,6 @@ COSTS = {  # of a row: title, unit, format
     'parameters': ('parameters, M', 1e6, '.1f'),
     'multiply_adds_with_neck': ('multiply-adds, G', 1e9, '.2f'),
     'seconds_per_iteration': ('s per iteration', 1, '.2f'),
-    'minutes': ('minutes', 1, '.0f'),
     'peak_bytes': ('peak MiB', 2**20, '.0f'),
 }
 GROUPING_RUNS, CLUSTER_RUNS = 'groupings/comparison.json', 'clusters/comparison.json'
