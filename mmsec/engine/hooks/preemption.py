@@ -58,6 +58,7 @@ class PreemptionHook(Hook):
         self.received: signal.Signals | None = None
         self._checkpoints: AtomicCheckpointHook
         self._handlers: dict[signal.Signals, Any] = {}
+        self._listener = 0
         self.save_minutes = save_minutes
         self._epoch = -1
         self._epoch_begin = 0
@@ -72,6 +73,7 @@ class PreemptionHook(Hook):
         if checkpoints is None:
             raise ValueError("mmsec.PreemptionHook needs default_hooks.checkpoint.type='mmsec.AtomicCheckpointHook'")
         self._checkpoints = checkpoints
+        self._listener = os.getpid()
         self._handlers = {each: signal.signal(each, self._receive) for each in self.signals}
         atexit.register(_kill_workers)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (*TOLD_BY, *self.signals))
@@ -183,7 +185,12 @@ class PreemptionHook(Hook):
         return iteration % loop.val_interval == 0 or iteration == loop.max_iters
 
     def _receive(self, number: int, frame: Any) -> None:
-        self.received = signal.Signals(number)
+        each = signal.Signals(number)
+        if os.getpid() == self._listener:
+            self.received = each
+        else:  # a fork of the run: nothing would end it, and who terminates it would wait for ever
+            signal.signal(each, self._handlers[each])
+            os.kill(os.getpid(), each)
 
     def _block(self, on: bool) -> None:
         """Hold signals back while workers start, which inherit this: a signal to the whole group does not kill them."""

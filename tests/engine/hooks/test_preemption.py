@@ -1,5 +1,6 @@
 """Runs that are told to stop, or are not even told."""
 
+import multiprocessing
 import os
 import random
 import re
@@ -13,6 +14,7 @@ import torch
 from mmengine.runner import EpochBasedTrainLoop
 
 from mmsec.cli.resume import newest_whole_checkpoint
+from mmsec.engine.hooks.atomic_checkpoint import AtomicCheckpointHook
 from mmsec.engine.hooks.preemption import RESUME_ME, SAVE_FAILED, PreemptionHook
 from mmsec.models.checkpoints.reading import read_checkpoint
 from tests.engine import ends, start_two, toy_run
@@ -268,6 +270,26 @@ def test_an_epoch_of_another_length_starts_again(tmp_path):
     hook.after_train_epoch(runner)
     hook.before_train_epoch(runner)
     assert len(list(loader)) == 5
+
+
+def test_a_fork_of_a_run_ends_when_it_is_terminated(tmp_path):
+    hook, runner = PreemptionHook(), types.SimpleNamespace(hooks=[AtomicCheckpointHook()], val_loop=None)
+    runner.work_dir = tmp_path
+    hook.before_train(runner)
+    hook.before_train_iter(runner, 0)
+    fork = multiprocessing.get_context('fork')
+    begun = fork.Event()
+    child = fork.Process(target=lambda: (begun.set(), time.sleep(60)))
+    child.start()
+    begun.wait(10)  # a signal that comes before Python has finished forking is lost
+    child.terminate()
+    child.join(10)
+    code = child.exitcode
+    child.kill()
+    os.kill(os.getpid(), signal.SIGTERM)
+    hook.after_train(runner)
+    assert code == -signal.SIGTERM
+    assert hook.received == signal.SIGTERM  # the run itself goes on, and saves
 
 
 @pytest.mark.parametrize(
