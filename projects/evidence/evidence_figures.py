@@ -97,7 +97,7 @@ def draw_differences(panels: Mapping[str, Mapping[str, Difference]], path: Path)
         for place, name in enumerate(names):
             each = found[name]
             axes.plot((each.low, each.high), (place, place), color='black', linewidth=1.5)
-            axes.plot(each.mean, place, 'o', color=COLOURS[each.adjusted < 0.05])
+            axes.plot(each.mean, place, 'o', color=COLOURS[int(each.adjusted < 0.05)])
         axes.axvline(0, color='grey', linewidth=1)
         axes.set(title=title, xlabel='difference from SemanticGrouping, mIoU')
         tidy(axes)
