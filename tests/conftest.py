@@ -4,6 +4,7 @@ import importlib
 import io
 import logging
 import os
+import signal
 import subprocess
 import sys
 import traceback
@@ -24,6 +25,7 @@ from mmengine.utils import ManagerMixin
 
 from mmsec import compat, registry
 from mmsec.cli.config import dicts_of
+from mmsec.engine.hooks.preemption import TOLD_BY
 from mmsec.engine.processes import run
 from mmsec.models import ViT
 from mmsec.models.checkpoints.reading import forget_checkpoints
@@ -130,10 +132,15 @@ def registered():
 
 @pytest.fixture(autouse=True)
 def _fresh():
-    """Random numbers, the host that a test chooses, its log and the checkpoints that it has read are its own."""
+    """Random numbers, signals, the host that a test chooses, its log and checkpoints that it has read are its own."""
     torch.manual_seed(0)
+    signals = {each: signal.getsignal(each) for each in TOLD_BY}  # MMEngine tells no hook that a run has failed
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     kept = [(kind._instance_dict, dict(kind._instance_dict)) for kind in (DefaultScope, MMLogger)]
     yield
+    for each, handler in signals.items():
+        signal.signal(each, handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     forget_checkpoints()
     for instances, before in kept:
         instances.clear()

@@ -6,8 +6,9 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,7 @@ class PreemptionHook(Hook):
         self.signals = [signal.Signals[name] for name in signals]
         self.received: signal.Signals | None = None
         self._checkpoints: AtomicCheckpointHook
-        self._handlers: dict[signal.Signals, Any] = {}
-        self._listener = 0
+        self._handlers: dict[signal.Signals, Any] = {}  # what each signal did before
         self.save_minutes = save_minutes
         self._epoch = -1
         self._epoch_begin = 0
@@ -73,8 +73,8 @@ class PreemptionHook(Hook):
         if checkpoints is None:
             raise ValueError("mmsec.PreemptionHook needs default_hooks.checkpoint.type='mmsec.AtomicCheckpointHook'")
         self._checkpoints = checkpoints
-        self._listener = os.getpid()
         self._handlers = {each: signal.signal(each, self._receive) for each in self.signals}
+        _let_forks_end(self._handlers.keys())
         atexit.register(_kill_workers)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (*TOLD_BY, *self.signals))
         if self._agree(False)[0]:
@@ -93,6 +93,7 @@ class PreemptionHook(Hook):
         self._block(False)
         for each, handler in self._handlers.items():
             signal.signal(each, handler)
+        self._handlers.clear()
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Leave out the batches that a resumed epoch has behind it."""
@@ -185,12 +186,7 @@ class PreemptionHook(Hook):
         return iteration % loop.val_interval == 0 or iteration == loop.max_iters
 
     def _receive(self, number: int, frame: Any) -> None:
-        each = signal.Signals(number)
-        if os.getpid() == self._listener:
-            self.received = each
-        else:  # a fork of the run: nothing would end it, and who terminates it would wait for ever
-            signal.signal(each, self._handlers[each])
-            os.kill(os.getpid(), each)
+        self.received = signal.Signals(number)
 
     def _block(self, on: bool) -> None:
         """Hold signals back while workers start, which inherit this: a signal to the whole group does not kill them."""
@@ -230,6 +226,24 @@ class PreemptionHook(Hook):
             write_whole(Path(runner.work_dir, name), text.encode())
         except OSError as error:
             runner.logger.error(f"'{name}' was not written to the work dir: {error}")
+
+
+def _let_forks_end(signals: Collection[signal.Signals]) -> None:
+    """Let these end a fork: one that noted them, as the run does, would never end, and who terminates it would wait."""
+    mask = threading.local()
+
+    def hold() -> None:  # Python forgets a signal that comes before it has finished forking
+        mask.before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+
+    def release() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask.before)
+
+    def end() -> None:
+        for each in signals:
+            signal.signal(each, signal.SIG_DFL)
+        release()
+
+    os.register_at_fork(before=hold, after_in_parent=release, after_in_child=end)
 
 
 def _kill_workers() -> None:
