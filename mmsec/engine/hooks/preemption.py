@@ -229,7 +229,7 @@ class PreemptionHook(Hook):
 
 
 def _let_forks_end(signals: Collection[signal.Signals]) -> None:
-    """Let these end a fork: one that noted them, as the run does, would never end, and who terminates it would wait."""
+    """Let these signals end forks of the run. With its handler they would go on, and a pool waits for their end."""
     mask = threading.local()
 
     def hold() -> None:  # Python forgets a signal that comes before it has finished forking
